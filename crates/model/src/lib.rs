@@ -1,0 +1,35 @@
+//! The words of the house: ids, entities, their lives, requests, answers and limits.
+//!
+//! Pure: nothing here reads a clock, a file, a socket or the environment, so server, client, node and tests can
+//! share every type. What a type accepts from outside is checked here (`check`), once, for all of them.
+#![forbid(unsafe_code)]
+
+pub mod blob;
+pub mod change;
+pub mod digest;
+pub mod error;
+pub mod execution;
+pub mod health;
+pub mod id;
+pub mod limits;
+pub mod log;
+pub mod page;
+pub mod permission;
+pub mod tenant;
+pub mod token;
+pub mod user;
+
+pub use blob::Blob;
+pub use change::{Change, ChangeQuery, Noun};
+pub use digest::Digest;
+pub use error::{ApiError, ErrorKind};
+pub use execution::{
+    Class, Execution, ExecutionQuery, ExecutionState, Input, Lease, Limits, NewExecution, Origin, OriginKind, Outcome,
+    Recipe, Usage,
+};
+pub use id::{ExecutionId, NodeId, RequestId, SessionId, TenantId, TokenId, UserId};
+pub use page::{Page, PageQuery};
+pub use permission::{Role, Scope};
+pub use tenant::{NewTenant, Tenant};
+pub use token::{NewToken, Token, TokenIssued};
+pub use user::{NewUser, User, UserChange, UserState};

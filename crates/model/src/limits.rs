@@ -1,0 +1,52 @@
+//! Limits: every size, count and time that comes from outside ends at a named `MAX_`.
+
+use std::time::Duration;
+
+/// Bytes of one JSON request body.
+pub const MAX_BODY_BYTES: usize = 256 * 1024;
+/// Bytes of one blob.
+pub const MAX_BLOB_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+/// Bytes that a row may hold of one value; more belongs into a blob.
+pub const MAX_ROW_BYTES: usize = 16 * 1024;
+
+/// Characters of a name of a tenant, user or token.
+pub const MAX_NAME_CHARS: usize = 64;
+/// Characters of an image's name.
+pub const MAX_IMAGE_CHARS: usize = 512;
+/// Characters of a lane's name.
+pub const MAX_LANE_CHARS: usize = 128;
+/// Words of one command.
+pub const MAX_COMMAND_WORDS: usize = 256;
+/// Variables of one execution's environment.
+pub const MAX_ENV_VARIABLES: usize = 256;
+/// Characters of an environment variable's name.
+pub const MAX_ENV_NAME_CHARS: usize = 128;
+
+/// Memory that one execution may ask for.
+pub const MAX_MEMORY_BYTES: u64 = 1 << 40;
+/// Thousandths of a core that one execution may ask for.
+pub const MAX_CPU_MILLI: u32 = 1_024_000;
+/// Processes that one execution may ask for.
+pub const MAX_PIDS: u32 = 1 << 20;
+/// Time that one execution may ask for: thirty days.
+pub const MAX_WALL_MS: u64 = 30 * 24 * 3600 * 1000;
+/// Log that one execution may ask to keep.
+pub const MAX_LOG_BYTES: u64 = 1 << 30;
+/// Nodes that one execution may lose before it is put aside.
+pub const MAX_LOSSES: u32 = 3;
+/// Executions that one claim may take.
+pub const MAX_CLAIM: u32 = 1_000;
+
+/// Entries of one page.
+pub const MAX_PAGE: u32 = 1_000;
+/// Entries of a page when nobody says how many.
+pub const DEFAULT_PAGE: u32 = 100;
+/// How long a request for changes may be held open.
+pub const MAX_HOLD: Duration = Duration::from_secs(30);
+
+/// How long a token may live: ten years.
+pub const MAX_TOKEN_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// How long a log level may stay changed before it must be asked for again: a week.
+pub const MAX_LEVEL_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Characters of a bearer credential, ours or a foreign JWT.
+pub const MAX_CREDENTIAL_CHARS: usize = 16 * 1024;

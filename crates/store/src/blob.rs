@@ -1,0 +1,1 @@
+//! Blobs: content named by its digest, on a local folder or a bucket.
