@@ -1,0 +1,94 @@
+//! The end of the log: numbers for a group's changes, given out last, from one row whose lock is held until the commit.
+//!
+//! Numbers handed out any earlier would become visible in another order than they were given, and a follower would
+//! step over the late ones.
+
+use crate::error::StoreError;
+use crate::postgres;
+use crate::sqlite;
+use crate::statement::statements;
+use crate::transaction::NewChange;
+use crate::value::Value;
+
+statements! {
+    TAKE_SQLITE = "UPDATE log SET head = head + $1, bytes = bytes + $2, last_at = $3 RETURNING head, segment";
+    APPEND_SQLITE = "INSERT INTO change (seq, segment, at, tenant, noun, id, state, moved_by, body) \
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    /// Takes the numbers and appends in one round trip: the row's lock is held no longer than the commit needs.
+    APPEND_POSTGRES = "WITH taken AS ( \
+            UPDATE log SET head = head + $1, bytes = bytes + $2, last_at = $3 RETURNING head - $1 AS before, segment \
+        ) \
+        INSERT INTO change (seq, segment, at, tenant, noun, id, state, moved_by, body) \
+        SELECT taken.before + new.place, taken.segment, new.at, new.tenant, new.noun, new.id, new.state, \
+               new.moved_by, new.body \
+        FROM taken, unnest( \
+            cast($4 AS bigint[]), cast($5 AS text[]), cast($6 AS text[]), cast($7 AS text[]), cast($8 AS text[]), \
+            cast($9 AS text[]), cast($10 AS text[]) \
+        ) WITH ORDINALITY AS new (at, tenant, noun, id, state, moved_by, body, place)";
+}
+
+fn weight(changes: &[NewChange]) -> i64 {
+    /// What a row takes besides its body, roughly; retention by size need not be exact.
+    const FRAME: usize = 120;
+    i64::try_from(changes.iter().map(|change| change.body.len() + FRAME).sum::<usize>()).unwrap_or(i64::MAX)
+}
+
+/// Appends a group's changes on SQLite.
+pub(crate) fn on_sqlite(connection: &rusqlite::Connection, changes: &[NewChange]) -> Result<(), StoreError> {
+    let Some(last) = changes.last() else { return Ok(()) };
+    let count = i64::try_from(changes.len()).unwrap_or(i64::MAX);
+    let taken = sqlite::rows(connection, TAKE_SQLITE, &[count.into(), weight(changes).into(), last.at.into()])?;
+    let log = taken.first().ok_or(StoreError::Broken { column: 0, why: "is missing: no log" })?;
+    let (before, segment) = (log.int(0)? - count, log.int(1)?);
+    let failed = |source| StoreError::Sqlite { doing: "appending to the log", source };
+    let mut append = connection.prepare_cached(APPEND_SQLITE).map_err(failed)?;
+    for (change, seq) in changes.iter().zip(before + 1..) {
+        append
+            .execute(rusqlite::params![
+                seq,
+                segment,
+                change.at.as_microsecond(),
+                change.tenant.to_string(),
+                change.noun.as_str(),
+                change.id,
+                change.state,
+                change.by,
+                change.body,
+            ])
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Makes the statement ready. A commit may be sent right behind [`on_postgres`], so that must not have to ask first.
+pub(crate) async fn prepare(client: &deadpool_postgres::Object) -> Result<(), StoreError> {
+    postgres::prepare(client, APPEND_POSTGRES).await
+}
+
+/// Appends a group's changes on PostgreSQL; its message is sent by the first poll.
+pub(crate) async fn on_postgres(client: &deadpool_postgres::Object, changes: &[NewChange]) -> Result<(), StoreError> {
+    let Some(last) = changes.last() else { return Ok(()) };
+    fn column<'c, T>(changes: &'c [NewChange], of: impl Fn(&'c NewChange) -> T) -> Vec<T> {
+        changes.iter().map(of).collect()
+    }
+    let numbers = [Value::from(changes.len() as u64), weight(changes).into(), last.at.into()];
+    let [count, bytes, at] = &numbers;
+    let tenants = column(changes, |change| change.tenant.to_string());
+    postgres::execute_columns(
+        client,
+        APPEND_POSTGRES,
+        &[
+            count,
+            bytes,
+            at,
+            &column(changes, |change| change.at.as_microsecond()),
+            &tenants,
+            &column(changes, |change| change.noun.as_str()),
+            &column(changes, |change| change.id.as_str()),
+            &column(changes, |change| change.state),
+            &column(changes, |change| change.by.as_str()),
+            &column(changes, |change| change.body.as_str()),
+        ],
+    )
+    .await
+}

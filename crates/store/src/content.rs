@@ -1,0 +1,81 @@
+//! Which tenant has which content. The bytes themselves are the blobs' business; who may see them is the database's.
+
+use crate::error::StoreError;
+use crate::statement::statements;
+use crate::transaction::{NewChange, Operation, Tx};
+use crate::value::{Row, Value, to_json};
+use model::{Blob, Digest, Noun, TenantId};
+
+statements! {
+    INSERT = "INSERT INTO blob (tenant, digest, size, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+    GET = "SELECT digest, size, created_at FROM blob WHERE tenant = $1 AND digest = $2";
+    LIST = "SELECT digest, size, created_at FROM blob WHERE tenant = $1 AND digest > $2 ORDER BY digest LIMIT $3";
+}
+
+fn read(row: &Row) -> Result<Blob, StoreError> {
+    Ok(Blob { digest: row.parsed(0)?, size: row.count(1)?, created_at: row.time(2)? })
+}
+
+/// Notes that a tenant has some content, unless it had it before.
+pub(crate) struct BlobCreate {
+    pub(crate) blob: Blob,
+    pub(crate) tenant: TenantId,
+    pub(crate) by: String,
+}
+
+impl Operation for BlobCreate {
+    type Answer = (Blob, bool);
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
+        let Blob { digest, size, created_at } = self.blob;
+        let values = [self.tenant.into(), digest.into(), size.into(), created_at.into()];
+        if tx.execute(INSERT, &values).await? == 0 {
+            let there = tx.row(GET, &[self.tenant.into(), digest.into()]).await?.ok_or(StoreError::Again)?;
+            return Ok((read(&there)?, false));
+        }
+        tx.change(NewChange {
+            at: created_at,
+            tenant: self.tenant,
+            noun: Noun::Blob,
+            id: digest.to_string(),
+            state: "stored",
+            by: self.by.clone(),
+            body: to_json(&self.blob),
+        });
+        Ok((self.blob, true))
+    }
+}
+
+/// Reads what is known of a tenant's content.
+pub(crate) struct BlobGet {
+    pub(crate) digest: Digest,
+    pub(crate) tenant: TenantId,
+}
+
+impl Operation for BlobGet {
+    type Answer = Blob;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Blob, StoreError> {
+        let row = tx.row(GET, &[self.tenant.into(), self.digest.into()]).await?;
+        let missing = || StoreError::NotFound { noun: "blob", id: self.digest.to_string() };
+        row.as_ref().map(read).transpose()?.ok_or_else(missing)
+    }
+}
+
+/// Lists a tenant's content, by digest.
+pub(crate) struct BlobList {
+    pub(crate) tenant: TenantId,
+    pub(crate) after: Option<Digest>,
+    pub(crate) limit: u32,
+}
+
+impl Operation for BlobList {
+    type Answer = (Vec<Blob>, u64);
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
+        let head = crate::change::bounds(tx).await?.head;
+        let after = self.after.map_or_else(|| Value::from(""), Into::into);
+        let rows = tx.rows(LIST, &[self.tenant.into(), after, self.limit.into()]).await?;
+        Ok((rows.iter().map(read).collect::<Result<_, _>>()?, head))
+    }
+}

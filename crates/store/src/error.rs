@@ -1,0 +1,170 @@
+//! Why the store did not do what it was asked.
+
+use model::{ApiError, ErrorKind};
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The thing does not exist, or not in this tenant.
+    #[error("{noun} `{id}` does not exist")]
+    NotFound {
+        /// What sort of thing.
+        noun: &'static str,
+        /// Which one.
+        id: String,
+    },
+    /// A different thing already has this id or name.
+    #[error("{noun} `{id}` already exists, and is different")]
+    Exists {
+        /// What sort of thing.
+        noun: &'static str,
+        /// Its id or name.
+        id: String,
+    },
+    /// The thing's state does not allow this move.
+    #[error("{noun} `{id}` is {state}, which does not lead to {wanted}")]
+    Conflict {
+        /// What sort of thing.
+        noun: &'static str,
+        /// Which one.
+        id: String,
+        /// The state it is in.
+        state: &'static str,
+        /// The state it was to move to.
+        wanted: &'static str,
+    },
+    /// The attempt that speaks is not the one that holds the execution.
+    #[error("attempt {attempt} of execution `{id}` does not hold it any more")]
+    Stale {
+        /// Which execution.
+        id: String,
+        /// Which attempt spoke.
+        attempt: u32,
+    },
+    /// The cursor points before the oldest change that is kept.
+    #[error("the log begins after change {floor}; cursor {cursor} is too old")]
+    CursorGone {
+        /// The cursor.
+        cursor: u64,
+        /// The number before the oldest change that is kept.
+        floor: u64,
+    },
+    /// The writer's queue stayed full.
+    #[error("the store has more to write than it can keep up with")]
+    Busy,
+    /// The database does not answer, or the store is closing.
+    #[error("the database is not available")]
+    Unavailable {
+        /// What the connection said.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// Another server has this folder.
+    #[error("folder `{folder}` is in use by another quarry")]
+    Locked {
+        /// Which folder.
+        folder: String,
+    },
+    /// The schema was written by a newer version.
+    #[error("the database has schema {found}, written by a newer quarry; this one knows up to {known}")]
+    Newer {
+        /// The schema's version.
+        found: i64,
+        /// The newest version known here.
+        known: i64,
+    },
+    /// The database is of a kind that is not supported.
+    #[error("{why}")]
+    Unsupported {
+        /// What is not supported, and what would be.
+        why: String,
+    },
+    /// A row does not hold what its column must hold.
+    #[error("column {column} of a row {why}")]
+    Broken {
+        /// Which column, from 0.
+        column: usize,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// An operation saw something that another of the same group had just done; it runs again, alone.
+    #[error("an operation must run again, alone")]
+    Again,
+    /// SQLite failed.
+    #[error("sqlite failed while {doing}")]
+    Sqlite {
+        /// What was being done.
+        doing: &'static str,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// PostgreSQL failed.
+    #[error("postgresql failed while {doing}")]
+    Postgres {
+        /// What was being done.
+        doing: &'static str,
+        /// What PostgreSQL said.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// A file or folder failed.
+    #[error("`{path}` failed while {doing}")]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// Which file or folder.
+        path: String,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl StoreError {
+    /// Tells whether the store itself failed, rather than refusing what was asked.
+    pub const fn is_failure(&self) -> bool {
+        !matches!(
+            self,
+            Self::NotFound { .. }
+                | Self::Exists { .. }
+                | Self::Conflict { .. }
+                | Self::Stale { .. }
+                | Self::CursorGone { .. }
+        )
+    }
+
+    /// Returns the error's text with those of its causes, for the log.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        match &error {
+            StoreError::NotFound { noun, id } => Self::not_found(noun, id),
+            StoreError::Exists { noun, .. } => Self::new(ErrorKind::Conflict, format!("{noun}_exists"), message)
+                .with_hint("choose another id or name, or look at the one that is there"),
+            StoreError::Conflict { noun, state, .. } => {
+                Self::new(ErrorKind::Conflict, format!("{noun}_{state}"), message)
+            }
+            StoreError::Stale { .. } => Self::new(ErrorKind::Conflict, "attempt_stale", message),
+            StoreError::CursorGone { .. } => Self::new(ErrorKind::Gone, "cursor_gone", message)
+                .with_hint("list the things again and follow the log from that page's `as_of`"),
+            StoreError::Busy => Self::new(ErrorKind::Unavailable, "busy", message).with_hint("try again in a second"),
+            StoreError::Unavailable { .. } => Self::new(ErrorKind::Unavailable, "store_unavailable", message)
+                .with_hint("try again in a second")
+                .with_internal(error.chain()),
+            _ => Self::internal(error.chain()),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Migrations: the schema's history. They only add, and none is ever edited once it has been released.
+//!
+//! One text serves both engines; `{text}`, `{bytes}` and `{now}` stand for what they spell differently. The log's table
+//! is the one thing that differs in shape: on PostgreSQL its segments are partitions.
+
+use crate::error::StoreError;
+use crate::postgres::{self, Postgres};
+use crate::sqlite;
+use crate::statement::Engine;
+use jiff::Timestamp;
+use rusqlite::Connection;
+
+struct Migration {
+    version: i64,
+    name: &'static str,
+    both: &'static str,
+    sqlite: &'static str,
+    postgres: &'static str,
+}
+
+/// The schema's history, oldest first.
+const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "ground",
+    both: include_str!("migration/0001_ground.sql"),
+    sqlite: "CREATE TABLE change (
+        seq integer PRIMARY KEY, segment integer NOT NULL, at integer NOT NULL, tenant text NOT NULL,
+        noun text NOT NULL, id text NOT NULL, state text NOT NULL, moved_by text NOT NULL, body text NOT NULL
+    );",
+    postgres: "CREATE TABLE change (
+        seq bigint NOT NULL, segment bigint NOT NULL, at bigint NOT NULL, tenant {text} NOT NULL,
+        noun {text} NOT NULL, id {text} NOT NULL, state {text} NOT NULL, moved_by {text} NOT NULL,
+        body {text} NOT NULL, PRIMARY KEY (seq, segment)
+    ) PARTITION BY LIST (segment);
+    CREATE TABLE change_1 PARTITION OF change FOR VALUES IN (1);",
+}];
+
+/// A name for the lock under which one server at a time migrates.
+const LOCK: i64 = 0x0071_7561_7272_7931;
+
+const HISTORY: &str =
+    "CREATE TABLE IF NOT EXISTS migration (version bigint PRIMARY KEY, name text NOT NULL, at bigint NOT NULL)";
+
+/// Returns the newest schema that this program knows.
+pub(crate) fn newest() -> i64 {
+    MIGRATIONS.last().map_or(0, |migration| migration.version)
+}
+
+fn render(text: &str, engine: Engine, now: Timestamp) -> String {
+    let (word, bytes) = match engine {
+        Engine::Sqlite => ("text", "blob"),
+        // Ids and names sort by their bytes on both engines, whatever the database's language.
+        Engine::Postgres => ("text COLLATE \"C\"", "bytea"),
+    };
+    text.replace("{text}", word).replace("{bytes}", bytes).replace("{now}", &now.as_microsecond().to_string())
+}
+
+fn pending(found: i64) -> Result<&'static [Migration], StoreError> {
+    let known = newest();
+    if found > known {
+        return Err(StoreError::Newer { found, known });
+    }
+    Ok(&MIGRATIONS[MIGRATIONS.iter().take_while(|migration| migration.version <= found).count()..])
+}
+
+fn record(migration: &Migration, now: Timestamp) -> String {
+    let Migration { version, name, .. } = migration;
+    format!("INSERT INTO migration (version, name, at) VALUES ({version}, '{name}', {})", now.as_microsecond())
+}
+
+/// Brings a SQLite file up to date; returns the versions it applied.
+pub(crate) fn on_sqlite(connection: &Connection, now: Timestamp) -> Result<Vec<i64>, StoreError> {
+    const DOING: &str = "migrating";
+    sqlite::script(connection, "BEGIN IMMEDIATE", DOING)?;
+    let work = || {
+        sqlite::script(connection, HISTORY, DOING)?;
+        let rows = sqlite::rows(connection, "SELECT max(version) FROM migration", &[])?;
+        let found = rows.first().map(|row| row.maybe_int(0)).transpose()?.flatten().unwrap_or(0);
+        let mut applied = Vec::new();
+        for migration in pending(found)? {
+            sqlite::script(connection, &render(migration.both, Engine::Sqlite, now), DOING)?;
+            sqlite::script(connection, &render(migration.sqlite, Engine::Sqlite, now), DOING)?;
+            sqlite::script(connection, &record(migration, now), DOING)?;
+            applied.push(migration.version);
+        }
+        Ok(applied)
+    };
+    let applied = work();
+    sqlite::script(connection, if applied.is_ok() { "COMMIT" } else { "ROLLBACK" }, DOING)?;
+    applied
+}
+
+/// Brings a PostgreSQL database up to date; returns the versions it applied. Servers that start together take turns.
+pub(crate) async fn on_postgres(database: &Postgres, now: Timestamp) -> Result<Vec<i64>, StoreError> {
+    let client = postgres::get(&database.writer).await?;
+    postgres::script(&client, "BEGIN").await?;
+    let work = async {
+        postgres::script(&client, &format!("SELECT pg_advisory_xact_lock({LOCK})")).await?;
+        postgres::script(&client, HISTORY).await?;
+        let rows = postgres::rows(&client, "SELECT max(version) FROM migration", &[]).await?;
+        let found = rows.first().map(|row| row.maybe_int(0)).transpose()?.flatten().unwrap_or(0);
+        let mut applied = Vec::new();
+        for migration in pending(found)? {
+            postgres::script(&client, &render(migration.both, Engine::Postgres, now)).await?;
+            postgres::script(&client, &render(migration.postgres, Engine::Postgres, now)).await?;
+            postgres::script(&client, &record(migration, now)).await?;
+            applied.push(migration.version);
+        }
+        Ok(applied)
+    };
+    let applied = work.await;
+    postgres::script(&client, if applied.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
+    applied
+}

@@ -1,0 +1,122 @@
+//! SQLite: one connection that writes, on a thread of its own, and a few that read.
+
+use crate::error::StoreError;
+use crate::transaction::{Operation, Session, Tx};
+use crate::value::{Row, Value};
+use futures_util::FutureExt;
+use rusqlite::{Connection, OpenFlags, params_from_iter};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// How surely a commit is on the disk when it is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Synchronous {
+    /// It survives the loss of power.
+    #[default]
+    Full,
+    /// It survives the loss of the process; the loss of power may take the last commits, never the file.
+    Normal,
+}
+
+/// Statements kept ready per connection; there are fewer in all.
+const STATEMENTS: usize = 256;
+/// Pages of 4 KiB in the write-ahead log before they are carried over: fewer, longer pauses than the default.
+const CHECKPOINT_PAGES: u32 = 8_000;
+/// Readers at a time; more would only wait for the disk.
+const READERS: usize = 4;
+
+/// Opens the connection that writes.
+pub(crate) fn writer(path: &Path, synchronous: Synchronous) -> Result<Connection, StoreError> {
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    let synchronous = match synchronous {
+        Synchronous::Full => "full",
+        Synchronous::Normal => "normal",
+    };
+    let set = |name: &str, value: &dyn rusqlite::ToSql| {
+        connection.pragma_update(None, name, value).map_err(|source| StoreError::Sqlite { doing: "setting up", source })
+    };
+    set("journal_mode", &"wal")?;
+    set("synchronous", &synchronous)?;
+    set("wal_autocheckpoint", &CHECKPOINT_PAGES)?;
+    set("journal_size_limit", &(64 << 20))?;
+    set("cache_size", &-16_384)?;
+    Ok(connection)
+}
+
+fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let failed = |source| StoreError::Sqlite { doing: "opening the database", source };
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.busy_timeout(Duration::from_secs(10)).map_err(failed)?;
+    connection.pragma_update(None, "foreign_keys", false).map_err(failed)?;
+    connection.pragma_update(None, "temp_store", "memory").map_err(failed)?;
+    Ok(connection)
+}
+
+/// Reads rows.
+pub(crate) fn rows(connection: &Connection, sql: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
+    let failed = |source| StoreError::Sqlite { doing: "running a statement", source };
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let columns = statement.column_count();
+    let mut found = statement.query(params_from_iter(values)).map_err(failed)?;
+    let mut rows = Vec::new();
+    while let Some(row) = found.next().map_err(failed)? {
+        rows.push(Row::from_sqlite(row, columns).map_err(failed)?);
+    }
+    Ok(rows)
+}
+
+/// Writes, and returns how many rows were touched.
+pub(crate) fn execute(connection: &Connection, sql: &str, values: &[Value]) -> Result<u64, StoreError> {
+    let failed = |source| StoreError::Sqlite { doing: "running a statement", source };
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    statement.execute(params_from_iter(values)).map(|count| count as u64).map_err(failed)
+}
+
+/// Runs several statements that answer nothing.
+pub(crate) fn script(connection: &Connection, sql: &str, doing: &'static str) -> Result<(), StoreError> {
+    connection.execute_batch(sql).map_err(|source| StoreError::Sqlite { doing, source })
+}
+
+/// The connections that read; each is used by one operation at a time.
+#[derive(Clone)]
+pub(crate) struct Readers {
+    path: PathBuf,
+    idle: Arc<Mutex<Vec<Mutex<Connection>>>>,
+    turns: Arc<Semaphore>,
+}
+
+impl Readers {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), idle: Arc::default(), turns: Arc::new(Semaphore::new(READERS)) }
+    }
+
+    /// Runs an operation that only reads.
+    pub(crate) async fn run<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
+        let _turn = self.turns.acquire().await.expect("the semaphore is never closed");
+        let readers = self.clone();
+        let work = move || {
+            let connection = readers.take()?;
+            let answer = now(operation.run(&Tx::new(Session::Sqlite(&connection))));
+            readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            answer
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|source| StoreError::Unavailable { source: Some(source.into()) })?
+    }
+
+    fn take(&self) -> Result<Mutex<Connection>, StoreError> {
+        if let Some(connection) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(connection);
+        }
+        open(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY).map(Mutex::new)
+    }
+}
+
+/// Returns what a future answers at once; on SQLite every one does.
+pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("an operation awaits nothing but statements, and SQLite's are done when called")
+}

@@ -1,0 +1,410 @@
+//! The store: one contract over two databases. A method is one operation and one transaction, its noun first in its name.
+
+use crate::change::feed::Feed;
+use crate::change::retention::{FloorRaise, Retained, SegmentClose, SegmentForget, SliceDelete};
+use crate::change::{Bounds, ChangeFilter, ChangePage, LogBounds, Retention};
+use crate::content::{BlobCreate, BlobGet, BlobList};
+use crate::database::Database;
+use crate::error::StoreError;
+use crate::execution::claim::{ExecutionClaim, SessionLose};
+use crate::execution::{
+    ExecutionCancel, ExecutionCreate, ExecutionEnd, ExecutionFinish, ExecutionGet, ExecutionList, ExecutionsWaiting,
+};
+use crate::migration;
+use crate::postgres::Postgres;
+use crate::sqlite::{self, Readers, Synchronous};
+use crate::statement::Engine;
+use crate::tenant::{HouseOpen, TenantCreate, TenantGet, TenantKey, TenantList};
+use crate::token::{Bearer, BearerGet, TokenCreate, TokenGet, TokenList, TokenRevoke, TokenRow, TokenUse};
+use crate::transaction::Operation;
+use crate::user::{UserCreate, UserGet, UserKey, UserList, UserUpdate};
+use crate::writer::{MAX_GROUP, Writer};
+use jiff::Timestamp;
+use model::{
+    Blob, Digest, Execution, ExecutionId, ExecutionQuery, Lease, NewExecution, NewTenant, NewUser, Origin, SessionId,
+    Tenant, TenantId, Token, TokenId, User, UserChange, UserId,
+};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Where the store is, and how it writes.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Which database.
+    pub place: Place,
+    /// How surely a commit is on the disk; PostgreSQL decides this for itself.
+    pub synchronous: Synchronous,
+    /// Operations in one transaction; 1 gives each its own.
+    pub group: usize,
+}
+
+impl StoreConfig {
+    /// Returns the usual configuration of a place.
+    pub const fn new(place: Place) -> Self {
+        Self { place, synchronous: Synchronous::Full, group: MAX_GROUP }
+    }
+}
+
+/// Which database.
+#[derive(Clone)]
+pub enum Place {
+    /// A SQLite file in this folder, which this process then has to itself.
+    Folder(PathBuf),
+    /// A PostgreSQL database at this address.
+    Postgres {
+        /// The address, with its password.
+        url: String,
+        /// Connections that read.
+        readers: usize,
+    },
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Folder(folder) => f.debug_tuple("Folder").field(folder).finish(),
+            // The address may hold a password.
+            Self::Postgres { readers, .. } => {
+                f.debug_struct("Postgres").field("readers", readers).finish_non_exhaustive()
+            }
+        }
+    }
+}
+
+/// The store. Clones are the same store.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    database: Database,
+    writer: Mutex<Option<Writer>>,
+    feed: Arc<Feed>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    /// Held for as long as the folder is ours.
+    _lock: Option<File>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("engine", &self.engine()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the database, brings its schema up to date and starts the writer and the feed.
+    pub async fn open(config: &StoreConfig, now: Timestamp) -> Result<Self, StoreError> {
+        let written = Arc::new(Notify::new());
+        let (writer, work) = Writer::new(config.group, Arc::clone(&written));
+        let tasks = TaskTracker::new();
+        let (database, thread, lock) = match &config.place {
+            Place::Folder(folder) => {
+                let lock = lock(folder)?;
+                let path = folder.join("quarry.db");
+                let connection = sqlite::writer(&path, config.synchronous)?;
+                migration::on_sqlite(&connection, now)?;
+                let thread = std::thread::Builder::new()
+                    .name("store-writer".to_owned())
+                    .spawn(move || work.on_sqlite(connection))
+                    .map_err(|source| StoreError::File {
+                        doing: "starting the writer",
+                        path: path.display().to_string(),
+                        source,
+                    })?;
+                (Database::Sqlite(Readers::new(&path)), Some(thread), Some(lock))
+            }
+            Place::Postgres { url, readers } => {
+                let postgres = Postgres::open(url, *readers).await?;
+                migration::on_postgres(&postgres, now).await?;
+                tasks.spawn(work.on_postgres(postgres.clone()));
+                (Database::Postgres(Box::new(postgres)), None, None)
+            }
+        };
+        let feed = Arc::new(Feed::new(written));
+        let stop = CancellationToken::new();
+        tasks.spawn({
+            let (feed, database, stop) = (Arc::clone(&feed), database.clone(), stop.clone());
+            async move { feed.run(&database, stop).await }
+        });
+        tasks.close();
+        let (writer, thread) = (Mutex::new(Some(writer)), Mutex::new(thread));
+        Ok(Self { inner: Arc::new(Inner { database, writer, feed, tasks, stop, thread, _lock: lock }) })
+    }
+
+    /// Takes nothing more in, writes what waits, and lets go of the database.
+    pub async fn close(&self) {
+        drop(self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.inner.stop.cancel();
+        self.inner.tasks.wait().await;
+        let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                tracing::error!("the store's writer did not end in order");
+            }
+        }
+    }
+
+    /// Returns which engine is behind the store.
+    pub fn engine(&self) -> Engine {
+        self.inner.database.engine()
+    }
+
+    pub(crate) async fn write<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
+        let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        writer.ok_or(StoreError::Unavailable { source: None })?.run(operation).await
+    }
+
+    pub(crate) async fn read<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
+        self.inner.database.read(operation).await
+    }
+
+    /// Makes sure that the database answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.read(LogBounds).await.map(drop)
+    }
+
+    // -- the log --
+
+    /// Returns the ends of the log.
+    pub async fn log_bounds(&self) -> Result<Bounds, StoreError> {
+        self.read(LogBounds).await
+    }
+
+    /// Returns a bell that rings when the log has moved.
+    pub fn log_head(&self) -> watch::Receiver<u64> {
+        self.inner.feed.head()
+    }
+
+    /// Looks at the log after a cursor.
+    pub async fn log_page(&self, after: u64, filter: &ChangeFilter, limit: usize) -> Result<ChangePage, StoreError> {
+        self.inner.feed.page(&self.inner.database, after, filter, limit).await
+    }
+
+    /// Drops what is too old or too much from the old end of the log.
+    pub async fn log_retain(&self, retention: Retention, now: Timestamp) -> Result<Retained, StoreError> {
+        let closed = self.write(SegmentClose { retention, now }).await?;
+        let Some(below) = self.write(FloorRaise { retention, now }).await? else {
+            return Ok(Retained { segments: 0, more: closed });
+        };
+        if self.engine() == Engine::Sqlite {
+            while self.write(SliceDelete { seq: below.seq }).await? {}
+        }
+        self.write(SegmentForget { segment: below.segment }).await?;
+        Ok(Retained { segments: below.segments, more: closed })
+    }
+
+    // -- executions --
+
+    /// Accepts an execution; tells whether it is new.
+    pub async fn execution_create(
+        &self,
+        new: &NewExecution,
+        tenant: TenantId,
+        origin: Origin,
+        by: &str,
+        at: Timestamp,
+    ) -> Result<(Execution, bool), StoreError> {
+        self.write(ExecutionCreate::new(new, tenant, origin, by, at)).await
+    }
+
+    /// Returns one execution; of any tenant, if none is named.
+    pub async fn execution_get(&self, id: ExecutionId, tenant: Option<TenantId>) -> Result<Execution, StoreError> {
+        self.read(ExecutionGet { id, tenant }).await
+    }
+
+    /// Lists a tenant's executions, newest first, with the log's head at that moment.
+    pub async fn execution_list(
+        &self,
+        tenant: TenantId,
+        query: &ExecutionQuery,
+        limit: u32,
+    ) -> Result<(Vec<Execution>, u64), StoreError> {
+        self.read(ExecutionList { tenant, state: query.state, after: query.after, limit }).await
+    }
+
+    /// Stops an execution, or has its node stop it.
+    pub async fn execution_cancel(
+        &self,
+        id: ExecutionId,
+        tenant: Option<TenantId>,
+        by: &str,
+        at: Timestamp,
+    ) -> Result<Execution, StoreError> {
+        self.write(ExecutionCancel { id, tenant, by: by.to_owned(), at }).await
+    }
+
+    /// Gives a node as many executions as it has slots for.
+    pub async fn execution_claim(&self, lease: Lease, slots: u32, at: Timestamp) -> Result<Vec<Execution>, StoreError> {
+        self.write(ExecutionClaim { lease, slots, at }).await
+    }
+
+    /// Records the end of an attempt, once.
+    pub async fn execution_finish(&self, end: ExecutionEnd, by: &str, at: Timestamp) -> Result<Execution, StoreError> {
+        self.write(ExecutionFinish { end, at, by: by.to_owned() }).await
+    }
+
+    /// Gives back all that a lost session held.
+    pub async fn session_lose(
+        &self,
+        session: SessionId,
+        by: &str,
+        at: Timestamp,
+    ) -> Result<Vec<Execution>, StoreError> {
+        self.write(SessionLose { session, at, by: by.to_owned() }).await
+    }
+
+    /// Counts the executions that a node could take now, up to ten thousand.
+    pub async fn executions_waiting(&self) -> Result<u64, StoreError> {
+        self.read(ExecutionsWaiting).await
+    }
+
+    // -- tenants, users, tokens --
+
+    /// Makes the house's own tenant, its first admin and their token, if nothing was ever made here.
+    pub async fn house_open(&self, tenant: Tenant, admin: User, token: TokenRow) -> Result<bool, StoreError> {
+        self.write(HouseOpen { tenant, admin, token }).await
+    }
+
+    /// Makes a tenant; tells whether it is new.
+    pub async fn tenant_create(&self, new: NewTenant, by: &str, at: Timestamp) -> Result<(Tenant, bool), StoreError> {
+        self.write(TenantCreate { new, by: by.to_owned(), at }).await
+    }
+
+    /// Returns one tenant.
+    pub async fn tenant_get(&self, key: TenantKey) -> Result<Tenant, StoreError> {
+        self.read(TenantGet { key }).await
+    }
+
+    /// Lists tenants, with the log's head at that moment.
+    pub async fn tenant_list(&self, after: Option<TenantId>, limit: u32) -> Result<(Vec<Tenant>, u64), StoreError> {
+        self.read(TenantList { after, limit }).await
+    }
+
+    /// Makes a user; tells whether they are new.
+    pub async fn user_create(
+        &self,
+        new: NewUser,
+        tenant: TenantId,
+        by: &str,
+        at: Timestamp,
+    ) -> Result<(User, bool), StoreError> {
+        self.write(UserCreate { new, tenant, by: by.to_owned(), at }).await
+    }
+
+    /// Returns one user of a tenant.
+    pub async fn user_get(&self, key: UserKey, tenant: TenantId) -> Result<User, StoreError> {
+        self.read(UserGet { key, tenant }).await
+    }
+
+    /// Lists a tenant's users, with the log's head at that moment.
+    pub async fn user_list(
+        &self,
+        tenant: TenantId,
+        after: Option<UserId>,
+        limit: u32,
+    ) -> Result<(Vec<User>, u64), StoreError> {
+        self.read(UserList { tenant, after, limit }).await
+    }
+
+    /// Changes a user's role or state.
+    pub async fn user_update(
+        &self,
+        id: UserId,
+        tenant: TenantId,
+        change: UserChange,
+        by: &str,
+        at: Timestamp,
+    ) -> Result<User, StoreError> {
+        self.write(UserUpdate { id, tenant, change, by: by.to_owned(), at }).await
+    }
+
+    /// Makes a token.
+    pub async fn token_create(&self, row: TokenRow, by: &str) -> Result<Token, StoreError> {
+        self.write(TokenCreate { row, by: by.to_owned() }).await
+    }
+
+    /// Returns what must be known of whoever shows a token.
+    pub async fn token_bearer(&self, id: TokenId) -> Result<Option<Bearer>, StoreError> {
+        self.read(BearerGet { id }).await
+    }
+
+    /// Returns one token of a tenant, or of one user of it.
+    pub async fn token_get(&self, id: TokenId, tenant: TenantId, user: Option<UserId>) -> Result<Token, StoreError> {
+        self.read(TokenGet { id, tenant, user }).await
+    }
+
+    /// Lists a tenant's tokens, or one user's, with the log's head at that moment.
+    pub async fn token_list(
+        &self,
+        tenant: TenantId,
+        user: Option<UserId>,
+        after: Option<TokenId>,
+        limit: u32,
+    ) -> Result<(Vec<Token>, u64), StoreError> {
+        self.read(TokenList { tenant, user, after, limit }).await
+    }
+
+    /// Revokes a token of a tenant, or of one user of it.
+    pub async fn token_revoke(
+        &self,
+        id: TokenId,
+        tenant: TenantId,
+        user: Option<UserId>,
+        by: &str,
+        at: Timestamp,
+    ) -> Result<Token, StoreError> {
+        self.write(TokenRevoke { get: TokenGet { id, tenant, user }, by: by.to_owned(), at }).await
+    }
+
+    /// Notes that a token was used.
+    pub async fn token_use(&self, id: TokenId, at: Timestamp) -> Result<(), StoreError> {
+        self.write(TokenUse { id, at }).await
+    }
+
+    // -- blobs --
+
+    /// Notes that a tenant has some content; tells whether that is new.
+    pub async fn blob_create(&self, blob: Blob, tenant: TenantId, by: &str) -> Result<(Blob, bool), StoreError> {
+        self.write(BlobCreate { blob, tenant, by: by.to_owned() }).await
+    }
+
+    /// Returns what is known of a tenant's content.
+    pub async fn blob_get(&self, digest: Digest, tenant: TenantId) -> Result<Blob, StoreError> {
+        self.read(BlobGet { digest, tenant }).await
+    }
+
+    /// Lists a tenant's content, with the log's head at that moment.
+    pub async fn blob_list(
+        &self,
+        tenant: TenantId,
+        after: Option<Digest>,
+        limit: u32,
+    ) -> Result<(Vec<Blob>, u64), StoreError> {
+        self.read(BlobList { tenant, after, limit }).await
+    }
+}
+
+/// Makes the folder if need be, and takes it for this process alone: two writers of one file would ruin its log.
+fn lock(folder: &std::path::Path) -> Result<File, StoreError> {
+    let failed = |doing, source| StoreError::File { doing, path: folder.display().to_string(), source };
+    std::fs::create_dir_all(folder).map_err(|source| failed("making the folder", source))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(folder.join("lock"))
+        .map_err(|source| failed("opening its lock", source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Locked { folder: folder.display().to_string() }),
+        Err(std::fs::TryLockError::Error(source)) => Err(failed("locking it", source)),
+    }
+}

@@ -1,0 +1,265 @@
+//! The writer: one per process, it gathers operations into one transaction and answers each after the commit.
+//!
+//! While one group is being committed the next one gathers, so a lone caller never waits for company. In a group every
+//! operation sees what those before it did. When one must be undone, because it failed or because it refused after
+//! having written, the whole group is undone and each of its operations runs again in a transaction of its own: the
+//! others never notice. The changes of a group are numbered last, from a row whose lock is held until the commit, so
+//! the log is in commit order and has no holes.
+
+use crate::change::append;
+use crate::error::StoreError;
+use crate::postgres::{self, Postgres};
+use crate::sqlite::{self, now};
+use crate::transaction::{NewChange, Operation, Session, Tx};
+use futures_util::future::{BoxFuture, FutureExt, join_all};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+/// Operations in one transaction: more would make the first of them wait for the last.
+pub(crate) const MAX_GROUP: usize = 256;
+/// Operations that may wait; a full queue makes callers wait, which is the back-pressure.
+const MAX_WAITING: usize = 4_096;
+/// How long a caller waits for a place in the queue.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The way to the writer.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    queue: mpsc::Sender<Box<dyn Job>>,
+}
+
+impl Writer {
+    /// Makes a writer and the work that its owner must run: on SQLite on a thread of its own, on PostgreSQL as a task.
+    /// Both end when the last `Writer` is gone and everything queued is written.
+    pub(crate) fn new(group: usize, written: Arc<Notify>) -> (Self, Work) {
+        let (queue, jobs) = mpsc::channel(MAX_WAITING);
+        (Self { queue }, Work { jobs, group: group.clamp(1, MAX_GROUP), written })
+    }
+
+    /// Runs one operation, and returns once it is on the disk.
+    pub(crate) async fn run<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Ticket { operation, result: None, reply });
+        match self.queue.send_timeout(job, PATIENCE).await {
+            Ok(()) => answer.await.map_err(|_| StoreError::Unavailable { source: None })?,
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(StoreError::Busy),
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(StoreError::Unavailable { source: None }),
+        }
+    }
+}
+
+/// An operation in the queue, whatever its type.
+trait Job: Send {
+    fn overlaps(&self) -> bool;
+    /// Runs the operation and keeps its result; tells whether a group can go on with it.
+    fn run<'t>(&'t mut self, tx: &'t Tx<'t>) -> BoxFuture<'t, Verdict>;
+    /// Hands the result to whoever asked; `failure` replaces it when the commit did not happen.
+    fn answer(self: Box<Self>, failure: Option<StoreError>);
+}
+
+/// What an operation means for the group it ran in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Go on.
+    Kept,
+    /// The group must be undone.
+    Undo,
+}
+
+struct Ticket<O: Operation> {
+    operation: O,
+    result: Option<Result<O::Answer, StoreError>>,
+    reply: oneshot::Sender<Result<O::Answer, StoreError>>,
+}
+
+impl<O: Operation> Job for Ticket<O> {
+    fn overlaps(&self) -> bool {
+        O::OVERLAPS
+    }
+
+    fn run<'t>(&'t mut self, tx: &'t Tx<'t>) -> BoxFuture<'t, Verdict> {
+        async move {
+            let result = self.operation.run(tx).await;
+            let undo = result.as_ref().is_err_and(|error| error.is_failure() || tx.wrote());
+            self.result = Some(result);
+            if undo { Verdict::Undo } else { Verdict::Kept }
+        }
+        .boxed()
+    }
+
+    fn answer(self: Box<Self>, failure: Option<StoreError>) {
+        let result = match (self.result, failure) {
+            // What an operation refused it refused, whatever became of the commit.
+            (Some(Err(own)), _) => Err(own),
+            (_, Some(failure)) => Err(failure),
+            (Some(result), None) => result,
+            (None, None) => Err(StoreError::Unavailable { source: None }),
+        };
+        // Whoever asked may have gone; what is written is written.
+        drop(self.reply.send(result));
+    }
+}
+
+/// The writer's side of the queue.
+pub(crate) struct Work {
+    jobs: mpsc::Receiver<Box<dyn Job>>,
+    group: usize,
+    written: Arc<Notify>,
+}
+
+impl Work {
+    /// Writes to SQLite until the queue is closed and empty; blocks its thread.
+    pub(crate) fn on_sqlite(mut self, connection: rusqlite::Connection) {
+        let connection = Mutex::new(connection);
+        let session = Session::Sqlite(&connection);
+        let mut group = Vec::with_capacity(self.group);
+        while self.jobs.blocking_recv_many(&mut group, self.group) > 0 {
+            metrics::histogram!("quarry_store_group_operations").record(group.len() as f64);
+            now(write(session, std::mem::take(&mut group)));
+            self.written.notify_one();
+        }
+        let connection = connection.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Err((_, error)) = connection.close() {
+            tracing::warn!(%error, "the database did not close cleanly; the next start repairs it");
+        }
+    }
+
+    /// Writes to PostgreSQL until the queue is closed and empty.
+    pub(crate) async fn on_postgres(mut self, database: Postgres) {
+        let mut group = Vec::with_capacity(self.group);
+        while self.jobs.recv_many(&mut group, self.group).await > 0 {
+            metrics::histogram!("quarry_store_group_operations").record(group.len() as f64);
+            let jobs = std::mem::take(&mut group);
+            match connect(&database).await {
+                Ok(client) => write(Session::Postgres(&client), jobs).await,
+                Err(error) => {
+                    tracing::error!(error = error.chain(), operations = jobs.len(), "cannot reach the database");
+                    let said = error.chain();
+                    jobs.into_iter().for_each(|job| job.answer(Some(unavailable(&said))));
+                }
+            }
+            self.written.notify_one();
+        }
+    }
+}
+
+/// Returns the connection that writes, with a few tries: a database that restarts is back within seconds.
+async fn connect(database: &Postgres) -> Result<deadpool_postgres::Object, StoreError> {
+    const TRIES: u32 = 4;
+    let mut pause = Duration::from_millis(100);
+    for _ in 1..TRIES {
+        match postgres::get(&database.writer).await {
+            Ok(client) => return Ok(client),
+            Err(error) => tracing::warn!(error = error.chain(), "the database does not answer; trying again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 3;
+    }
+    postgres::get(&database.writer).await
+}
+
+fn unavailable(said: &str) -> StoreError {
+    StoreError::Unavailable { source: Some(said.into()) }
+}
+
+/// Writes a group, as one transaction if that can be, else each operation in its own.
+async fn write(session: Session<'_>, mut group: Vec<Box<dyn Job>>) {
+    match attempt(session, &mut group).await {
+        Ok(()) => group.into_iter().for_each(|job| job.answer(None)),
+        Err(error) if group.len() == 1 => group.into_iter().for_each(|job| job.answer(Some(copy(&error)))),
+        Err(_) => {
+            for job in group {
+                let mut alone = vec![job];
+                let failure = attempt(session, &mut alone).await.err();
+                alone.into_iter().for_each(|job| job.answer(failure.as_ref().map(copy)));
+            }
+        }
+    }
+}
+
+/// Returns the same failure for another caller; causes are kept as text.
+fn copy(error: &StoreError) -> StoreError {
+    unavailable(&error.chain())
+}
+
+/// Runs a group in one transaction. An error means that nothing of it is written.
+async fn attempt(session: Session<'_>, group: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+    let outcome = async {
+        let changes = run(session, group).await?;
+        finish(session, &changes).await
+    };
+    let outcome = outcome.await;
+    if outcome.is_err() {
+        undo(session).await;
+    }
+    outcome
+}
+
+/// Begins the transaction and runs the group's operations in their order.
+async fn run(session: Session<'_>, group: &mut [Box<dyn Job>]) -> Result<Vec<NewChange>, StoreError> {
+    let mut begin = Some(begin(session).boxed());
+    let mut changes = Vec::new();
+    let mut rest = group;
+    while !rest.is_empty() {
+        let together = rest.iter().take_while(|job| job.overlaps()).count().max(1);
+        let (these, others) = rest.split_at_mut(together);
+        rest = others;
+        let sees: Vec<Tx<'_>> = these.iter().map(|_| Tx::new(session)).collect();
+        let work = join_all(these.iter_mut().zip(&sees).map(|(job, tx)| job.run(tx)));
+        // What begins the transaction is polled first, so its message goes first; the answers come back together.
+        let (begun, verdicts) = match begin.take() {
+            Some(begin) => futures_util::join!(begin, work),
+            None => (Ok(()), work.await),
+        };
+        begun?;
+        if verdicts.contains(&Verdict::Undo) {
+            return Err(StoreError::Again);
+        }
+        changes.extend(sees.into_iter().flat_map(Tx::into_changes));
+    }
+    Ok(changes)
+}
+
+async fn begin(session: Session<'_>) -> Result<(), StoreError> {
+    match session {
+        Session::Sqlite(connection) => sqlite::execute(&lock(connection), "BEGIN IMMEDIATE", &[]).map(drop),
+        Session::Postgres(client) => postgres::script(client, "BEGIN").await,
+    }
+}
+
+/// Numbers the changes and commits.
+async fn finish(session: Session<'_>, changes: &[NewChange]) -> Result<(), StoreError> {
+    match session {
+        Session::Sqlite(connection) => {
+            let connection = lock(connection);
+            append::on_sqlite(&connection, changes)?;
+            sqlite::execute(&connection, "COMMIT", &[]).map(drop)
+        }
+        Session::Postgres(client) => {
+            append::prepare(client).await?;
+            let (appended, committed) =
+                futures_util::join!(append::on_postgres(client, changes), postgres::script(client, "COMMIT"));
+            // A commit after a failed statement undoes everything and does not complain: the statement did.
+            appended.and(committed)
+        }
+    }
+}
+
+async fn undo(session: Session<'_>) {
+    let undone = match session {
+        Session::Sqlite(connection) => {
+            let connection = lock(connection);
+            if connection.is_autocommit() { Ok(()) } else { sqlite::execute(&connection, "ROLLBACK", &[]).map(drop) }
+        }
+        Session::Postgres(client) if client.is_closed() => Ok(()),
+        Session::Postgres(client) => postgres::script(client, "ROLLBACK").await,
+    };
+    if let Err(error) = undone {
+        tracing::error!(error = error.chain(), "a transaction could not be undone");
+    }
+}
+
+fn lock(connection: &Mutex<rusqlite::Connection>) -> std::sync::MutexGuard<'_, rusqlite::Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
+}
