@@ -7,6 +7,7 @@ pub(crate) mod append;
 pub(crate) mod feed;
 pub(crate) mod retention;
 
+use crate::database::Database;
 use crate::error::StoreError;
 use crate::statement::statements;
 use crate::transaction::{Operation, Tx};
@@ -14,6 +15,7 @@ use crate::value::Row;
 use model::{Change, Noun, TenantId};
 use std::sync::Arc;
 
+pub use feed::Follower;
 pub use retention::Retention;
 
 statements! {
@@ -121,6 +123,17 @@ impl Operation for LogRead {
         }
         Ok((bounds, found))
     }
+}
+
+/// Looks at the log after a cursor, in the database itself.
+pub(crate) async fn page(
+    database: &Database,
+    after: u64,
+    filter: &ChangeFilter,
+    limit: usize,
+) -> Result<ChangePage, StoreError> {
+    let (bounds, found) = database.read(LogRead { after }).await?;
+    Ok(ChangePage::pick(&found, after, bounds.head, filter, limit))
 }
 
 fn read(row: &Row) -> Result<Arc<Change>, StoreError> {

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use model::{
     Execution, ExecutionId, ExecutionState, Lease, NewExecution, Noun, Origin, Outcome, SessionId, TenantId, Usage,
 };
+use std::sync::Arc;
 
 /// The columns of an execution, in the order in which [`read`] takes them.
 macro_rules! columns {
@@ -103,7 +104,7 @@ fn missing(id: ExecutionId) -> StoreError {
 
 /// Accepts an execution, unless it was accepted before.
 pub(crate) struct ExecutionCreate {
-    execution: Execution,
+    execution: Arc<Execution>,
     values: Vec<Value>,
     /// The change's body, written by whoever asks rather than by the one writer.
     body: String,
@@ -142,11 +143,11 @@ impl ExecutionCreate {
             by.into(),
             at.into(),
         ];
-        Self { body: to_json(&execution), values, execution }
+        Self { body: to_json(&execution), values, execution: Arc::new(execution) }
     }
 
     /// Answers a second request for the same id: with what is there if it is the same, else with a refusal.
-    async fn again(&self, tx: &Tx<'_>) -> Result<(Execution, bool), StoreError> {
+    async fn again(&self, tx: &Tx<'_>) -> Result<(Arc<Execution>, bool), StoreError> {
         let there = get(tx, self.execution.id).await?.ok_or(StoreError::Again)?;
         let ours = &self.execution;
         let same = there.tenant == ours.tenant
@@ -155,7 +156,7 @@ impl ExecutionCreate {
             && there.class == ours.class
             && there.origin == ours.origin;
         if same {
-            return Ok((there, false));
+            return Ok((Arc::new(there), false));
         }
         Err(StoreError::Exists { noun: "execution", id: ours.id.to_string() })
     }
@@ -170,7 +171,7 @@ fn word<T: serde::Serialize>(value: T) -> Value {
 }
 
 impl Operation for ExecutionCreate {
-    type Answer = (Execution, bool);
+    type Answer = (Arc<Execution>, bool);
     const OVERLAPS: bool = true;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
@@ -204,7 +205,7 @@ impl Operation for ExecutionCreate {
             by: execution.by.clone(),
             body: self.body.clone(),
         });
-        Ok((execution.clone(), true))
+        Ok((Arc::clone(execution), true))
     }
 }
 

@@ -22,7 +22,7 @@ mod user;
 mod value;
 mod writer;
 
-pub use change::{Bounds, ChangeFilter, ChangePage, Retention};
+pub use change::{Bounds, ChangeFilter, ChangePage, Follower, Retention};
 pub use clock::{Clock, random};
 pub use error::StoreError;
 pub use execution::ExecutionEnd;

@@ -1,6 +1,6 @@
 //! Migrations: the schema's history. They only add, and none is ever edited once it has been released.
 //!
-//! One text serves both engines; `{text}`, `{bytes}` and `{now}` stand for what they spell differently. The log's table
+//! One text serves both engines; `{text}`, `{bytes}`, `{clustered}` and `{now}` stand for what they spell differently. The log's table
 //! is the one thing that differs in shape: on PostgreSQL its segments are partitions.
 
 use crate::error::StoreError;
@@ -47,12 +47,16 @@ pub(crate) fn newest() -> i64 {
 }
 
 fn render(text: &str, engine: Engine, now: Timestamp) -> String {
-    let (word, bytes) = match engine {
-        Engine::Sqlite => ("text", "blob"),
+    let (word, bytes, clustered) = match engine {
+        // A table kept in the order of its key needs no second tree for the key.
+        Engine::Sqlite => ("text", "blob", " WITHOUT ROWID"),
         // Ids and names sort by their bytes on both engines, whatever the database's language.
-        Engine::Postgres => ("text COLLATE \"C\"", "bytea"),
+        Engine::Postgres => ("text COLLATE \"C\"", "bytea", ""),
     };
-    text.replace("{text}", word).replace("{bytes}", bytes).replace("{now}", &now.as_microsecond().to_string())
+    text.replace("{text}", word)
+        .replace("{bytes}", bytes)
+        .replace("{clustered}", clustered)
+        .replace("{now}", &now.as_microsecond().to_string())
 }
 
 fn pending(found: i64) -> Result<&'static [Migration], StoreError> {

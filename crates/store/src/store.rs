@@ -2,7 +2,7 @@
 
 use crate::change::feed::Feed;
 use crate::change::retention::{FloorRaise, Retained, SegmentClose, SegmentForget, SliceDelete};
-use crate::change::{Bounds, ChangeFilter, ChangePage, LogBounds, Retention};
+use crate::change::{self, Bounds, ChangeFilter, ChangePage, Follower, LogBounds, Retention};
 use crate::content::{BlobCreate, BlobGet, BlobList};
 use crate::database::Database;
 use crate::error::StoreError;
@@ -27,7 +27,7 @@ use model::{
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -89,7 +89,7 @@ struct Inner {
     stop: CancellationToken,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Held for as long as the folder is ours.
-    _lock: Option<File>,
+    lock: Mutex<Option<File>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -134,8 +134,8 @@ impl Store {
             async move { feed.run(&database, stop).await }
         });
         tasks.close();
-        let (writer, thread) = (Mutex::new(Some(writer)), Mutex::new(thread));
-        Ok(Self { inner: Arc::new(Inner { database, writer, feed, tasks, stop, thread, _lock: lock }) })
+        let (writer, thread, lock) = (Mutex::new(Some(writer)), Mutex::new(thread), Mutex::new(lock));
+        Ok(Self { inner: Arc::new(Inner { database, writer, feed, tasks, stop, thread, lock }) })
     }
 
     /// Takes nothing more in, writes what waits, and lets go of the database.
@@ -150,6 +150,7 @@ impl Store {
                 tracing::error!("the store's writer did not end in order");
             }
         }
+        drop(self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Returns which engine is behind the store.
@@ -178,14 +179,14 @@ impl Store {
         self.read(LogBounds).await
     }
 
-    /// Returns a bell that rings when the log has moved.
-    pub fn log_head(&self) -> watch::Receiver<u64> {
-        self.inner.feed.head()
-    }
-
     /// Looks at the log after a cursor.
     pub async fn log_page(&self, after: u64, filter: &ChangeFilter, limit: usize) -> Result<ChangePage, StoreError> {
-        self.inner.feed.page(&self.inner.database, after, filter, limit).await
+        change::page(&self.inner.database, after, filter, limit).await
+    }
+
+    /// Returns a reader that waits for what comes after a cursor.
+    pub fn log_follow(&self, after: u64, filter: ChangeFilter) -> Follower {
+        Follower::new(&self.inner.feed, &self.inner.database, after, filter)
     }
 
     /// Drops what is too old or too much from the old end of the log.
@@ -211,7 +212,7 @@ impl Store {
         origin: Origin,
         by: &str,
         at: Timestamp,
-    ) -> Result<(Execution, bool), StoreError> {
+    ) -> Result<(Arc<Execution>, bool), StoreError> {
         self.write(ExecutionCreate::new(new, tenant, origin, by, at)).await
     }
 

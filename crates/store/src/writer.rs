@@ -199,10 +199,14 @@ async fn attempt(session: Session<'_>, group: &mut [Box<dyn Job>]) -> Result<(),
 /// Begins the transaction and runs the group's operations in their order.
 async fn run(session: Session<'_>, group: &mut [Box<dyn Job>]) -> Result<Vec<NewChange>, StoreError> {
     let mut begin = Some(begin(session).boxed());
-    let mut changes = Vec::new();
+    let mut changes = Vec::with_capacity(group.len());
     let mut rest = group;
     while !rest.is_empty() {
-        let together = rest.iter().take_while(|job| job.overlaps()).count().max(1);
+        let together = match session {
+            // Every statement is done when its call returns: there is nothing to share.
+            Session::Sqlite(_) => 1,
+            Session::Postgres(_) => rest.iter().take_while(|job| job.overlaps()).count().max(1),
+        };
         let (these, others) = rest.split_at_mut(together);
         rest = others;
         let sees: Vec<Tx<'_>> = these.iter().map(|_| Tx::new(session)).collect();

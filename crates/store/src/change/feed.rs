@@ -63,24 +63,11 @@ impl Feed {
         Self { ring: Mutex::default(), head: watch::Sender::new(0), written, heard: Notify::new() }
     }
 
-    /// Returns a bell that rings when the log has moved, with the newest number known.
+    /// Returns a bell that rings when the log has moved; from now on the feed follows the database.
     pub(crate) fn head(&self) -> watch::Receiver<u64> {
-        self.head.subscribe()
-    }
-
-    /// Looks at the log after a cursor: from the ring if it reaches back far enough, else from the database.
-    pub(crate) async fn page(
-        &self,
-        database: &Database,
-        after: u64,
-        filter: &ChangeFilter,
-        limit: usize,
-    ) -> Result<ChangePage, StoreError> {
-        if let Some((found, head)) = self.held(after) {
-            return Ok(ChangePage::pick(&found, after, head, filter, limit));
-        }
-        let (bounds, found) = database.read(LogRead { after }).await?;
-        Ok(ChangePage::pick(&found, after, bounds.head, filter, limit))
+        let head = self.head.subscribe();
+        self.heard.notify_one();
+        head
     }
 
     /// Returns what the ring holds after a cursor, unless it begins later or the cursor is ahead of it.
@@ -105,14 +92,23 @@ impl Feed {
     }
 
     async fn tail(&self, database: &Database, stop: &CancellationToken) {
-        let mut cursor = match self.begin(database, stop).await {
-            Some(cursor) => cursor,
-            None => return,
-        };
+        let Some(mut cursor) = self.begin(database, stop).await else { return };
         let shared = matches!(database, Database::Postgres(_));
         let mut told = Instant::now();
         let mut to_tell = false;
         loop {
+            if self.head.receiver_count() == 0 && !to_tell {
+                // Nobody follows, so nobody reads.
+                tokio::select! {
+                    () = self.heard.notified() => {}
+                    () = self.written.notified(), if shared => to_tell = true,
+                    () = stop.cancelled() => return,
+                }
+                match self.skip(database, cursor).await {
+                    Ok(next) => cursor = next,
+                    Err(error) => tracing::warn!(error = error.chain(), "the log cannot be read; trying again"),
+                }
+            }
             match self.advance(database, cursor).await {
                 Ok(next) if next == cursor => {}
                 Ok(next) => {
@@ -156,6 +152,17 @@ impl Feed {
         }
     }
 
+    /// Begins the ring anew if more has happened since a cursor than it could hold; returns where to go on.
+    async fn skip(&self, database: &Database, cursor: u64) -> Result<u64, StoreError> {
+        let head = database.read(LogBounds).await?.head;
+        if head.saturating_sub(cursor) <= MAX_RING as u64 {
+            return Ok(cursor);
+        }
+        *self.ring.lock().unwrap_or_else(PoisonError::into_inner) = Ring { before: head, ..Ring::default() };
+        self.head.send_replace(head);
+        Ok(head)
+    }
+
     /// Takes in what is new after a cursor, and returns the new cursor.
     async fn advance(&self, database: &Database, cursor: u64) -> Result<u64, StoreError> {
         let (_, found) = database.read(LogRead { after: cursor }).await?;
@@ -166,6 +173,44 @@ impl Feed {
         }
         self.head.send_replace(last);
         Ok(last)
+    }
+}
+
+/// One reader of the log: it sees every change after its cursor, once and in order, for as long as it keeps up with
+/// what is dropped at the old end.
+pub struct Follower {
+    feed: Arc<Feed>,
+    database: Database,
+    head: watch::Receiver<u64>,
+    cursor: u64,
+    filter: ChangeFilter,
+}
+
+impl Follower {
+    pub(crate) fn new(feed: &Arc<Feed>, database: &Database, after: u64, filter: ChangeFilter) -> Self {
+        Self { feed: Arc::clone(feed), database: database.clone(), head: feed.head(), cursor: after, filter }
+    }
+
+    /// Waits until the log has moved past the cursor, and returns what is wanted of at most [`MAX_SCAN`] changes; that
+    /// may be nothing, and the cursor has moved all the same.
+    pub async fn next(&mut self, limit: usize) -> Result<ChangePage, StoreError> {
+        loop {
+            self.head.borrow_and_update();
+            let page = match self.feed.held(self.cursor) {
+                Some((found, head)) => ChangePage::pick(&found, self.cursor, head, &self.filter, limit),
+                None => super::page(&self.database, self.cursor, &self.filter, limit).await?,
+            };
+            if page.next > self.cursor {
+                self.cursor = page.next;
+                return Ok(page);
+            }
+            self.head.changed().await.map_err(|_| StoreError::Unavailable { source: None })?;
+        }
+    }
+
+    /// Returns the number of the last change seen.
+    pub const fn cursor(&self) -> u64 {
+        self.cursor
     }
 }
 

@@ -86,7 +86,7 @@ CREATE TABLE execution (
     ended_at bigint,
     outcome {text},
     usage {text}
-);
+){clustered};
 CREATE INDEX execution_tenant ON execution (tenant, state, id);
 CREATE INDEX execution_ready ON execution (class, tenant, created_at, id) WHERE ready = 1;
 CREATE INDEX execution_lane ON execution (tenant, lane, position) WHERE state = 'queued' AND lane IS NOT NULL;
