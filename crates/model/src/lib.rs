@@ -32,4 +32,4 @@ pub use page::{Page, PageQuery};
 pub use permission::{Role, Scope};
 pub use tenant::{NewTenant, Tenant};
 pub use token::{NewToken, Token, TokenIssued};
-pub use user::{NewUser, User, UserChange, UserState};
+pub use user::{NewUser, User, UserChange, UserState, WhoAmI};

@@ -1,9 +1,9 @@
 //! A user: somebody, or some program, with a role in one tenant.
 
 use crate::error::ApiError;
-use crate::id::{TenantId, UserId};
-use crate::permission::Role;
-use crate::tenant::name_check;
+use crate::id::{TenantId, TokenId, UserId};
+use crate::permission::{Role, Scope};
+use crate::tenant::{Tenant, name_check};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -86,4 +86,20 @@ pub struct UserChange {
     /// Whether they may come in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<UserState>,
+}
+
+/// Who is asking, as the server sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WhoAmI {
+    /// The user's name.
+    pub user: String,
+    /// The tenant they are in.
+    pub tenant: Tenant,
+    /// What they are in it.
+    pub role: Role,
+    /// What they may do by this credential: their role's scopes, narrowed by those of the token.
+    pub scopes: Vec<Scope>,
+    /// The token they came with; none if a foreign issuer vouches for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenId>,
 }
