@@ -1,0 +1,313 @@
+//! Blobs: list, look, put, get. Content is streamed both ways and never held whole.
+//!
+//! A put by digest can be sent again, since its content can be read again; a put without a digest cannot. A get that
+//! breaks off is taken up where it broke, and a whole blob is hashed while it arrives: the last piece is handed out
+//! only if all pieces together are what was asked for.
+
+use crate::request::{Again, Backoff, Fault, MAX_ANSWER, MAX_SILENCE, Replay};
+use crate::{Client, ClientError};
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use model::{Blob, Digest, ErrorKind, Page, PageQuery};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
+use reqwest::{Body, Method, RequestBuilder, Response};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::timeout;
+
+/// Bytes of a piece that is read, hashed and sent at once.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Content that can be read as often as needed.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// Held in memory.
+    Bytes(Bytes),
+    /// Stands in a file, which nobody may change meanwhile.
+    File(PathBuf),
+}
+
+/// Told how many bytes have been handed to the network so far; falls back when a request is sent again.
+pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
+
+/// A part of a blob: from its first byte to its last, both included; no last means to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRange {
+    /// The first byte.
+    pub first: u64,
+    /// The last byte.
+    pub last: Option<u64>,
+}
+
+impl Content {
+    /// Returns the digest and the length of the content.
+    pub async fn digest(&self) -> io::Result<(Digest, u64)> {
+        match self {
+            Self::Bytes(bytes) => Ok((Digest::from_bytes(*blake3::hash(bytes).as_bytes()), bytes.len() as u64)),
+            Self::File(path) => {
+                let path = path.clone();
+                tokio::task::spawn_blocking(move || digest_of_file(&path)).await.map_err(io::Error::other)?
+            }
+        }
+    }
+
+    async fn body(&self, sent: &Arc<AtomicU64>, progress: &Progress) -> io::Result<Body> {
+        sent.store(0, Ordering::Relaxed);
+        Ok(match self {
+            Self::Bytes(bytes) => Body::wrap_stream(pieces(io::Cursor::new(bytes.clone()), sent, progress)),
+            Self::File(path) => Body::wrap_stream(pieces(tokio::fs::File::open(path).await?, sent, progress)),
+        })
+    }
+}
+
+fn digest_of_file(path: &Path) -> io::Result<(Digest, u64)> {
+    let mut file = std::fs::File::open(path)?;
+    let (mut hasher, mut buffer, mut size) = (blake3::Hasher::new(), vec![0; PIECE_BYTES], 0);
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            return Ok((Digest::from_bytes(*hasher.finalize().as_bytes()), size));
+        }
+        hasher.update(&buffer[..count]);
+        size += count as u64;
+    }
+}
+
+/// Turns a reader into a stream of pieces that counts what it hands out.
+fn pieces(
+    reader: impl AsyncRead + Unpin + Send + 'static,
+    sent: &Arc<AtomicU64>,
+    progress: &Progress,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let state = (reader, sent.clone(), progress.clone());
+    stream::try_unfold(state, |(mut reader, sent, progress)| async move {
+        let mut buffer = bytes::BytesMut::with_capacity(PIECE_BYTES);
+        if reader.read_buf(&mut buffer).await? == 0 {
+            return Ok(None);
+        }
+        let count = buffer.len() as u64;
+        progress(sent.fetch_add(count, Ordering::Relaxed) + count);
+        Ok(Some((buffer.freeze(), (reader, sent, progress))))
+    })
+}
+
+impl Client {
+    /// Returns a page of the tenant's blobs.
+    pub async fn blob_list(&self, query: &PageQuery) -> Result<Page<Blob>, ClientError> {
+        self.list("/v1/blobs", query).await
+    }
+
+    /// Returns the length of a blob, or nothing when the tenant does not have it.
+    pub async fn blob_size(&self, digest: Digest) -> Result<Option<u64>, ClientError> {
+        self.retried(Replay::Safe, async || {
+            let request = self.request(Method::HEAD, &blob_path(digest)).query(&self.tenant_query());
+            match self.send(request.timeout(MAX_ANSWER)).await {
+                Ok(response) => Ok(Some(size_of(&self.url, &response)?)),
+                Err(Fault { error, .. }) if error.api().is_some_and(|api| api.kind == ErrorKind::NotFound) => Ok(None),
+                Err(fault) => Err(fault),
+            }
+        })
+        .await
+    }
+
+    /// Stores content under its digest; it is sent again if the connection breaks.
+    pub async fn blob_put(
+        &self,
+        digest: Digest,
+        size: u64,
+        content: &Content,
+        progress: Progress,
+    ) -> Result<Blob, ClientError> {
+        let sent = Arc::new(AtomicU64::new(0));
+        self.retried(Replay::Safe, async || {
+            let body = content.body(&sent, &progress).await.map_err(ClientError::Content)?;
+            let request = self.request(Method::PUT, &blob_path(digest)).header(CONTENT_LENGTH, size);
+            self.upload(request.body(body), &sent).await
+        })
+        .await
+    }
+
+    /// Stores content that can be read only once; the server tells its digest.
+    pub async fn blob_post(
+        &self,
+        reader: impl AsyncRead + Unpin + Send + 'static,
+        progress: Progress,
+    ) -> Result<Blob, ClientError> {
+        let sent = Arc::new(AtomicU64::new(0));
+        let body = Body::wrap_stream(pieces(reader, &sent, &progress));
+        let request = self.request(Method::POST, "/v1/blobs").body(body);
+        self.upload(request, &sent).await.map_err(|fault| fault.error)
+    }
+
+    /// Sends a request with a long body, watching that it moves.
+    async fn upload(&self, request: RequestBuilder, sent: &AtomicU64) -> Result<Blob, Fault> {
+        let request = request.query(&self.tenant_query()).header(CONTENT_TYPE, "application/octet-stream");
+        let stalled = async {
+            let mut before = u64::MAX;
+            loop {
+                let now = sent.load(Ordering::Relaxed);
+                if now == before {
+                    return;
+                }
+                before = now;
+                tokio::time::sleep(MAX_ANSWER).await;
+            }
+        };
+        let stored = async {
+            let response = self.send(request).await?;
+            self.read(response).await
+        };
+        tokio::select! {
+            stored = stored => stored,
+            () = stalled => Err(Fault {
+                error: ClientError::unreachable(&self.url, "the upload does not move"),
+                again: Again::Unreachable,
+            }),
+        }
+    }
+
+    /// Opens a blob, or a part of it, for reading.
+    pub async fn blob_get(&self, digest: Digest, range: Option<ByteRange>) -> Result<BlobReader, ClientError> {
+        let mut reader = BlobReader {
+            client: self.clone(),
+            digest,
+            hasher: range.is_none().then(blake3::Hasher::new),
+            offset: range.map_or(0, |range| range.first),
+            last: range.and_then(|range| range.last),
+            size: 0,
+            response: None,
+            backoff: None,
+        };
+        let response = self.retried(Replay::Safe, async || reader.open(range.is_some()).await).await?;
+        let size = size_of(&self.url, &response)?;
+        reader.size = size;
+        reader.last = Some(reader.offset.saturating_add(size).saturating_sub(1));
+        reader.response = Some(response);
+        if size == 0 {
+            reader.verify(&Bytes::new())?;
+        }
+        Ok(reader)
+    }
+}
+
+/// A blob on its way here.
+pub struct BlobReader {
+    client: Client,
+    digest: Digest,
+    /// There when the whole blob was asked for.
+    hasher: Option<blake3::Hasher>,
+    /// Where the next piece begins.
+    offset: u64,
+    /// The last byte wanted.
+    last: Option<u64>,
+    size: u64,
+    response: Option<Response>,
+    backoff: Option<Backoff>,
+}
+
+impl BlobReader {
+    /// Returns how many bytes there are to read in all.
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Returns the next piece, or nothing at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            if self.is_done() {
+                return Ok(None);
+            }
+            match self.advance().await {
+                Ok(piece) => {
+                    self.backoff = None;
+                    return Ok(Some(piece));
+                }
+                Err(fault) => {
+                    self.response = None;
+                    let backoff = self.backoff.get_or_insert_with(|| Backoff::new(self.client.retry));
+                    let Some(pause) = backoff.pause(fault.again) else { return Err(fault.error) };
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.size == 0 || self.last.is_some_and(|last| self.offset > last)
+    }
+
+    async fn advance(&mut self) -> Result<Bytes, Fault> {
+        let broken = |what: &'static str| Fault {
+            error: ClientError::unreachable(&self.client.url, what),
+            again: Again::Unreachable,
+        };
+        let response = match &mut self.response {
+            Some(response) => response,
+            none => none.insert(self.client.blob_open(self.digest, Some((self.offset, self.last))).await?),
+        };
+        let piece = match timeout(MAX_SILENCE, response.chunk()).await {
+            Err(_) => return Err(broken("the download fell silent")),
+            Ok(Ok(None)) => return Err(broken("the download broke off")),
+            Ok(Err(error)) => return Err(self.client.lost(error)),
+            Ok(Ok(Some(piece))) => piece,
+        };
+        let left = self.last.map_or(0, |last| last + 1 - self.offset);
+        if piece.len() as u64 > left {
+            return Err(ClientError::unexpected(&self.client.url, "more bytes came than were asked for").into());
+        }
+        self.offset += piece.len() as u64;
+        self.verify(&piece)?;
+        Ok(piece)
+    }
+
+    /// Hashes a piece, and after the last one compares.
+    fn verify(&mut self, piece: &Bytes) -> Result<(), ClientError> {
+        let is_done = self.is_done();
+        let Some(hasher) = &mut self.hasher else { return Ok(()) };
+        hasher.update(piece);
+        if is_done {
+            let found = Digest::from_bytes(*hasher.finalize().as_bytes());
+            if found != self.digest {
+                return Err(ClientError::Corrupt { expected: self.digest, found });
+            }
+        }
+        Ok(())
+    }
+
+    async fn open(&self, is_part: bool) -> Result<Response, Fault> {
+        self.client.blob_open(self.digest, is_part.then_some((self.offset, self.last))).await
+    }
+}
+
+impl Client {
+    async fn blob_open(&self, digest: Digest, part: Option<(u64, Option<u64>)>) -> Result<Response, Fault> {
+        let mut request = self.request(Method::GET, &blob_path(digest)).query(&self.tenant_query());
+        if let Some((first, last)) = part {
+            let last = last.map(|last| last.to_string()).unwrap_or_default();
+            request = request.header(RANGE, format!("bytes={first}-{last}"));
+        }
+        let silent = || Fault {
+            error: ClientError::unreachable(&self.url, "no answer to the request for a blob"),
+            again: Again::Unreachable,
+        };
+        let response = timeout(MAX_ANSWER, self.send(request)).await.map_err(|_| silent())??;
+        let expected = if part.is_some() { 206 } else { 200 };
+        if response.status().as_u16() != expected {
+            let what = format!("it has status {} instead of {expected}", response.status().as_u16());
+            return Err(ClientError::unexpected(&self.url, what).into());
+        }
+        Ok(response)
+    }
+}
+
+fn blob_path(digest: Digest) -> String {
+    format!("/v1/blobs/{digest}")
+}
+
+fn size_of(url: &str, response: &Response) -> Result<u64, ClientError> {
+    let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    length.ok_or_else(|| ClientError::unexpected(url, "a blob came without its length"))
+}

@@ -1,0 +1,6 @@
+//! The client against a small real server that misbehaves on purpose.
+
+mod blob;
+mod change;
+mod request;
+mod server;
