@@ -1,2 +1,28 @@
-//! stub
-fn main() {}
+//! The binary `quarry`: a server when told to be one, and otherwise its user's hands. `command.rs` holds the rest.
+#![forbid(unsafe_code)]
+
+mod blob;
+mod change;
+mod command;
+mod completion;
+mod config;
+mod connection;
+mod doctor;
+mod draft;
+mod execution;
+mod exit;
+mod list;
+mod log;
+mod login;
+mod migrate;
+mod output;
+mod quantity;
+mod serve;
+mod tenant;
+mod token;
+mod up;
+mod user;
+
+fn main() -> std::process::ExitCode {
+    command::run(&std::env::args_os().collect::<Vec<_>>())
+}

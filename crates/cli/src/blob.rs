@@ -1,0 +1,213 @@
+//! `quarry blob`: content too large for a row, named by its digest.
+
+use crate::command::Session;
+use crate::draft::{Draft, Readers};
+use crate::exit::{Exit, Failure};
+use crate::list::{ListArgs, list};
+use crate::quantity;
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use client::Client;
+use client::blob::{ByteRange, Content, Progress};
+use indicatif::{ProgressBar, ProgressStyle};
+use model::{Blob as Entity, Digest, PageQuery};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Stores and fetches blobs, content named by its BLAKE3 digest
+#[derive(Subcommand)]
+#[command(after_help = "Example:
+  quarry blob put core.1234
+  quarry blob get af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262 -o empty")]
+pub(crate) enum Blob {
+    /// Stores a file, unless it is stored already, and prints its digest
+    #[command(after_help = "Example:
+  quarry blob put core.1234
+  quarry blob put - < core.1234")]
+    Put {
+        /// The file; `-` is standard input
+        file: PathBuf,
+    },
+    Get(Get),
+    /// Lists blobs
+    #[command(after_help = "Example:\n  quarry blob ls")]
+    Ls(ListArgs),
+    /// Says whether a blob is stored, and how long it is
+    #[command(
+        after_help = "Example:\n  quarry blob info af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
+    )]
+    Info {
+        /// Which one
+        digest: Digest,
+    },
+}
+
+/// Fetches a blob, or a part of it; a whole one is checked against its digest
+#[derive(Args)]
+#[command(after_help = "Example:
+  quarry blob get af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262 -o core
+  quarry blob get af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262 --range 0-63 | xxd")]
+pub(crate) struct Get {
+    /// Which one
+    digest: Digest,
+    /// Write it into this file, whole or not at all; `-` is standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Only these bytes: from the first to the last, both included; `100-` means to the end
+    #[arg(long, value_name = "FIRST-LAST", value_parser = range)]
+    range: Option<ByteRange>,
+}
+
+fn range(text: &str) -> Result<ByteRange, String> {
+    let refuse = || format!("`{text}` is not a range such as `0-63` or `100-`");
+    let (first, last) = text.split_once('-').ok_or_else(refuse)?;
+    let first = first.parse().map_err(|_| refuse())?;
+    let last: Option<u64> = if last.is_empty() { None } else { Some(last.parse().map_err(|_| refuse())?) };
+    if last.is_some_and(|last| last < first) { Err(refuse()) } else { Ok(ByteRange { first, last }) }
+}
+
+impl Blob {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        let client = session.client()?;
+        match self {
+            Self::Put { file } => put(session, &client, &file).await,
+            Self::Get(get) => get.run(session, &client).await,
+            Self::Ls(args) => {
+                let row = |blob: &Entity, session: &Session| {
+                    vec![blob.digest.to_string(), session.output.time(blob.created_at), size_text(session, blob.size)]
+                };
+                list(session, args, &["digest", "created", "size"], row, async |after, limit| {
+                    client.blob_list(&PageQuery { after, limit, tenant: None }).await
+                })
+                .await
+            }
+            Self::Info { digest } => {
+                let size = client.blob_size(digest).await?.ok_or_else(|| missing(digest))?;
+                if session.output.is_json() {
+                    session.output.json(&serde_json::json!({ "digest": digest, "size": size }))?;
+                } else {
+                    let size = size_text(session, size);
+                    session.output.fields(&[("digest", Some(digest.to_string())), ("size", Some(size))])?;
+                }
+                Ok(Exit::Ok)
+            }
+        }
+    }
+}
+
+fn missing(digest: Digest) -> Failure {
+    Failure::new(Exit::NotFound, "blob_not_found", format!("blob `{digest}` does not exist"))
+}
+
+/// A pipe gets the exact number.
+fn size_text(session: &Session, size: u64) -> String {
+    if session.output.is_terminal() { quantity::bytes_text(size) } else { size.to_string() }
+}
+
+async fn put(session: &mut Session, client: &Client, file: &Path) -> anyhow::Result<Exit> {
+    if file == Path::new("-") {
+        let bar = bar(session, None);
+        let blob = client.blob_post(tokio::io::stdin(), progress(&bar)).await?;
+        bar.finish_and_clear();
+        return stored(session, blob.digest, &blob);
+    }
+    let content = Content::File(file.to_owned());
+    let (digest, size) = content.digest().await.with_context(|| format!("`{}` cannot be read", file.display()))?;
+    if client.blob_size(digest).await? == Some(size) {
+        session.output.say("it was stored already");
+        return stored(session, digest, &serde_json::json!({ "digest": digest, "size": size }));
+    }
+    let bar = bar(session, Some(size));
+    let blob = client.blob_put(digest, size, &content, progress(&bar)).await?;
+    bar.finish_and_clear();
+    stored(session, digest, &blob)
+}
+
+/// Stores content that is held in memory and returns its digest.
+pub(crate) async fn put_bytes(client: &Client, bytes: Vec<u8>) -> anyhow::Result<Digest> {
+    let content = Content::Bytes(bytes.into());
+    put_content(client, &content).await
+}
+
+/// Stores a file for another command and returns its digest.
+pub(crate) async fn put_file(client: &Client, file: &Path) -> anyhow::Result<Digest> {
+    let content = Content::File(file.to_owned());
+    put_content(client, &content).await.with_context(|| format!("`{}` cannot be stored", file.display()))
+}
+
+async fn put_content(client: &Client, content: &Content) -> anyhow::Result<Digest> {
+    let (digest, size) = content.digest().await?;
+    if client.blob_size(digest).await? != Some(size) {
+        client.blob_put(digest, size, content, Arc::new(|_| {})).await?;
+    }
+    Ok(digest)
+}
+
+fn stored(session: &mut Session, digest: Digest, blob: &impl serde::Serialize) -> anyhow::Result<Exit> {
+    if session.output.is_json() {
+        session.output.json(blob)?;
+    } else {
+        session.output.line(&digest.to_string())?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn bar(session: &Session, size: Option<u64>) -> ProgressBar {
+    if !session.output.shows_progress() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match size {
+        Some(size) => (ProgressBar::new(size), "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left"),
+        None => (ProgressBar::no_length(), "{spinner} {bytes}, {bytes_per_sec}"),
+    };
+    bar.with_style(ProgressStyle::with_template(template).expect("the template is well-formed"))
+}
+
+fn progress(bar: &ProgressBar) -> Progress {
+    let bar = bar.clone();
+    Arc::new(move |bytes| bar.set_position(bytes))
+}
+
+impl Get {
+    async fn run(self, session: &mut Session, client: &Client) -> anyhow::Result<Exit> {
+        let file = self.output.as_deref().filter(|path| *path != Path::new("-"));
+        if self.output.is_none() && session.output.is_terminal() {
+            let failure = Failure::usage("usage", "a blob may hold bytes that upset a terminal");
+            return Err(failure.hint("name a file with -o, or insist with `-o -`").into());
+        }
+        let mut draft = file.map(|path| Draft::begin(path, Readers::Anybody)).transpose()?;
+        let mut reader = client.blob_get(self.digest, self.range).await?;
+        let bar = if draft.is_some() { bar(session, Some(reader.size())) } else { ProgressBar::hidden() };
+        while let Some(piece) = reader.next().await? {
+            match &mut draft {
+                Some(draft) => draft.write(&piece)?,
+                None => session.output.bytes(&piece)?,
+            }
+            bar.inc(piece.len() as u64);
+        }
+        bar.finish_and_clear();
+        if let Some(draft) = draft {
+            draft.keep()?;
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read() {
+        let check = |text: &str, expected: Option<(u64, Option<u64>)>| {
+            assert_eq!(range(text).ok().map(|range| (range.first, range.last)), expected, "{text}");
+        };
+        check("0-63", Some((0, Some(63))));
+        check("100-", Some((100, None)));
+        check("5-5", Some((5, Some(5))));
+        for bad in ["", "-", "-5", "5", "6-5", "a-b", "1-2-3", "99999999999999999999-"] {
+            check(bad, None);
+        }
+    }
+}

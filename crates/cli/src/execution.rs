@@ -1,0 +1,216 @@
+//! `quarry execution`: create, list, show, cancel, wait.
+
+mod create;
+mod wait;
+
+use crate::command::Session;
+use crate::exit::Exit;
+use crate::list::{ListArgs, list};
+use crate::quantity;
+use clap::{Args, Subcommand};
+use model::{Class, Execution as Entity, ExecutionId, ExecutionQuery, ExecutionState, Input, Outcome};
+
+/// Runs commands in sandboxes, and says what became of them
+#[derive(Subcommand)]
+#[command(after_help = "Example:
+  quarry execution create -- echo hello
+  quarry execution ls --state running
+  quarry execution wait exe_01k9yvx0g8m6f3s2d1a0q7w5e4")]
+pub(crate) enum Execution {
+    Create(create::Create),
+    Ls(Ls),
+    /// Shows an execution
+    #[command(after_help = "Example:\n  quarry execution info exe_01k9yvx0g8m6f3s2d1a0q7w5e4")]
+    Info {
+        /// Which one
+        id: ExecutionId,
+    },
+    /// Stops executions, or keeps them from beginning
+    #[command(after_help = "Example:\n  quarry execution cancel exe_01k9yvx0g8m6f3s2d1a0q7w5e4")]
+    Cancel {
+        /// Which ones
+        #[arg(required = true)]
+        id: Vec<ExecutionId>,
+    },
+    Wait(wait::Wait),
+}
+
+/// Lists executions, newest first
+#[derive(Args)]
+#[command(after_help = "Example:
+  quarry execution ls
+  quarry execution ls --state failed --limit 0 --json")]
+pub(crate) struct Ls {
+    /// Only those in this state: queued, running, cancelling, succeeded, failed, cancelled or quarantined
+    #[arg(long, value_parser = state)]
+    state: Option<ExecutionState>,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+fn state(text: &str) -> Result<ExecutionState, String> {
+    let known = || ExecutionState::ALL.map(ExecutionState::as_str).join(", ");
+    let found = ExecutionState::ALL.into_iter().find(|state| state.as_str() == text);
+    found.ok_or_else(|| format!("it is none of: {}", known()))
+}
+
+impl Execution {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        let client = session.client()?;
+        match self {
+            Self::Create(create) => create.run(session, &client).await,
+            Self::Wait(wait) => wait.run(session, &client).await,
+            Self::Info { id } => show(session, &client.execution_get(id).await?),
+            Self::Ls(Ls { state, list: args }) => {
+                let head = ["id", "state", "class", "created", "by", "command"];
+                list(session, args, &head, row, async |after, limit| {
+                    let after = after.map(|after| after.parse()).transpose().map_err(|_| bad_cursor(&client))?;
+                    client.execution_list(&ExecutionQuery { state, after, limit, tenant: None }).await
+                })
+                .await
+            }
+            Self::Cancel { id } => {
+                let mut exit = Exit::Ok;
+                for id in id {
+                    exit = exit.or(match client.execution_cancel(id).await {
+                        Ok(execution) => said(session, &execution)?,
+                        Err(error) => session.report(&error.into()),
+                    });
+                }
+                Ok(exit)
+            }
+        }
+    }
+}
+
+fn bad_cursor(client: &client::Client) -> client::ClientError {
+    let what = "the next page is not named by an execution".to_owned();
+    client::ClientError::Unexpected { url: client.url().to_owned(), what, request: None }
+}
+
+/// Says in a line where an execution stands.
+fn said(session: &mut Session, execution: &Entity) -> anyhow::Result<Exit> {
+    if session.output.is_json() {
+        session.output.json_line(execution)?;
+    } else {
+        let outcome = execution.outcome.as_ref().map(|outcome| format!("  {}", outcome_text(outcome)));
+        let line = format!("{}  {}{}", execution.id, execution.state.as_str(), outcome.unwrap_or_default());
+        session.output.line(&crate::output::printable(&line))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn class_text(class: Class) -> &'static str {
+    match class {
+        Class::Human => "human",
+        Class::Event => "event",
+        Class::Batch => "batch",
+    }
+}
+
+fn outcome_text(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Exited { code } => format!("exit code {code}"),
+        Outcome::Signalled { signal } => format!("ended by signal {signal}"),
+        Outcome::OutOfMemory => "needed more memory than its limit".to_owned(),
+        Outcome::TimedOut => "needed more time than its limit".to_owned(),
+        Outcome::Cancelled => "stopped by a user".to_owned(),
+        Outcome::SetUpFailed { cause } => format!("never began: {cause}"),
+        Outcome::NodesLost { nodes } => format!("{nodes} nodes were lost while they had it"),
+    }
+}
+
+/// Writes a command as one could type it again.
+fn command_text(command: &[String]) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./=:,@%+".contains(c);
+    let quote = |word: &String| {
+        if !word.is_empty() && word.chars().all(is_plain) {
+            word.clone()
+        } else {
+            format!("'{}'", word.replace('\'', r"'\''"))
+        }
+    };
+    command.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+fn row(execution: &Entity, session: &Session) -> Vec<String> {
+    vec![
+        execution.id.to_string(),
+        execution.state.as_str().to_owned(),
+        class_text(execution.class).to_owned(),
+        session.output.time(execution.created_at),
+        execution.by.clone(),
+        command_text(&execution.recipe.command),
+    ]
+}
+
+fn show(session: &mut Session, execution: &Entity) -> anyhow::Result<Exit> {
+    let output = &mut session.output;
+    if output.is_json() {
+        output.json(execution)?;
+        return Ok(Exit::Ok);
+    }
+    let recipe = &execution.recipe;
+    let limits = &recipe.limits;
+    let env = recipe.env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
+    let input = match &recipe.input {
+        Input::None => None,
+        Input::Text { text } => Some(format!("{} of text", quantity::bytes_text(text.len() as u64))),
+        Input::Blob { digest } => Some(format!("blob {digest}")),
+    };
+    let cores = format!("{}.{:03}", limits.cpu_milli / 1_000, limits.cpu_milli % 1_000);
+    let limits_text = format!(
+        "{} memory, {} cores, {} processes, {}, {} of log",
+        quantity::bytes_text(limits.memory_bytes),
+        cores.trim_end_matches('0').trim_end_matches('.'),
+        limits.pids,
+        quantity::ms_text(limits.wall_ms),
+        quantity::bytes_text(limits.log_bytes),
+    );
+    let usage = execution.usage.map(|usage| {
+        format!(
+            "{}, {} of processor, {} memory",
+            quantity::ms_text(usage.wall_ms),
+            quantity::ms_text(usage.cpu_ms),
+            quantity::bytes_text(usage.memory_peak_bytes),
+        )
+    });
+    let fields = [
+        ("id", Some(execution.id.to_string())),
+        ("state", Some(execution.state.as_str().to_owned())),
+        ("outcome", execution.outcome.as_ref().map(outcome_text)),
+        ("command", Some(command_text(&recipe.command))),
+        ("image", recipe.image.clone()),
+        ("env", (!env.is_empty()).then(|| env.join(" "))),
+        ("input", input),
+        ("limits", Some(limits_text)),
+        ("used", usage),
+        ("class", Some(class_text(execution.class).to_owned())),
+        ("lane", execution.lane.clone()),
+        ("by", Some(execution.by.clone())),
+        ("attempt", Some(execution.attempt.to_string())),
+        ("node", execution.lease.map(|lease| lease.node.to_string())),
+        ("created", Some(output.time(execution.created_at))),
+        ("started", execution.started_at.map(|at| output.time(at))),
+        ("ended", execution.ended_at.map(|at| output.time(at))),
+    ];
+    output.fields(&fields)?;
+    Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_can_be_typed_again() {
+        let check = |words: &[&str], expected: &str| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            assert_eq!(command_text(&words), expected);
+        };
+        check(&["echo", "hello"], "echo hello");
+        check(&["sh", "-c", "exit 3"], "sh -c 'exit 3'");
+        check(&["echo", "it's", ""], r"echo 'it'\''s' ''");
+    }
+}

@@ -1,0 +1,96 @@
+//! `quarry execution wait`: until executions have ended. It looks once and then follows the log, so nothing is missed
+//! and nobody polls.
+
+use super::said;
+use crate::command::Session;
+use crate::exit::{Exit, Failure};
+use clap::Args;
+use client::Client;
+use futures_util::StreamExt;
+use jiff::SignedDuration;
+use model::{ChangeQuery, Execution, ExecutionId, ExecutionState, Noun};
+use std::collections::BTreeSet;
+use std::pin::pin;
+
+use crate::quantity;
+
+/// Waits until executions have ended; fails unless all have succeeded
+#[derive(Args)]
+#[command(after_help = "Example:
+  quarry execution wait exe_01k9yvx0g8m6f3s2d1a0q7w5e4 --timeout 1m")]
+pub(crate) struct Wait {
+    /// Which ones
+    #[arg(required = true)]
+    id: Vec<ExecutionId>,
+    /// For how long, such as `1m`; for ever, if nothing is said
+    #[arg(long, value_name = "TIME", value_parser = quantity::duration)]
+    timeout: Option<SignedDuration>,
+}
+
+impl Wait {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session, client: &Client) -> anyhow::Result<Exit> {
+        let mut open: BTreeSet<ExecutionId> = self.id.into_iter().collect();
+        let Some(time) = self.timeout else { return wait(session, client, &mut open).await };
+        let limit = time.unsigned_abs();
+        if let Ok(ended) = tokio::time::timeout(limit, wait(session, client, &mut open)).await {
+            return ended;
+        }
+        session.output.flush()?;
+        let first = open.first().map(ToString::to_string).unwrap_or_default();
+        let message = match open.len() {
+            1 => format!("execution `{first}` has not ended"),
+            more => format!("execution `{first}` and {} more have not ended", more - 1),
+        };
+        Err(Failure::new(Exit::Failed, "timed_out", message).into())
+    }
+}
+
+async fn wait(session: &mut Session, client: &Client, open: &mut BTreeSet<ExecutionId>) -> anyhow::Result<Exit> {
+    let mut exit = Exit::Ok;
+    while !open.is_empty() {
+        // Where the log stands comes first: what ends after that is in the log.
+        let head = client.head().await?;
+        for id in open.clone() {
+            exit = exit.or(take(session, open, &client.execution_get(id).await?)?);
+        }
+        exit = exit.or(follow(session, client, open, head).await?);
+    }
+    Ok(exit)
+}
+
+/// Follows the log until all have ended, or until it must be looked again.
+async fn follow(
+    session: &mut Session,
+    client: &Client,
+    open: &mut BTreeSet<ExecutionId>,
+    head: u64,
+) -> anyhow::Result<Exit> {
+    let only = if open.len() == 1 { open.first().map(ToString::to_string) } else { None };
+    let query = ChangeQuery { after: Some(head), noun: Some(Noun::Execution), id: only, ..ChangeQuery::default() };
+    let mut changes = pin!(client.follow(&query));
+    let mut exit = Exit::Ok;
+    while !open.is_empty() {
+        let change = match changes.next().await {
+            None => break,
+            Some(Err(error)) if error.is_code("cursor_gone") => break,
+            Some(change) => change?,
+        };
+        if change.id.parse().is_ok_and(|id| open.contains(&id))
+            && let Ok(execution) = serde_json::from_str::<Execution>(change.body.get())
+        {
+            exit = exit.or(take(session, open, &execution)?);
+        }
+    }
+    Ok(exit)
+}
+
+/// Crosses off an execution that has ended.
+fn take(session: &mut Session, open: &mut BTreeSet<ExecutionId>, execution: &Execution) -> anyhow::Result<Exit> {
+    if !execution.state.is_final() || !open.remove(&execution.id) {
+        return Ok(Exit::Ok);
+    }
+    said(session, execution)?;
+    session.output.flush()?;
+    Ok(if execution.state == ExecutionState::Succeeded { Exit::Ok } else { Exit::Failed })
+}

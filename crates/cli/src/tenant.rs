@@ -1,0 +1,88 @@
+//! `quarry tenant`: groups of users who see each other's things and nobody else's. Named by name or id.
+
+use crate::command::Session;
+use crate::exit::{Exit, Failure};
+use crate::list::{ListArgs, list};
+use clap::Subcommand;
+use client::Client;
+use model::limits::MAX_PAGE;
+use model::{NewTenant, PageQuery, Tenant as Entity, TenantId};
+
+/// Makes tenants, groups of users who see each other's things and nobody else's
+#[derive(Subcommand)]
+#[command(after_help = "Example:
+  quarry tenant create biology
+  quarry user create ada --role admin --tenant biology")]
+pub(crate) enum Tenant {
+    /// Makes a tenant
+    #[command(after_help = "Example:\n  quarry tenant create biology")]
+    Create {
+        /// What to call it
+        name: String,
+    },
+    /// Lists tenants
+    #[command(after_help = "Example:\n  quarry tenant ls")]
+    Ls(ListArgs),
+    /// Shows a tenant
+    #[command(after_help = "Example:\n  quarry tenant info biology")]
+    Info {
+        /// Which one, by name or id
+        #[arg(value_name = "TENANT")]
+        which: String,
+    },
+}
+
+impl Tenant {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        let client = session.client()?;
+        let tenant = match self {
+            Self::Create { name } => {
+                let id = client::id::fresh(TenantId::new);
+                client.tenant_create(&NewTenant { id, name }).await?
+            }
+            Self::Ls(args) => {
+                let row = |tenant: &Entity, session: &Session| {
+                    vec![tenant.id.to_string(), session.output.time(tenant.created_at), tenant.name.clone()]
+                };
+                return list(session, args, &["id", "created", "name"], row, async |after, limit| {
+                    client.tenant_list(&PageQuery { after, limit, tenant: None }).await
+                })
+                .await;
+            }
+            Self::Info { which } => find(&client, &which).await?,
+        };
+        if session.output.is_json() {
+            session.output.json(&tenant)?;
+            return Ok(Exit::Ok);
+        }
+        let created = session.output.time(tenant.created_at);
+        session.output.fields(&[
+            ("id", Some(tenant.id.to_string())),
+            ("name", Some(tenant.name)),
+            ("created", Some(created)),
+        ])?;
+        Ok(Exit::Ok)
+    }
+}
+
+async fn find(client: &Client, name: &str) -> anyhow::Result<Entity> {
+    if let Ok(id) = name.parse() {
+        return Ok(client.tenant_get(id).await?);
+    }
+    let mut after = None;
+    loop {
+        let page = client.tenant_list(&PageQuery { after, limit: Some(MAX_PAGE), tenant: None }).await?;
+        let is_last = page.next.is_none() || page.items.is_empty();
+        if let Some(found) = page.items.into_iter().find(|found| found.name == name) {
+            return Ok(found);
+        }
+        if is_last {
+            let message = format!("tenant `{name}` does not exist");
+            return Err(Failure::new(Exit::NotFound, "tenant_not_found", message)
+                .hint("see `quarry tenant ls`")
+                .into());
+        }
+        after = page.next;
+    }
+}
