@@ -1,0 +1,37 @@
+# The commands of this house. `make run` and `make test` are all that is needed; the rest is comfort.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run test soak bench fmt clean
+
+# Where `make run` keeps its database and blobs.
+DATA ?= quarry-data
+# More arguments for the command that is run: make run ARGS="--listen 127.0.0.1:8080"
+ARGS ?=
+
+help: ## Print what there is
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+# The development profile: it starts minutes sooner, and what is hot in it is optimised all the same (Cargo.toml).
+run: ## Install what is missing, build, and start the embedded server (ARGS="…", DATA=folder)
+	@scripts/install run
+	@cargo build --locked --package cli
+	@exec "$${CARGO_TARGET_DIR:-target}/debug/quarry" up --data $(DATA) $(ARGS)
+
+test: ## Install what is missing and run the whole gate, as CI does
+	@scripts/install test
+	@scripts/test
+
+soak: ## Run the tests at full size, which takes hours (ARGS="filter…")
+	@scripts/install test
+	@scripts/soak $(ARGS)
+
+bench: ## Run the benches and rebuild bench/RESULTS.md (ARGS="name…" runs these only)
+	@scripts/install test
+	@scripts/bench $(ARGS)
+
+fmt: ## Format the code
+	@cargo fmt --all
+
+clean: ## Remove what was built; the data of `make run` stays
+	@cargo clean
