@@ -80,7 +80,11 @@ async fn show(session: &mut Session, mut query: ChangeQuery, limit: u64) -> anyh
     let mut left = limit;
     while left > 0 {
         query.limit = Some(u32::try_from(left).unwrap_or(MAX_PAGE).min(MAX_PAGE));
-        let page = client.changes(&query).await?;
+        let mut page = client.changes(&query).await?;
+        if page.items.len() as u64 > left {
+            page.items.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            page.next = page.items.last().map(|change| change.seq.to_string());
+        }
         for change in &page.items {
             line(session, change)?;
         }

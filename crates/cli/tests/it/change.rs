@@ -48,6 +48,17 @@ async fn the_log_is_read_page_by_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_says_more_than_asked_changes_nothing() {
+    let stub =
+        Stub::start(|_| answer(200, format!(r#"{{"items":[{},{}],"next":"2","as_of":9}}"#, change(1), change(2))))
+            .await;
+    let ran = stub.run(&["changes", "--limit", "1", "--json"]).await;
+    assert_eq!((ran.code, ran.out), (0, format!("{}\n", change(1))));
+    let ran = stub.run(&["changes", "--limit", "1"]).await;
+    assert_eq!(ran.err, "there are more; go on with --after 1\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_log_is_followed() {
     let stub = Stub::start(|seen| {
         assert_eq!(seen.line, "GET /v1/changes?after=6&id=usr_7");
