@@ -127,7 +127,7 @@ async fn ask(command: Command, session: &mut Session) -> anyhow::Result<Exit> {
     match command {
         Command::Migrate(migrate) => migrate.run(session).await,
         Command::Doctor(doctor) => doctor.run(session).await,
-        Command::Config(config) => config.run(session).await,
+        Command::Config(config) => config.run(session),
         Command::Login(login) => login.run(session).await,
         Command::Token(token) => token.run(session).await,
         Command::User(user) => user.run(session).await,

@@ -1,9 +1,12 @@
 //! `quarry config`: what the configuration comes to. The reading itself belongs to `server::config`.
 
 use crate::command::Session;
-use crate::exit::{Exit, Failure};
-use clap::{Args, Subcommand};
-use std::path::PathBuf;
+use crate::exit::Exit;
+use crate::server::{ConfigArgs, refused};
+use clap::Subcommand;
+use server::config::Loaded;
+use server::issuer::Issuers;
+use server::tls::Tls;
 
 /// Checks and shows the server's configuration
 #[derive(Subcommand)]
@@ -19,23 +22,36 @@ pub(crate) enum Config {
     Show(ConfigArgs),
 }
 
-/// Which configuration.
-#[derive(Args)]
-pub(crate) struct ConfigArgs {
-    /// The configuration file; `quarry.toml` in the current folder if there is one
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// A value that goes before those of the file and the environment
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) set: Vec<String>,
-}
-
 impl Config {
     /// Runs the command.
-    #[expect(clippy::unused_async, reason = "reading the configuration is yet to be called from here")]
-    pub(crate) async fn run(self, _session: &mut Session) -> anyhow::Result<Exit> {
-        let (Self::Check(args) | Self::Show(args)) = &self;
-        let (_, _) = (&args.config, &args.set);
-        Err(Failure::absent("config").into())
+    pub(crate) fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        match self {
+            Self::Check(args) => {
+                let loaded = args.load(Vec::new())?;
+                check(&loaded)?;
+                session.output.say("the configuration is in order");
+            }
+            Self::Show(args) => {
+                let loaded = args.load(Vec::new())?;
+                let output = &mut session.output;
+                if output.is_json() {
+                    output.json(&loaded.settings)?;
+                } else {
+                    for line in loaded.settings.to_string().lines() {
+                        output.line(line)?;
+                    }
+                }
+            }
+        }
+        Ok(Exit::Ok)
     }
+}
+
+/// Looks at all that a configuration names: its files, and whether keys and certificates can be used.
+fn check(loaded: &Loaded) -> anyhow::Result<()> {
+    loaded.check_files().map_err(|errors| refused(&errors))?;
+    let config = &loaded.config;
+    config.tls.as_ref().map(Tls::load).transpose().map_err(|error| crate::server::explain(error.into()))?;
+    Issuers::load(&config.issuers).map_err(|error| crate::server::explain(error.into()))?;
+    Ok(())
 }

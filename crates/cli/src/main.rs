@@ -18,6 +18,7 @@ mod migrate;
 mod output;
 mod quantity;
 mod serve;
+mod server;
 mod tenant;
 mod token;
 mod up;

@@ -9,6 +9,7 @@
 
 mod level;
 mod line;
+pub(crate) mod route;
 mod sink;
 
 pub(crate) use level::MODULES;

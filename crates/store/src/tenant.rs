@@ -12,7 +12,7 @@ use model::{NewTenant, Noun, Tenant, TenantId, User};
 statements! {
     INSERT = "INSERT INTO tenant (id, name, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
     GET = "SELECT id, name, created_at FROM tenant WHERE id = $1";
-    NAMED = "SELECT id, name, created_at FROM tenant WHERE name = $1";
+    NAMED = "SELECT id, name, created_at FROM tenant WHERE lower(name) = lower($1)";
     LIST = "SELECT id, name, created_at FROM tenant WHERE id > $1 ORDER BY id LIMIT $2";
     ANY = "SELECT id FROM tenant LIMIT 1";
 }
@@ -89,7 +89,7 @@ impl Operation for TenantCreate {
 pub enum TenantKey {
     /// The one with this id.
     Id(TenantId),
-    /// The one with this name.
+    /// The one with this name, whatever its case.
     Name(String),
 }
 

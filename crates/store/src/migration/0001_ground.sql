@@ -21,9 +21,11 @@ CREATE TABLE log_segment (
 
 CREATE TABLE tenant (
     id {text} PRIMARY KEY,
-    name {text} NOT NULL UNIQUE,
+    name {text} NOT NULL,
     created_at bigint NOT NULL
 );
+-- Header names, in which foreign issuers may put a tenant, know no case: no two tenants differ by case alone.
+CREATE UNIQUE INDEX tenant_name ON tenant (lower(name));
 
 CREATE TABLE "user" (
     id {text} PRIMARY KEY,

@@ -1,0 +1,190 @@
+//! What `up` and `serve` share: where the configuration comes from, the start, the signals, the way back.
+//!
+//! SIGTERM or Ctrl-C stops in order, a second one at once; SIGHUP reads certificates and issuers' keys again.
+
+use crate::command::Session;
+use crate::exit::{Exit, Failure};
+use clap::Args;
+use server::config::{Config, ConfigErrors, ConfigFile, Loaded, Sources};
+use server::log::{Log, LogOutput};
+use server::{Server, StartError};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use store::{Clock, StoreError};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Where a server keeps its things and listens; what is not said here comes from the environment and the file.
+#[derive(Args)]
+pub(crate) struct ServerArgs {
+    /// The folder for everything that is kept
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The address to listen at; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<String>,
+    /// Keep an admin's token here, for its owner alone to read; a new one is made if the file is not there
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The database: `sqlite`, a file in the data folder, or `postgres://…`
+    #[arg(long, value_name = "URL")]
+    db: Option<String>,
+    /// Where blobs stand: `s3://BUCKET/PREFIX`; a folder in the data folder, if nothing is said
+    #[arg(long, value_name = "URL")]
+    blobs: Option<String>,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+}
+
+/// Which configuration.
+#[derive(Args)]
+pub(crate) struct ConfigArgs {
+    /// The configuration file; `quarry.toml` in the current folder if there is one
+    #[arg(long, value_name = "FILE", env = "QUARRY_CONFIG")]
+    config: Option<PathBuf>,
+    /// Any other value of the configuration; it goes before those of the file and the environment
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl ConfigArgs {
+    /// Reads the configuration, with some more flags that go before all else.
+    pub(crate) fn load(&self, flags: Vec<(&str, String, &str)>) -> anyhow::Result<Loaded> {
+        let usual = || ConfigFile::Usual(PathBuf::from("quarry.toml"));
+        let file = self.config.clone().map_or_else(usual, ConfigFile::Named);
+        let mut sources = Sources::new().file(file).environment(std::env::vars_os());
+        for text in &self.set {
+            let malformed = || Failure::usage("set_invalid", format!("`--set {text}` is not of the form `KEY=VALUE`"));
+            let (key, value) = text.split_once('=').ok_or_else(malformed)?;
+            sources = sources.flag(key, value, "--set");
+        }
+        for (key, value, flag) in flags {
+            sources = sources.flag(key, value, flag);
+        }
+        Config::load(&sources).map_err(|errors| refused(&errors).into())
+    }
+}
+
+/// Returns the failure of a configuration that is not in order.
+pub(crate) fn refused(errors: &ConfigErrors) -> Failure {
+    Failure::usage("config_invalid", errors.to_string())
+        .hint("`quarry config show` tells what each value is and whence")
+}
+
+impl ServerArgs {
+    fn load(&self) -> anyhow::Result<Loaded> {
+        let mut flags = Vec::new();
+        let path = |path: &PathBuf| path.display().to_string();
+        flags.extend(self.data.as_ref().map(|data| ("server.data", path(data), "--data")));
+        flags.extend(self.listen.as_ref().map(|listen| ("server.listen", listen.clone(), "--listen")));
+        flags.extend(self.db.as_ref().map(|db| ("store.database", db.clone(), "--db")));
+        flags.extend(self.blobs.as_ref().map(|blobs| ("blob.url", blobs.clone(), "--blobs")));
+        self.config.load(flags)
+    }
+
+    /// Runs a server until it is told to stop.
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        let config = self.load()?.config;
+        let clock = Clock::System;
+        std::fs::create_dir_all(&config.server.data)?;
+        let output = LogOutput::of(&config.log, &config.server.data);
+        let log = Log::start(&config.log, output, clock.clone())?;
+        let (mut stop, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut reload = signal(SignalKind::hangup())?;
+        let server = Server::start(config, Some(log), clock).await.map_err(explain)?;
+        let greeted = self.greet(session, &server).await;
+        if let Err(error) = greeted {
+            server.stop().await;
+            return Err(error);
+        }
+        tracing::info!(address = %server.address, version = env!("CARGO_PKG_VERSION"), "ready");
+        loop {
+            tokio::select! {
+                _ = stop.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = reload.recv() => server.reload().await,
+            }
+        }
+        tracing::info!("stopping: no new connections; those under way may finish");
+        tokio::select! {
+            () = server.stop() => {
+                tracing::info!("stopped");
+                Ok(Exit::Ok)
+            }
+            _ = stop.recv() => Ok(Exit::Failed),
+            _ = interrupt.recv() => Ok(Exit::Interrupted),
+        }
+    }
+
+    /// Says where the server is, and the first token if there is one.
+    async fn greet(&self, session: &mut Session, server: &Server) -> anyhow::Result<()> {
+        let url = format!("{}://{}", if server.speaks_tls() { "https" } else { "http" }, server.address);
+        let mut token = server.first_credential.clone();
+        if let Some(file) = &self.token_file {
+            if token.is_none() && !file.exists() {
+                token = Some(server.admin_credential().await?);
+            }
+            if let Some(token) = &token {
+                write_token(file, token)?;
+            }
+        }
+        let output = &mut session.output;
+        if output.is_json() {
+            output.json(&serde_json::json!({ "url": url, "token": token }))?;
+            return Ok(output.flush()?);
+        }
+        output.line(&format!("quarry {} listens at {url}", env!("CARGO_PKG_VERSION")))?;
+        if let Some(token) = token {
+            output.line(&format!("an admin's token, shown this once: {token}"))?;
+            output.line(&format!("next, in another terminal: export QUARRY_URL={url} QUARRY_TOKEN={token}"))?;
+        }
+        Ok(output.flush()?)
+    }
+}
+
+/// Writes a token where only its owner can read it; the file is never there half-written or open to others.
+fn write_token(file: &Path, token: &str) -> anyhow::Result<()> {
+    let failed = |error: std::io::Error| {
+        Failure::new(
+            Exit::Failed,
+            "token_file",
+            format!("the token cannot be written to `{}`: {error}", file.display()),
+        )
+    };
+    let draft = file.with_extension("new");
+    let write = || {
+        let mut opened = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        writeln!(opened, "{token}")?;
+        opened.sync_all()?;
+        std::fs::rename(&draft, file)
+    };
+    Ok(write().map_err(failed)?)
+}
+
+/// Says what to do about a start that failed.
+pub(crate) fn explain(error: StartError) -> anyhow::Error {
+    let (exit, code, hint) = match &error {
+        StartError::Store(StoreError::Locked { .. }) => {
+            (Exit::Refused, "folder_in_use", "stop the other one, or name another folder with --data")
+        }
+        StartError::Store(StoreError::Newer { .. }) => {
+            (Exit::Refused, "schema_newer", "use the version that wrote it, or a newer one")
+        }
+        StartError::Store(StoreError::Unavailable { .. }) => (
+            Exit::Unreachable,
+            "database_unreachable",
+            "is it running, and is --db right? `quarry doctor --db …` looks",
+        ),
+        StartError::Listen { .. } => {
+            (Exit::Failed, "address_in_use", "name another one with --listen; port 0 takes a free one")
+        }
+        StartError::Tls(_) | StartError::Issuer(_) => {
+            (Exit::Usage, "config_invalid", "`quarry config check` looks at every file that is named")
+        }
+        StartError::Store(_) | StartError::Blob(_) => {
+            (Exit::Failed, "start_failed", "`quarry doctor` looks at this machine")
+        }
+    };
+    let chain = anyhow::Error::from(error).chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    Failure::new(exit, code, chain).hint(hint).into()
+}

@@ -1,0 +1,47 @@
+//! What every handler shares: the store, the rules, the clock. Made once by the server, never changed.
+
+use crate::caller::Known;
+use crate::config::Config;
+use crate::issuer::Issuers;
+use crate::log::Log;
+use crate::rate::Rates;
+use metrics_exporter_prometheus::PrometheusHandle;
+use std::sync::Arc;
+use store::blob::Blobs;
+use store::{Clock, Store};
+use tokio_util::sync::CancellationToken;
+
+/// What every handler shares.
+#[derive(Clone)]
+pub(crate) struct App {
+    inner: Arc<Parts>,
+}
+
+/// The parts themselves.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) blobs: Blobs,
+    pub(crate) issuers: Issuers,
+    pub(crate) rates: Rates,
+    pub(crate) known: Known,
+    pub(crate) log: Option<Log>,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: PrometheusHandle,
+    /// Cancelled when the server is told to stop: whoever waits for changes is let go.
+    pub(crate) stop: CancellationToken,
+}
+
+impl App {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self { inner: Arc::new(parts) }
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.inner
+    }
+}

@@ -1,0 +1,126 @@
+//! What comes in with a request: JSON bodies, questions behind a `?`, and ids in the path, each refused by name.
+
+use crate::app::App;
+use crate::error::{Answer, Failure};
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::{StatusCode, header, request::Parts};
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use model::{ApiError, ErrorKind, PageQuery};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::str::FromStr;
+use utoipa::IntoParams;
+
+/// A JSON body.
+#[derive(Debug)]
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, app: &App) -> Answer<Self> {
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+        let kind = kind.split(';').next().unwrap_or("").trim();
+        if !kind.eq_ignore_ascii_case("application/json") {
+            let message = format!("the body's type is `{}`, not `application/json`", kind.escape_debug());
+            return Err(ApiError::new(ErrorKind::UnsupportedMedia, "body_not_json", message).into());
+        }
+        let bytes = read(request, app.config.server.body_bytes_max.as_usize()).await?;
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            let message = format!("the body is not what this route takes: {error}");
+            ApiError::invalid("body_invalid", message).with_hint("`/v1/openapi.json` says what it takes").into()
+        })
+    }
+}
+
+async fn read(request: Request, bytes_max: usize) -> Answer<Bytes> {
+    let too_large = || {
+        let message = format!("the body is larger than {bytes_max} bytes");
+        ApiError::new(ErrorKind::TooLarge, "body_too_large", message).with_hint("put large content into a blob")
+    };
+    match Limited::new(request.into_body(), bytes_max).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large().into()),
+        Err(error) => Err(ApiError::invalid("body_broken", format!("the body broke off: {error}")).into()),
+    }
+}
+
+/// What stands behind the `?`.
+#[derive(Debug)]
+pub(crate) struct Asked<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(asked)) => Ok(Self(asked)),
+            Err(rejection) => {
+                let message = format!("the query is not what this route takes: {}", rejection.body_text());
+                Err(ApiError::invalid("query_invalid", message).into())
+            }
+        }
+    }
+}
+
+/// The id in the path.
+#[derive(Debug)]
+pub(crate) struct Named<T>(pub(crate) T);
+
+impl<T, S> FromRequestParts<S> for Named<T>
+where
+    T: FromStr<Err: std::fmt::Display>,
+    S: Send + Sync,
+{
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
+        let broken = |why: String| Failure::from(ApiError::invalid("id_invalid", why));
+        let Path(text) =
+            Path::<String>::from_request_parts(parts, state).await.map_err(|why| broken(why.body_text()))?;
+        text.parse().map(Self).map_err(|why: T::Err| broken(why.to_string()))
+    }
+}
+
+/// Answers what was made: 201 if it is new, 200 if it was there.
+pub(crate) struct Made<T> {
+    pub(crate) thing: T,
+    pub(crate) new: bool,
+}
+
+impl<T> From<(T, bool)> for Made<T> {
+    fn from((thing, new): (T, bool)) -> Self {
+        Self { thing, new }
+    }
+}
+
+impl<T: Serialize> IntoResponse for Made<T> {
+    fn into_response(self) -> Response {
+        (if self.new { StatusCode::CREATED } else { StatusCode::OK }, Json(self.thing)).into_response()
+    }
+}
+
+/// In whose name something is made.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct TenantQuery {
+    /// Whose; only an admin of the house may name another tenant than their own.
+    #[serde(default)]
+    pub(crate) tenant: Option<String>,
+}
+
+/// Returns the id at which a page begins.
+pub(crate) fn after<T>(asked: &PageQuery) -> Answer<Option<T>>
+where
+    T: FromStr<Err: std::fmt::Display>,
+{
+    let parse = |text: &String| {
+        text.parse()
+            .map_err(|why: T::Err| ApiError::invalid("after_invalid", format!("`after` is no page's `next`: {why}")))
+    };
+    Ok(asked.after.as_ref().map(parse).transpose()?)
+}

@@ -1,0 +1,97 @@
+//! Routes of the log: as a page, as a request that is held until something happens, and as a stream of events.
+
+mod stream;
+
+use crate::app::App;
+use crate::body::Asked;
+use crate::caller::Caller;
+use crate::error::Answer;
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use model::page::page_limit;
+use model::{ApiError, Change, ChangeQuery, Page, Scope};
+use std::sync::Arc;
+use store::{ChangeFilter, ChangePage};
+use tokio::time::Instant;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(follow))
+}
+
+/// Follows the log. `next` is where to go on, whether or not the page holds anything; `as_of` is the newest number.
+///
+/// With `Accept: text/event-stream` the answer is a stream of server-sent events that never ends; `Last-Event-ID`
+/// resumes it. With `wait_ms` a request that finds nothing is held until something happens.
+#[utoipa::path(
+    get, path = "/v1/changes", tag = "change", operation_id = "change_list", params(ChangeQuery),
+    responses(
+        (status = 200, description = "Changes, in the order of their commits.", content(
+            (Page<Change> = "application/json"), (String = "text/event-stream"),
+        )),
+        (status = 410, description = "The cursor points before the oldest change that is kept.", body = ApiError),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn follow(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    Asked(asked): Asked<ChangeQuery>,
+) -> Answer<Response> {
+    caller.must(Scope::ChangeRead)?;
+    let limit = page_limit(asked.limit)? as usize;
+    let filter = filter(&app, &caller, &asked).await?;
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
+    if accept.contains("text/event-stream") {
+        return stream::answer(&app, &headers, asked.after, filter).await;
+    }
+    let after = match asked.after {
+        Some(after) => after,
+        None => app.store.log_bounds().await?.floor,
+    };
+    let page = held(&app, after, filter, limit, &asked).await?;
+    let items: Vec<Arc<Change>> = page.items;
+    Ok(Json(Page { items, next: Some(page.next.to_string()), as_of: page.head }).into_response())
+}
+
+/// Returns which changes the caller asks for and may see.
+async fn filter(app: &App, caller: &Caller, asked: &ChangeQuery) -> Answer<ChangeFilter> {
+    let tenant = match asked.tenant.as_deref() {
+        Some("*") if caller.keeps_the_house() => None,
+        name => Some(caller.tenant(app, name).await?),
+    };
+    Ok(ChangeFilter { tenant, noun: asked.noun, id: asked.id.clone() })
+}
+
+/// Refuses a cursor that no change could have had.
+fn check_cursor(after: u64, head: u64) -> Answer<()> {
+    if after <= head {
+        return Ok(());
+    }
+    let message = format!("cursor {after} is ahead of the log, which ends at {head}");
+    Err(ApiError::invalid("cursor_ahead", message).with_hint("take `as_of` or `next` of a page of this server").into())
+}
+
+/// Looks at the log, and if there is nothing waits as long as asked.
+async fn held(app: &App, after: u64, filter: ChangeFilter, limit: usize, asked: &ChangeQuery) -> Answer<ChangePage> {
+    let mut page = app.store.log_page(after, &filter, limit).await?;
+    check_cursor(after, page.head)?;
+    let until = Instant::now() + asked.hold();
+    let mut follower = app.store.log_follow(page.next, filter);
+    while page.items.is_empty() {
+        let next = tokio::select! {
+            next = tokio::time::timeout_at(until, follower.next(limit)) => next,
+            () = app.stop.cancelled() => break,
+        };
+        match next {
+            Ok(next) => page = next?,
+            Err(_) => break,
+        }
+    }
+    page.head = page.head.max(page.next);
+    Ok(page)
+}

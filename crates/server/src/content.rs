@@ -1,0 +1,258 @@
+//! Routes of blobs: content streamed in and out, named by its digest, seen only by the tenants that stored it.
+//!
+//! The bytes go to the folder or bucket first, the row that makes them the tenant's comes after: a row always has its
+//! content. Who stores what another tenant has must still send all of it: knowing a digest proves nothing.
+
+mod range;
+
+use crate::app::App;
+use crate::body::{Asked, Made, Named, TenantQuery, after};
+use crate::caller::Caller;
+use crate::error::{Answer, Failure};
+use axum::Json;
+use axum::body::{Body, BodyDataStream};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use model::limits::MAX_BLOB_BYTES;
+use model::page::page_limit;
+use model::{ApiError, Blob, Digest, ErrorKind, Page, PageQuery, Scope};
+use range::Wanted;
+use std::time::Duration;
+use store::blob::{BlobError, BodyError};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// Returns the routes that are over soon.
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list))
+}
+
+/// Returns the routes that last as long as the content takes.
+pub(crate) fn lasting_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(post)).routes(routes!(put, get, head))
+}
+
+/// Lists the tenant's blobs, by digest.
+#[utoipa::path(
+    get, path = "/v1/blobs", tag = "blob", operation_id = "blob_list", params(PageQuery),
+    responses(
+        (status = 200, description = "A page of them.", body = Page<Blob>),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQuery>) -> Answer<Json<Page<Blob>>> {
+    caller.must(Scope::BlobRead)?;
+    let limit = page_limit(asked.limit)?;
+    let after = after(&asked)?;
+    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
+    let (items, as_of) = app.store.blob_list(tenant, after, limit).await?;
+    let next = items.get(limit as usize - 1).map(|last| last.digest.to_string());
+    Ok(Json(Page { items, next, as_of }))
+}
+
+/// Stores content whose digest the caller does not know yet.
+#[utoipa::path(
+    post, path = "/v1/blobs", tag = "blob", operation_id = "blob_create", params(TenantQuery),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses(
+        (status = 201, description = "Stored.", body = Blob),
+        (status = 200, description = "The tenant had it.", body = Blob),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn post(
+    State(app): State<App>,
+    caller: Caller,
+    Asked(asked): Asked<TenantQuery>,
+    request: Request,
+) -> Answer<Made<Blob>> {
+    store(&app, &caller, asked, None, request).await
+}
+
+/// Stores content under its digest; asking again is harmless.
+#[utoipa::path(
+    put, path = "/v1/blobs/{digest}", tag = "blob", operation_id = "blob_put",
+    params(("digest" = Digest, Path, description = "The BLAKE3 of the content."), TenantQuery),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses(
+        (status = 201, description = "Stored.", body = Blob),
+        (status = 200, description = "The tenant had it.", body = Blob),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn put(
+    State(app): State<App>,
+    caller: Caller,
+    Named(digest): Named<Digest>,
+    Asked(asked): Asked<TenantQuery>,
+    request: Request,
+) -> Answer<Made<Blob>> {
+    store(&app, &caller, asked, Some(digest), request).await
+}
+
+async fn store(
+    app: &App,
+    caller: &Caller,
+    asked: TenantQuery,
+    digest: Option<Digest>,
+    request: Request,
+) -> Answer<Made<Blob>> {
+    caller.must(Scope::BlobWrite)?;
+    let tenant = caller.tenant(app, asked.tenant.as_deref()).await?;
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: u64| length > MAX_BLOB_BYTES) {
+        return Err(failure(&BlobError::TooLong { max_bytes: MAX_BLOB_BYTES }));
+    }
+    let body = paced(request.into_body().into_data_stream(), app.config.server.request_timeout);
+    let stored = app.blobs.put(digest, body, MAX_BLOB_BYTES).await.map_err(|error| failure(&error))?;
+    let blob = Blob { digest: stored.digest, size: stored.size, created_at: app.clock.now() };
+    Ok(app.store.blob_create(blob, tenant, &caller.user).await?.into())
+}
+
+/// A piece of content did not come in time.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing came for {0:?}")]
+struct TooSlow(Duration);
+
+/// Breaks content off when nothing of it comes for too long; how long all of it takes is the sender's business.
+fn paced(body: BodyDataStream, limit: Duration) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
+    futures_util::stream::unfold(Some(body), move |body| async move {
+        let mut body = body?;
+        match tokio::time::timeout(limit, body.next()).await {
+            Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
+            Ok(Some(Err(error))) => Some((Err(error.into()), None)),
+            Ok(None) => None,
+            Err(_) => Some((Err(TooSlow(limit).into()), None)),
+        }
+    })
+    .fuse()
+}
+
+/// Fetches content, whole or a range of it; every byte has been checked against the digest.
+#[utoipa::path(
+    get, path = "/v1/blobs/{digest}", tag = "blob", operation_id = "blob_get",
+    params(("digest" = Digest, Path, description = "Which blob."), TenantQuery),
+    responses(
+        (status = 200, description = "The content.", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 206, description = "The range asked for.", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 304, description = "The caller has it."),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    Named(digest): Named<Digest>,
+    Asked(asked): Asked<TenantQuery>,
+    request: Request,
+) -> Answer<Response> {
+    let blob = find(&app, &caller, digest, asked).await?;
+    serve(&app, blob, request.method(), request.headers()).await
+}
+
+/// Tells how long content is.
+#[utoipa::path(
+    head, path = "/v1/blobs/{digest}", tag = "blob", operation_id = "blob_head",
+    params(("digest" = Digest, Path, description = "Which blob."), TenantQuery),
+    responses(
+        (status = 200, description = "It is there; `Content-Length` is its length."),
+        (status = "default", description = "Refused."),
+    )
+)]
+async fn head(
+    State(app): State<App>,
+    caller: Caller,
+    Named(digest): Named<Digest>,
+    Asked(asked): Asked<TenantQuery>,
+) -> Answer<Response> {
+    let blob = find(&app, &caller, digest, asked).await?;
+    serve(&app, blob, &Method::HEAD, &HeaderMap::new()).await
+}
+
+async fn find(app: &App, caller: &Caller, digest: Digest, asked: TenantQuery) -> Answer<Blob> {
+    caller.must(Scope::BlobRead)?;
+    let tenant = caller.tenant(app, asked.tenant.as_deref()).await?;
+    Ok(app.store.blob_get(digest, tenant).await?)
+}
+
+async fn serve(app: &App, blob: Blob, method: &Method, headers: &HeaderMap) -> Answer<Response> {
+    let tag = format!("\"{}\"", blob.digest);
+    let seen = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
+    if seen.is_some_and(|tags| tags == "*" || tags.split(',').any(|one| one.trim().trim_start_matches("W/") == tag)) {
+        return Ok(dress(StatusCode::NOT_MODIFIED.into_response(), &tag));
+    }
+    let wanted = range::wanted(headers, blob.size, &tag);
+    let (status, range) = match wanted {
+        Wanted::Whole => (StatusCode::OK, 0..blob.size),
+        Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Wanted::Nothing => {
+            let message = format!("the range lies outside blob `{}` of {} bytes", blob.digest, blob.size);
+            let error = ApiError::new(ErrorKind::RangeNotSatisfiable, "range_invalid", message);
+            let mut response = Failure::from(error).into_response();
+            set(&mut response, header::CONTENT_RANGE, &format!("bytes */{}", blob.size));
+            return Ok(response);
+        }
+    };
+    let length = range.end - range.start;
+    let body = match *method == Method::HEAD || blob.size == 0 {
+        true => Body::empty(),
+        false => Body::from_stream(
+            app.blobs.get(blob.digest, Some(range.clone())).await.map_err(|error| failure(&error))?.stream,
+        ),
+    };
+    let mut response = dress((status, body).into_response(), &tag);
+    set(&mut response, header::CONTENT_TYPE, "application/octet-stream");
+    set(&mut response, header::CONTENT_LENGTH, &length.to_string());
+    if status == StatusCode::PARTIAL_CONTENT {
+        let text = format!("bytes {}-{}/{}", range.start, range.end - 1, blob.size);
+        set(&mut response, header::CONTENT_RANGE, &text);
+    }
+    Ok(response)
+}
+
+fn dress(mut response: Response, tag: &str) -> Response {
+    set(&mut response, header::ETAG, tag);
+    set(&mut response, header::ACCEPT_RANGES, "bytes");
+    // Content never changes under its digest, but who may see it can.
+    set(&mut response, header::CACHE_CONTROL, "private, max-age=31536000, immutable");
+    response
+}
+
+fn set(response: &mut Response, name: header::HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+fn failure(error: &BlobError) -> Failure {
+    let message = error.to_string();
+    let (kind, code) = match error {
+        BlobError::NotFound { .. } => (ErrorKind::NotFound, "blob_not_found"),
+        BlobError::Mismatch { .. } => (ErrorKind::Invalid, "digest_mismatch"),
+        BlobError::TooLong { .. } => (ErrorKind::TooLarge, "blob_too_large"),
+        BlobError::Body { source } if source.is::<TooSlow>() => (ErrorKind::TimedOut, "body_too_slow"),
+        BlobError::Body { .. } => (ErrorKind::Invalid, "body_broken"),
+        BlobError::OutOfRange { .. } => (ErrorKind::RangeNotSatisfiable, "range_invalid"),
+        BlobError::Vanished { .. } => (ErrorKind::Conflict, "blob_vanished"),
+        BlobError::Corrupt { .. } => (ErrorKind::Internal, "blob_corrupt"),
+        BlobError::Config { .. } | BlobError::Refused { .. } | BlobError::Place { .. } | BlobError::Folder { .. } => {
+            let mut cause = message;
+            let mut next = std::error::Error::source(error);
+            while let Some(error) = next {
+                cause.push_str(": ");
+                cause.push_str(&error.to_string());
+                next = error.source();
+            }
+            let message = "the place where blobs are kept does not answer as it should";
+            return ApiError::new(ErrorKind::Unavailable, "blobs_unavailable", message)
+                .with_hint("try again; `quarry doctor` on the server says what is wrong")
+                .with_internal(cause)
+                .into();
+        }
+    };
+    let error = ApiError::new(kind, code, message.clone());
+    if kind == ErrorKind::Internal { error.with_internal(message).into() } else { error.into() }
+}

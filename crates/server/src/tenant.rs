@@ -1,0 +1,76 @@
+//! Routes of tenants: only the house's admins make them; everybody sees their own.
+
+use crate::app::App;
+use crate::body::{Asked, Body, Made, Named, after};
+use crate::caller::Caller;
+use crate::error::Answer;
+use axum::Json;
+use axum::extract::State;
+use model::page::page_limit;
+use model::{ApiError, NewTenant, Page, PageQuery, Scope, Tenant, TenantId};
+use store::TenantKey;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get))
+}
+
+/// Makes a tenant.
+#[utoipa::path(
+    post, path = "/v1/tenants", tag = "tenant", operation_id = "tenant_create", request_body = NewTenant,
+    responses(
+        (status = 201, description = "Made.", body = Tenant),
+        (status = 200, description = "It had been made before.", body = Tenant),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn create(State(app): State<App>, caller: Caller, Body(new): Body<NewTenant>) -> Answer<Made<Tenant>> {
+    caller.must(Scope::TenantWrite)?;
+    new.check()?;
+    Ok(app.store.tenant_create(new, &caller.user, app.clock.now()).await?.into())
+}
+
+/// Lists the tenants that the caller can see: all for an admin of the house, else their own.
+#[utoipa::path(
+    get, path = "/v1/tenants", tag = "tenant", operation_id = "tenant_list", params(PageQuery),
+    responses(
+        (status = 200, description = "A page of them.", body = Page<Tenant>),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQuery>) -> Answer<Json<Page<Tenant>>> {
+    caller.must(Scope::TenantRead)?;
+    let limit = page_limit(asked.limit)?;
+    let after = after(&asked)?;
+    if let Some(name) = &asked.tenant {
+        caller.tenant(&app, Some(name)).await?;
+    }
+    let (mut items, as_of) = app.store.tenant_list(after, limit).await?;
+    let next = items.get(limit as usize - 1).map(|last| last.id.to_string()).filter(|_| caller.keeps_the_house());
+    items.retain(|tenant| {
+        asked.tenant.as_ref().is_none_or(|name| *name == tenant.name)
+            && (caller.keeps_the_house() || tenant.id == caller.tenant.id)
+    });
+    if !caller.keeps_the_house() && items.is_empty() && after.is_none_or(|after| after < caller.tenant.id) {
+        items.push(caller.tenant);
+    }
+    Ok(Json(Page { items, next, as_of }))
+}
+
+/// Shows one tenant.
+#[utoipa::path(
+    get, path = "/v1/tenants/{id}", tag = "tenant", operation_id = "tenant_get",
+    params(("id" = TenantId, Path, description = "Which tenant.")),
+    responses(
+        (status = 200, description = "It.", body = Tenant),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn get(State(app): State<App>, caller: Caller, Named(id): Named<TenantId>) -> Answer<Json<Tenant>> {
+    caller.must(Scope::TenantRead)?;
+    if !caller.keeps_the_house() && id != caller.tenant.id {
+        return Err(ApiError::not_found("tenant", id).into());
+    }
+    Ok(Json(app.store.tenant_get(TenantKey::Id(id)).await?))
+}
