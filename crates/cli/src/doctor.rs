@@ -13,10 +13,10 @@ pub(crate) mod probe;
 use crate::command::Session;
 use crate::exit::Exit;
 use crate::output::{Style, printable};
+use crate::server::PlaceArgs;
 use clap::Args;
 use facts::Facts;
 use finding::{Finding, Level};
-use std::path::PathBuf;
 
 /// Examines this machine, and explains what is found and how to mend it
 ///
@@ -27,29 +27,19 @@ use std::path::PathBuf;
   quarry doctor
   quarry doctor --data /var/lib/quarry --db postgres://quarry@db.example.org/quarry --blobs s3://quarry-blobs")]
 pub(crate) struct Doctor {
-    /// The folder in which `quarry up` keeps its things, or shall
-    #[arg(long, value_name = "DIR", default_value = "quarry-data")]
-    data: PathBuf,
-    /// The database to look at
-    #[arg(long, value_name = "URL")]
-    db: Option<String>,
-    /// The bucket or folder of blobs to look at
-    #[arg(long, value_name = "URL")]
-    blobs: Option<String>,
+    #[command(flatten)]
+    place: PlaceArgs,
 }
 
 impl Doctor {
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
-        let data = self.data;
+        let config = self.place.load(Vec::new())?.config;
+        let data = config.server.data.clone();
         let facts = tokio::task::spawn_blocking(move || Facts::gather(&data)).await?;
         let mut findings = examine(&facts);
-        if let Some(url) = &self.db {
-            findings.push(backend::database(url).await);
-        }
-        if let Some(url) = &self.blobs {
-            findings.push(backend::bucket(url).await);
-        }
+        findings.push(backend::database(&config).await);
+        findings.push(backend::bucket(&config).await);
         let has_failed = findings.iter().any(|finding| finding.level == Level::Failed);
         if session.output.is_json() {
             session.output.json(&serde_json::json!({ "ok": !has_failed, "findings": findings }))?;

@@ -73,11 +73,6 @@ impl Failure {
         Self::new(Exit::Usage, code, message)
     }
 
-    /// Makes the failure of a command whose other half is not built in.
-    pub(crate) fn absent(command: &str) -> Self {
-        Self::new(Exit::Failed, "absent", format!("`quarry {command}` is not part of this build"))
-    }
-
     /// Adds what to do next.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {

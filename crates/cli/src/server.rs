@@ -14,18 +14,25 @@ use std::path::{Path, PathBuf};
 use store::{Clock, StoreError};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Where a server keeps its things and listens; what is not said here comes from the environment and the file.
+/// How a server starts; what is not said here comes from the environment and the file.
 #[derive(Args)]
 pub(crate) struct ServerArgs {
-    /// The folder for everything that is kept
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
     /// The address to listen at; port 0 takes a free one
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
     /// Keep an admin's token here, for its owner alone to read; a new one is made if the file is not there
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    place: PlaceArgs,
+}
+
+/// Where a server keeps its things.
+#[derive(Args)]
+pub(crate) struct PlaceArgs {
+    /// The folder for everything that is kept
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// The database: `sqlite`, a file in the data folder, or `postgres://…`
     #[arg(long, value_name = "URL")]
     db: Option<String>,
@@ -33,7 +40,18 @@ pub(crate) struct ServerArgs {
     #[arg(long, value_name = "URL")]
     blobs: Option<String>,
     #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    config: ConfigArgs,
+}
+
+impl PlaceArgs {
+    /// Reads the configuration, with what the flags say of the place and some more.
+    pub(crate) fn load(&self, mut flags: Vec<(&str, String, &str)>) -> anyhow::Result<Loaded> {
+        let data = self.data.as_ref().map(|data| data.display().to_string());
+        flags.extend(data.map(|data| ("server.data", data, "--data")));
+        flags.extend(self.db.as_ref().map(|db| ("store.database", db.clone(), "--db")));
+        flags.extend(self.blobs.as_ref().map(|blobs| ("blob.url", blobs.clone(), "--blobs")));
+        self.config.load(flags)
+    }
 }
 
 /// Which configuration.
@@ -72,19 +90,10 @@ pub(crate) fn refused(errors: &ConfigErrors) -> Failure {
 }
 
 impl ServerArgs {
-    fn load(&self) -> anyhow::Result<Loaded> {
-        let mut flags = Vec::new();
-        let path = |path: &PathBuf| path.display().to_string();
-        flags.extend(self.data.as_ref().map(|data| ("server.data", path(data), "--data")));
-        flags.extend(self.listen.as_ref().map(|listen| ("server.listen", listen.clone(), "--listen")));
-        flags.extend(self.db.as_ref().map(|db| ("store.database", db.clone(), "--db")));
-        flags.extend(self.blobs.as_ref().map(|blobs| ("blob.url", blobs.clone(), "--blobs")));
-        self.config.load(flags)
-    }
-
     /// Runs a server until it is told to stop.
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
-        let config = self.load()?.config;
+        let listen = self.listen.as_ref().map(|listen| ("server.listen", listen.clone(), "--listen"));
+        let config = self.place.load(listen.into_iter().collect())?.config;
         let clock = Clock::System;
         std::fs::create_dir_all(&config.server.data)?;
         let output = LogOutput::of(&config.log, &config.server.data);

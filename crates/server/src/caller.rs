@@ -2,11 +2,13 @@
 //!
 //! A credential is one of our own tokens, or a JWT of an issuer that the configuration trusts. Whoever fails to prove
 //! themselves pays from the bucket of their address; whoever succeeds, from their own. A token that was good a moment
-//! ago is not looked up again: the server that revokes one forgets it at once, others within [`MEMORY`].
+//! ago is not looked up again: the server that revokes one forgets it at once, others within five seconds.
 
 use crate::app::App;
+use crate::config::IssuerConfig;
 use crate::credential::{Credential, PREFIX};
 use crate::error::{Answer, Failure};
+use crate::issuer::Identity;
 use crate::rate::CallerKind;
 use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::http::request::Parts;
@@ -15,13 +17,14 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use jiff::{SignedDuration, Timestamp};
 use model::limits::MAX_CREDENTIAL_CHARS;
+use model::tenant::HOUSE;
 use model::user::WhoAmI;
 use model::{ApiError, ErrorKind, Role, Scope, Tenant, TenantId, TokenId, UserId, UserState};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use store::{Bearer, TenantKey, UserKey};
+use store::{Bearer, StoreError, TenantKey, UserKey};
 
 /// How long a token that was good is not looked up again.
 const MEMORY: Duration = Duration::from_secs(5);
@@ -114,31 +117,44 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 
 /// Finds out who is asking, or answers in the handler's place.
 pub(crate) async fn identify(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_string());
-    match find(&app, request.headers(), &address.unwrap_or_default()).await {
-        Ok(caller) => {
-            tracing::Span::current().record("tenant", &caller.tenant.name).record("user", &caller.user);
-            request.extensions_mut().insert(caller);
-            next.run(request).await
+    let caller = match find(&app, request.headers()).await {
+        Ok(caller) => caller,
+        Err(failure) => {
+            let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| neighbourhood(info.0.ip()));
+            // Only who fails to prove themselves pays by address: a gateway's users must not pay for each other.
+            let paid = take(&app, &address.unwrap_or_default(), CallerKind::Anonymous);
+            return paid.err().unwrap_or(failure).into_response();
         }
-        Err(failure) => failure.into_response(),
+    };
+    let key = caller.token.map_or_else(|| format!("{}/{}", caller.tenant.id, caller.user), |token| token.to_string());
+    if let Err(failure) = take(&app, &key, CallerKind::Known) {
+        return failure.into_response();
+    }
+    tracing::Span::current().record("tenant", &caller.tenant.name).record("user", &caller.user);
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+/// Returns what an address is counted as: one host may have all of an IPv6 network of 64 bits.
+fn neighbourhood(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
     }
 }
 
-async fn find(app: &App, headers: &HeaderMap, address: &str) -> Answer<Caller> {
+async fn find(app: &App, headers: &HeaderMap) -> Answer<Caller> {
     let now = app.clock.now();
     let bearer = bearer(headers)?;
     if let Some(text) = bearer.filter(|text| text.starts_with(PREFIX)) {
-        let credential = text.parse::<Credential>().map_err(|_| refused("is not one of ours"));
-        let known = credential.as_ref().ok().and_then(|credential| app.known.find(credential, now));
-        if known.is_none() {
-            take(app, address, CallerKind::Anonymous)?;
-        }
-        let bearer = match known {
+        let credential = text.parse::<Credential>().map_err(|_| refused("is not one of ours"))?;
+        let bearer = match app.known.find(&credential, now) {
             Some(bearer) => bearer,
-            None => look_up(app, &credential?, now).await?,
+            None => look_up(app, &credential, now).await?,
         };
-        take(app, &bearer.row.token.id.to_string(), CallerKind::Known)?;
         note_use(app, &bearer, now).await;
         return Ok(Caller {
             tenant: bearer.tenant,
@@ -149,30 +165,40 @@ async fn find(app: &App, headers: &HeaderMap, address: &str) -> Answer<Caller> {
             token: Some(bearer.row.token.id),
         });
     }
-    // A signature costs more to check than a bucket, so the address pays first here.
-    take(app, address, CallerKind::Anonymous)?;
     match app.issuers.identify(headers, now) {
-        Some(identity) => {
-            let identity = identity?;
-            let stranger = || refused("names a tenant that does not exist").with_hint("ask an admin of the house");
-            let tenant =
-                app.store.tenant_get(TenantKey::Name(identity.tenant.clone())).await.map_err(|_| stranger())?;
-            let user = app.store.user_get(UserKey::Name(identity.user.clone()), tenant.id).await.ok();
-            if user.as_ref().is_some_and(|user| user.state == UserState::Disabled) {
-                return Err(refused("belongs to a user who is disabled").into());
-            }
-            take(app, &format!("{}/{}", identity.tenant, identity.user), CallerKind::Known)?;
-            let (user_id, scopes, token) = (user.map(|user| user.id), Vec::new(), None);
-            Ok(Caller { tenant, user: identity.user, user_id, role: identity.role, scopes, token })
-        }
+        Some(identity) => vouched(app, identity?).await,
         None if bearer.is_some() => Err(refused("is not one of ours").into()),
         None => {
             let error = ApiError::new(ErrorKind::Unauthorised, "token_missing", "no token came with this request");
-            Err(error
-                .with_hint("send `Authorization: Bearer …`; the command line takes `QUARRY_TOKEN` or `quarry login`")
-                .into())
+            let hint = "send `Authorization: Bearer …`; the command line takes `QUARRY_TOKEN` or `quarry login`";
+            Err(error.with_hint(hint).into())
         }
     }
+}
+
+/// Returns the caller whom a foreign issuer vouches for.
+async fn vouched(app: &App, identity: Identity) -> Answer<Caller> {
+    let tenant = match app.store.tenant_get(TenantKey::Name(identity.tenant.clone())).await {
+        Err(StoreError::NotFound { .. }) => {
+            return Err(refused("names a tenant that does not exist").with_hint("ask an admin of the house").into());
+        }
+        found => found?,
+    };
+    // Whoever keeps the house is named by its operator, never by a claim or a header.
+    let named = |issuer: &IssuerConfig| issuer.name == identity.issuer && issuer.tenant.as_deref() == Some(HOUSE);
+    if tenant.is_house() && !app.config.issuers.iter().any(named) {
+        let error = refused(&format!("of issuer `{}` cannot speak for the house's own tenant", identity.issuer));
+        return Err(error.with_hint("the configuration must say `tenant = \"house\"` for this issuer").into());
+    }
+    let user = match app.store.user_get(UserKey::Name(identity.user.clone()), tenant.id).await {
+        Err(StoreError::NotFound { .. }) => None,
+        found => Some(found?),
+    };
+    if user.as_ref().is_some_and(|user| user.state == UserState::Disabled) {
+        return Err(refused("belongs to a user who is disabled").with_hint("ask an admin").into());
+    }
+    let (user_id, scopes, token) = (user.map(|user| user.id), Vec::new(), None);
+    Ok(Caller { tenant, user: identity.user, user_id, role: identity.role, scopes, token })
 }
 
 /// Returns what stands after `Bearer`, if there is such a header.

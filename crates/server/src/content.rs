@@ -8,7 +8,7 @@ mod range;
 use crate::app::App;
 use crate::body::{Asked, Made, Named, TenantQuery, after};
 use crate::caller::Caller;
-use crate::error::{Answer, Failure};
+use crate::error::{Answer, Failure, chain};
 use axum::Json;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{Request, State};
@@ -239,17 +239,10 @@ fn failure(error: &BlobError) -> Failure {
         BlobError::Vanished { .. } => (ErrorKind::Conflict, "blob_vanished"),
         BlobError::Corrupt { .. } => (ErrorKind::Internal, "blob_corrupt"),
         BlobError::Config { .. } | BlobError::Refused { .. } | BlobError::Place { .. } | BlobError::Folder { .. } => {
-            let mut cause = message;
-            let mut next = std::error::Error::source(error);
-            while let Some(error) = next {
-                cause.push_str(": ");
-                cause.push_str(&error.to_string());
-                next = error.source();
-            }
             let message = "the place where blobs are kept does not answer as it should";
             return ApiError::new(ErrorKind::Unavailable, "blobs_unavailable", message)
                 .with_hint("try again; `quarry doctor` on the server says what is wrong")
-                .with_internal(cause)
+                .with_internal(chain(error))
                 .into();
         }
     };

@@ -8,6 +8,7 @@ use crate::caller::Known;
 use crate::config::{Config, Database, Synchronous};
 use crate::connection::Bounded;
 use crate::credential::Credential;
+use crate::error::chain;
 use crate::issuer::{IssuerError, Issuers};
 use crate::log::Log;
 use crate::rate::Rates;
@@ -204,10 +205,10 @@ impl Server {
         let work = move || (app.issuers.reload(), tls.map_or(Ok(()), |tls| tls.reload()));
         let Ok((issuers, tls)) = tokio::task::spawn_blocking(work).await else { return };
         for error in issuers {
-            tracing::error!(%error, "an issuer's keys could not be read again; the old ones stay");
+            tracing::error!(error = chain(&error), "an issuer's keys could not be read again; the old ones stay");
         }
         if let Err(error) = tls {
-            tracing::error!(%error, "the certificate could not be read again; the old one stays");
+            tracing::error!(error = chain(&error), "the certificate could not be read again; the old one stays");
         }
     }
 
@@ -276,14 +277,23 @@ async fn look_at_blobs(app: App) {
     const EVERY: Duration = Duration::from_secs(3600);
     match app.stop.run_until_cancelled(app.blobs.probe()).await {
         None => return,
-        Some(Ok(able)) => tracing::info!(able = ?able, "looked at the place for blobs"),
-        Some(Err(error)) => tracing::error!(%error, "the place for blobs does not work; uploads will fail"),
+        Some(Ok(able)) => tracing::info!(
+            place = able.place,
+            write_us = able.write_us,
+            conditional_put = able.conditional_put.works,
+            multipart = able.multipart.works,
+            range_reads = able.range_reads.works,
+            "looked at the place for blobs"
+        ),
+        Some(Err(error)) => {
+            tracing::error!(error = chain(&error), "the place for blobs does not work; uploads will fail");
+        }
     }
     loop {
         match app.stop.run_until_cancelled(app.blobs.sweep(app.clock.now() - LEFT)).await {
             None => return,
             Some(Ok(swept)) => tracing::debug!(?swept, "cleared away what uploads left"),
-            Some(Err(error)) => tracing::warn!(%error, "what uploads left could not be cleared away"),
+            Some(Err(error)) => tracing::warn!(error = chain(&error), "what uploads left could not be cleared away"),
         }
         if app.stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
             return;

@@ -26,6 +26,7 @@ pub use change::{Bounds, ChangeFilter, ChangePage, Follower, Retention};
 pub use clock::{Clock, random};
 pub use error::StoreError;
 pub use execution::ExecutionEnd;
+pub use migration::Schema;
 pub use sqlite::Synchronous;
 pub use statement::{Engine, statements_of};
 pub use store::{Place, Store, StoreConfig};

@@ -7,6 +7,7 @@ use crate::error::StoreError;
 use crate::postgres::{self, Postgres};
 use crate::sqlite;
 use crate::statement::Engine;
+use crate::store::Place;
 use jiff::Timestamp;
 use rusqlite::Connection;
 
@@ -44,6 +45,51 @@ const HISTORY: &str =
 /// Returns the newest schema that this program knows.
 pub(crate) fn newest() -> i64 {
     MIGRATIONS.last().map_or(0, |migration| migration.version)
+}
+
+/// A database's schema, as it stands and as this program would have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schema {
+    /// The engine and its version.
+    pub engine: String,
+    /// The schema's version; 0 if there is none yet.
+    pub found: i64,
+    /// The newest version that this program knows.
+    pub known: i64,
+}
+
+impl Schema {
+    /// Looks at a database and changes nothing; a SQLite file that is not there yet has schema 0.
+    pub async fn look(place: &Place) -> Result<Self, StoreError> {
+        const FOUND: &str = "SELECT max(version) FROM migration";
+        match place {
+            Place::Folder(folder) => {
+                let engine = format!("SQLite {}", rusqlite::version());
+                let path = folder.join("quarry.db");
+                let known = newest();
+                if !path.exists() {
+                    return Ok(Self { engine, found: 0, known });
+                }
+                let connection = sqlite::reader(&path)?;
+                let rows = sqlite::rows(&connection, FOUND, &[])?;
+                let found = rows.first().map(|row| row.maybe_int(0)).transpose()?.flatten().unwrap_or(0);
+                Ok(Self { engine, found, known })
+            }
+            Place::Postgres { url, .. } => {
+                const ABOUT: &str = "SELECT current_setting('server_version'), \
+                    cast(to_regclass('migration') IS NOT NULL AS text)";
+                let client = Postgres::open(url, 1).await?.client().await?;
+                let about = postgres::rows(&client, ABOUT, &[]).await?;
+                let about = about.first().ok_or(StoreError::Broken { column: 0, why: "is missing: no version" })?;
+                let mut found = 0;
+                if about.text(1)? == "true" {
+                    let rows = postgres::rows(&client, FOUND, &[]).await?;
+                    found = rows.first().map(|row| row.maybe_int(0)).transpose()?.flatten().unwrap_or(0);
+                }
+                Ok(Self { engine: format!("PostgreSQL {}", about.text(0)?), found, known: newest() })
+            }
+        }
+    }
 }
 
 fn render(text: &str, engine: Engine, now: Timestamp) -> String {

@@ -48,6 +48,11 @@ pub(crate) fn writer(path: &Path, synchronous: Synchronous) -> Result<Connection
     Ok(connection)
 }
 
+/// Opens a connection that only reads.
+pub(crate) fn reader(path: &Path) -> Result<Connection, StoreError> {
+    open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let failed = |source| StoreError::Sqlite { doing: "opening the database", source };
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
@@ -115,7 +120,7 @@ impl Readers {
         if let Some(connection) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             return Ok(connection);
         }
-        open(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY).map(Mutex::new)
+        reader(&self.path).map(Mutex::new)
     }
 }
 
