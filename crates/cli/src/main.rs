@@ -24,6 +24,9 @@ mod token;
 mod up;
 mod user;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     command::run(&std::env::args_os().collect::<Vec<_>>())
 }

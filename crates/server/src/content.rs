@@ -236,7 +236,7 @@ fn failure(error: &BlobError) -> Failure {
         BlobError::Body { source } if source.is::<TooSlow>() => (ErrorKind::TimedOut, "body_too_slow"),
         BlobError::Body { .. } => (ErrorKind::Invalid, "body_broken"),
         BlobError::OutOfRange { .. } => (ErrorKind::RangeNotSatisfiable, "range_invalid"),
-        BlobError::Vanished { .. } => (ErrorKind::Conflict, "blob_vanished"),
+        BlobError::Vanished { .. } => (ErrorKind::Unavailable, "blob_vanished"),
         BlobError::Corrupt { .. } => (ErrorKind::Internal, "blob_corrupt"),
         BlobError::Config { .. } | BlobError::Refused { .. } | BlobError::Place { .. } | BlobError::Folder { .. } => {
             let message = "the place where blobs are kept does not answer as it should";

@@ -94,8 +94,8 @@ impl Blobs {
     }
 
     /// Removes what uploads that ended before `older_than` left behind: staged content, temporary files, trees
-    /// without a blob, and unfinished multipart uploads. An upload that is still going on and began before
-    /// `older_than` is broken off by it, so leave uploads time, a day for instance.
+    /// without a blob, and unfinished multipart uploads. On a bucket, an upload that is still going on and began before
+    /// `older_than` fails by it, so leave uploads time, a day for instance; on a folder, those of this process are safe.
     ///
     /// `object_store` cannot list the multipart uploads of a bucket. Each of ours leaves a note under `incoming/`
     /// while it lasts, and the note is what is followed here; only an upload whose process died between opening it and

@@ -3,13 +3,17 @@
 //! `object_store` fsyncs what it writes and the folder it renames into. What it cannot know is whether a folder that
 //! another upload has just made is itself on disk yet; so every leaf folder is made and fsynced here, up to the root,
 //! before the first upload into it, once in the life of the process.
+//!
+//! The temporary file of an upload that is still going on is never swept, however old: `object_store` would give its
+//! name to the next upload, and the first one would then publish a file that is not its own.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::UNIX_EPOCH;
 
 /// How deep temporary files may lie below the root: `blobs/ab/cd/<name>`.
@@ -21,6 +25,37 @@ pub(super) struct Folders {
     root: Arc<Path>,
     /// One bit for each leaf folder `ab/cd` that is known to be on disk.
     known: Arc<[AtomicU64]>,
+    live: Arc<Live>,
+}
+
+/// The files that uploads of this process are on their way to, and how many of them.
+#[derive(Debug, Default)]
+struct Live(Mutex<BTreeMap<PathBuf, usize>>);
+
+impl Live {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PathBuf, usize>> {
+        // Counting cannot fail half-way, so what a panic elsewhere left is still right.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps the temporary files of one upload from being swept, until dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    live: Arc<Live>,
+    file: PathBuf,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut live = self.live.lock();
+        if let Some(count) = live.get_mut(&self.file) {
+            *count -= 1;
+            if *count == 0 {
+                live.remove(&self.file);
+            }
+        }
+    }
 }
 
 impl Folders {
@@ -35,7 +70,7 @@ impl Folders {
             // What was there before us may lie in a folder that is not ours to open; then it is as safe as it was.
             let _ = sync_folder(parent);
         }
-        Ok(Self { root: root.into(), known: (0..1024).map(|_| AtomicU64::new(0)).collect() })
+        Ok(Self { root: root.into(), known: (0..1024).map(|_| AtomicU64::new(0)).collect(), live: Arc::default() })
     }
 
     /// Returns the root, without symbolic links.
@@ -70,10 +105,35 @@ impl Folders {
         blocking(move || sync_folder(&folder)).await
     }
 
+    /// Claims the temporary files of an upload to `key`.
+    pub(super) fn claim(&self, key: &str) -> Claim {
+        let file = self.root.join(key);
+        *self.live.lock().entry(file.clone()).or_default() += 1;
+        Claim { live: self.live.clone(), file }
+    }
+
     /// Removes the temporary files (`name#7`) that were last written before `older_than_us`, and counts them.
     pub(super) async fn sweep(&self, older_than_us: i64) -> io::Result<u64> {
-        let root = self.root.to_path_buf();
-        blocking(move || sweep_folder(&root, older_than_us, MAX_DEPTH)).await
+        let folders = self.clone();
+        blocking(move || folders.sweep_folder(&folders.root, older_than_us, MAX_DEPTH)).await
+    }
+
+    fn sweep_folder(&self, folder: &Path, older_than_us: i64, depth: usize) -> io::Result<u64> {
+        let mut removed = 0;
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            // Symbolic links are neither folders nor files here, so nothing outside the root is touched.
+            let kind = entry.file_type()?;
+            if kind.is_dir() && depth > 1 {
+                removed += self.sweep_folder(&entry.path(), older_than_us, depth - 1)?;
+            } else if kind.is_file()
+                && let Some(name) = final_name(&entry.file_name().to_string_lossy())
+                && !self.live.lock().contains_key(&folder.join(name))
+            {
+                removed += u64::from(remove_old(&entry, older_than_us)?);
+            }
+        }
+        Ok(removed)
     }
 }
 
@@ -90,24 +150,10 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn sweep_folder(folder: &Path, older_than_us: i64, depth: usize) -> io::Result<u64> {
-    let mut removed = 0;
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        // Symbolic links are neither folders nor files here, so nothing outside the root is touched.
-        let kind = entry.file_type()?;
-        if kind.is_dir() && depth > 1 {
-            removed += sweep_folder(&entry.path(), older_than_us, depth - 1)?;
-        } else if kind.is_file() && is_temporary(&entry.file_name().to_string_lossy()) {
-            removed += u64::from(remove_old(&entry, older_than_us)?);
-        }
-    }
-    Ok(removed)
-}
-
-fn is_temporary(name: &str) -> bool {
-    name.rsplit_once('#')
-        .is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|character| character.is_ascii_digit()))
+/// Returns the name that a temporary file is on its way to, if it is one.
+fn final_name(name: &str) -> Option<&str> {
+    let (name, number) = name.rsplit_once('#')?;
+    (!number.is_empty() && number.bytes().all(|character| character.is_ascii_digit())).then_some(name)
 }
 
 /// A file that went away in the meantime was finished or given up by its own upload.
@@ -136,13 +182,13 @@ mod tests {
 
     #[test]
     fn only_temporary_names_are_swept() {
-        let check = |name: &str, expected: bool| assert_eq!(is_temporary(name), expected, "{name}");
-        check("ab#1", true);
-        check("ab.tree#12", true);
-        check("ab", false);
-        check("ab#", false);
-        check("ab#1x", false);
-        check("ab#x1", false);
+        let check = |name: &str, expected: Option<&str>| assert_eq!(final_name(name), expected, "{name}");
+        check("ab#1", Some("ab"));
+        check("ab.tree#12", Some("ab.tree"));
+        check("ab", None);
+        check("ab#", None);
+        check("ab#1x", None);
+        check("ab#x1", None);
     }
 
     #[tokio::test]

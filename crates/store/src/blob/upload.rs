@@ -5,6 +5,7 @@
 //! next sweep to it.
 
 use super::error::BlobError;
+use super::folder::Claim;
 use super::place::{Backend, Key, Place};
 use super::tree::{BLOCK_BYTES, Tree, block_values};
 use blake3::hazmat::ChainingValue;
@@ -38,7 +39,7 @@ pub(super) struct Note {
 enum Target {
     /// Nowhere: the content is there already and only its hash is wanted.
     Nowhere,
-    Local(Box<dyn MultipartUpload>),
+    Local(Box<dyn MultipartUpload>, Claim),
     S3 {
         store: AmazonS3,
         path: Path,
@@ -75,8 +76,10 @@ impl Upload {
         place.prepare(&key).await?;
         let path = place.path(&key);
         let target = match &place.backend {
-            Backend::Local(store, _) => {
-                Target::Local(store.put_multipart(&path).await.map_err(|error| place.failure("write", &key, error))?)
+            Backend::Local(store, folders) => {
+                let claim = folders.claim(&key.to_string());
+                let upload = store.put_multipart(&path).await.map_err(|error| place.failure("write", &key, error))?;
+                Target::Local(upload, claim)
             }
             Backend::S3(store) => open_bucket_upload(place, store, key, path).await?,
         };
@@ -103,7 +106,7 @@ impl Upload {
             Target::Nowhere => {
                 self.running.spawn(async move { Ok(Part { index, values: hashing.await?, id: None }) });
             }
-            Target::Local(upload) => {
+            Target::Local(upload, _) => {
                 let writing = upload.put_part(bytes.into());
                 self.running.spawn(async move {
                     let (values, ()) = futures_util::try_join!(hashing, writing)?;
@@ -138,7 +141,7 @@ impl Upload {
         let Self { place, key, target, arrived, .. } = self;
         match target {
             Target::Nowhere => Ok(()),
-            Target::Local(mut upload) => {
+            Target::Local(mut upload, _claim) => {
                 upload.complete().await.map_err(|error| place.failure("finish", &key, error))?;
                 Ok(())
             }
@@ -162,7 +165,9 @@ impl Upload {
         let Self { place, key, target, .. } = self;
         let given_up = match target {
             Target::Nowhere => Ok(()),
-            Target::Local(mut upload) => upload.abort().await.map_err(|error| place.failure("give up", &key, error)),
+            Target::Local(mut upload, _claim) => {
+                upload.abort().await.map_err(|error| place.failure("give up", &key, error))
+            }
             Target::S3 { store, path, upload, note } => match store.abort_multipart(&path, &upload).await {
                 Ok(()) => place.delete(&note).await,
                 Err(error) => Err(place.failure("give up", &key, error)),
