@@ -3,6 +3,7 @@
 pub(crate) mod claim;
 pub(crate) mod lane;
 
+use crate::bulk::{Insert, Kind};
 use crate::error::StoreError;
 use crate::statement::statements;
 use crate::transaction::{NewChange, Operation, Tx};
@@ -26,6 +27,15 @@ statements! {
     INSERT = "INSERT INTO execution (id, tenant, state, ready, origin_kind, origin_id, lane, position, class, recipe, \
               attempt, losses, created_by, created_at) \
               VALUES ($1, $2, 'queued', $3, $4, $5, $6, $7, $8, $9, 0, 0, $10, $11) ON CONFLICT (id) DO NOTHING";
+    INSERT_MANY_POSTGRES = "INSERT INTO execution (id, tenant, state, ready, origin_kind, origin_id, lane, position, \
+              class, recipe, attempt, losses, created_by, created_at) \
+              SELECT new.id, new.tenant, 'queued', new.ready, new.origin_kind, new.origin_id, new.lane, new.position, \
+              new.class, new.recipe, 0, 0, new.created_by, new.created_at \
+              FROM unnest(cast($1 AS text[]), cast($2 AS text[]), cast($3 AS bigint[]), cast($4 AS text[]), \
+                  cast($5 AS text[]), cast($6 AS text[]), cast($7 AS bigint[]), cast($8 AS bigint[]), \
+                  cast($9 AS text[]), cast($10 AS text[]), cast($11 AS bigint[])) \
+              AS new (id, tenant, ready, origin_kind, origin_id, lane, position, class, recipe, created_by, created_at) \
+              ON CONFLICT (id) DO NOTHING RETURNING id";
     GET = concat!("SELECT ", columns!(), " FROM execution WHERE id = $1");
     LIST = concat!("SELECT ", columns!(), " FROM execution WHERE tenant = $1 AND id < $2 ORDER BY id DESC LIMIT $3");
     LIST_STATE = concat!(
@@ -45,6 +55,16 @@ statements! {
     );
     COUNT_WAITING = "SELECT count(*) FROM (SELECT 1 FROM execution WHERE ready = 1 LIMIT 10000) AS waiting";
 }
+
+/// How executions are inserted.
+static INSERT_EXECUTION: Insert = {
+    use Kind::{Int, Text};
+    Insert {
+        one: INSERT,
+        many: INSERT_MANY_POSTGRES,
+        kinds: &[Text, Text, Int, Text, Text, Text, Int, Int, Text, Text, Int],
+    }
+};
 
 /// An execution's place in the list: its columns, in the order of `columns!`.
 pub(crate) fn read(row: &Row) -> Result<Execution, StoreError> {
@@ -177,7 +197,7 @@ impl Operation for ExecutionCreate {
     async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
         let execution = &self.execution;
         let inserted = match &execution.lane {
-            None => tx.execute(INSERT, &self.values).await?,
+            None => tx.insert(&INSERT_EXECUTION, &self.values).await?,
             Some(lane) => {
                 if get(tx, execution.id).await?.is_some() {
                     return self.again(tx).await;
@@ -186,14 +206,14 @@ impl Operation for ExecutionCreate {
                 let mut values = self.values.clone();
                 values[2] = Value::Int(place.first.into());
                 values[6] = place.position.into();
-                if tx.execute(INSERT, &values).await? == 0 {
+                if !tx.insert(&INSERT_EXECUTION, &values).await? {
                     // Its twin came in between: what was done to the lane must be undone.
                     return Err(StoreError::Again);
                 }
-                1
+                true
             }
         };
-        if inserted == 0 {
+        if !inserted {
             return self.again(tx).await;
         }
         tx.change(NewChange {

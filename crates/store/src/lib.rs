@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod blob;
+mod bulk;
 mod change;
 pub mod clock;
 mod content;

@@ -137,14 +137,15 @@ pub(crate) async fn prepare(client: &Object, sql: &'static str) -> Result<(), St
     client.prepare_cached(sql).await.map(drop).map_err(failed)
 }
 
-/// Writes with arguments that are columns of many rows.
-pub(crate) async fn execute_columns(
+/// Writes with arguments that are columns of many rows, and returns what the statement returns.
+pub(crate) async fn query_columns(
     client: &Object,
     sql: &'static str,
     columns: &[&(dyn ToSql + Sync)],
-) -> Result<(), StoreError> {
+) -> Result<Vec<Row>, StoreError> {
     let statement = client.prepare_cached(sql).await.map_err(failed)?;
-    client.execute(&statement, columns).await.map(drop).map_err(failed)
+    let found = client.query(&statement, columns).await.map_err(failed)?;
+    found.iter().map(Row::from_postgres).collect::<Result<_, _>>().map_err(failed)
 }
 
 /// Runs several statements that answer nothing.

@@ -4,6 +4,7 @@
 //! so share it. An operation must check before it writes, and let the guard of a move stand in the move's own
 //! `UPDATE … WHERE`: then it is right alone, in a group, and beside another server.
 
+use crate::bulk::{Bulk, Insert};
 use crate::error::StoreError;
 use crate::postgres;
 use crate::sqlite;
@@ -49,13 +50,19 @@ pub(crate) enum Session<'s> {
 /// What one operation sees of the transaction it runs in.
 pub(crate) struct Tx<'s> {
     session: Session<'s>,
+    bulk: Option<&'s Bulk>,
     changes: Mutex<Vec<NewChange>>,
     wrote: AtomicBool,
 }
 
 impl<'s> Tx<'s> {
     pub(crate) const fn new(session: Session<'s>) -> Self {
-        Self { session, changes: Mutex::new(Vec::new()), wrote: AtomicBool::new(false) }
+        Self { session, bulk: None, changes: Mutex::new(Vec::new()), wrote: AtomicBool::new(false) }
+    }
+
+    /// Returns one whose inserted rows go with those of others.
+    pub(crate) fn together(session: Session<'s>, bulk: &'s Bulk) -> Self {
+        Self { bulk: Some(bulk), ..Self::new(session) }
     }
 
     pub(crate) const fn session(&self) -> Session<'s> {
@@ -94,6 +101,16 @@ impl<'s> Tx<'s> {
         };
         self.wrote.fetch_or(count > 0, Ordering::Relaxed);
         Ok(count)
+    }
+
+    /// Inserts a row unless its key is there; tells whether it is new.
+    pub(crate) async fn insert(&self, into: &'static Insert, values: &[Value]) -> Result<bool, StoreError> {
+        let is_new = match self.bulk {
+            Some(bulk) => bulk.insert(into, values.to_vec()).await?,
+            None => return Ok(self.execute(into.one, values).await? > 0),
+        };
+        self.wrote.fetch_or(is_new, Ordering::Relaxed);
+        Ok(is_new)
     }
 
     /// Notes a change for the log.

@@ -6,12 +6,13 @@
 //! others never notice. The changes of a group are numbered last, from a row whose lock is held until the commit, so
 //! the log is in commit order and has no holes.
 
+use crate::bulk::Bulk;
 use crate::change::append;
 use crate::error::StoreError;
 use crate::postgres::{self, Postgres};
 use crate::sqlite::{self, now};
 use crate::transaction::{NewChange, Operation, Session, Tx};
-use futures_util::future::{BoxFuture, FutureExt, join_all};
+use futures_util::future::{BoxFuture, Either, FutureExt, join_all, select};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -209,8 +210,10 @@ async fn run(session: Session<'_>, group: &mut [Box<dyn Job>]) -> Result<Vec<New
         };
         let (these, others) = rest.split_at_mut(together);
         rest = others;
-        let sees: Vec<Tx<'_>> = these.iter().map(|_| Tx::new(session)).collect();
-        let work = join_all(these.iter_mut().zip(&sees).map(|(job, tx)| job.run(tx)));
+        let bulk = Bulk::default();
+        let see = || if together > 1 { Tx::together(session, &bulk) } else { Tx::new(session) };
+        let sees: Vec<Tx<'_>> = these.iter().map(|_| see()).collect();
+        let work = work(session, &bulk, these.iter_mut().zip(&sees).map(|(job, tx)| job.run(tx)));
         // What begins the transaction is polled first, so its message goes first; the answers come back together.
         let (begun, verdicts) = match begin.take() {
             Some(begin) => futures_util::join!(begin, work),
@@ -223,6 +226,23 @@ async fn run(session: Session<'_>, group: &mut [Box<dyn Job>]) -> Result<Vec<New
         changes.extend(sees.into_iter().flat_map(Tx::into_changes));
     }
     Ok(changes)
+}
+
+/// Runs operations side by side, and inserts the rows that they hand in together.
+async fn work<'t>(
+    session: Session<'_>,
+    bulk: &Bulk,
+    operations: impl Iterator<Item = BoxFuture<'t, Verdict>>,
+) -> Vec<Verdict> {
+    let work = join_all(operations);
+    let Session::Postgres(client) = session else { return work.await };
+    let serve = bulk.serve(client);
+    futures_util::pin_mut!(work, serve);
+    // The operations are polled first: what they hand in is then sent in the same turn.
+    match select(work, serve).await {
+        Either::Left((verdicts, _)) => verdicts,
+        Either::Right(((), work)) => work.await,
+    }
 }
 
 async fn begin(session: Session<'_>) -> Result<(), StoreError> {

@@ -74,7 +74,7 @@ pub(crate) async fn on_postgres(client: &deadpool_postgres::Object, changes: &[N
     let numbers = [Value::from(changes.len() as u64), weight(changes).into(), last.at.into()];
     let [count, bytes, at] = &numbers;
     let tenants = column(changes, |change| change.tenant.to_string());
-    postgres::execute_columns(
+    postgres::query_columns(
         client,
         APPEND_POSTGRES,
         &[
@@ -91,4 +91,5 @@ pub(crate) async fn on_postgres(client: &deadpool_postgres::Object, changes: &[N
         ],
     )
     .await
+    .map(drop)
 }
