@@ -134,6 +134,24 @@ impl StoreError {
         )
     }
 
+    /// Tells whether the same may go well a moment later: it met what another server was doing, no more.
+    pub(crate) fn is_passing(&self) -> bool {
+        use tokio_postgres::error::SqlState;
+        match self {
+            Self::Again => true,
+            Self::Postgres { source, .. } => source.code().is_some_and(|code| {
+                [
+                    SqlState::T_R_DEADLOCK_DETECTED,
+                    SqlState::T_R_SERIALIZATION_FAILURE,
+                    // A row for a segment that was begun after the statement was.
+                    SqlState::CHECK_VIOLATION,
+                ]
+                .contains(code)
+            }),
+            _ => false,
+        }
+    }
+
     /// Returns the error's text with those of its causes, for the log.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();

@@ -6,6 +6,7 @@ use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, R
 use rustls_platform_verifier::BuilderVerifierExt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Config};
 use tokio_util::sync::CancellationToken;
@@ -113,7 +114,9 @@ fn tls() -> tokio_postgres_rustls::MakeRustlsConnect {
 }
 
 fn failed(source: tokio_postgres::Error) -> StoreError {
-    if source.is_closed() || source.code().is_none() {
+    // Classes of states: the connection broke, the server lacks something, an operator intervenes.
+    let gone = |code: &SqlState| ["08", "53", "57"].iter().any(|class| code.code().starts_with(class));
+    if source.is_closed() || source.code().is_none_or(gone) {
         return StoreError::Unavailable { source: Some(source.into()) };
     }
     StoreError::Postgres { doing: "running a statement", source }

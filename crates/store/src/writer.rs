@@ -23,6 +23,8 @@ pub(crate) const MAX_GROUP: usize = 256;
 const MAX_WAITING: usize = 4_096;
 /// How long a caller waits for a place in the queue.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often an operation is tried that only met another server's at the wrong moment.
+const MAX_TRIES: u32 = 5;
 
 /// The way to the writer.
 #[derive(Clone)]
@@ -55,6 +57,10 @@ trait Job: Send {
     fn overlaps(&self) -> bool;
     /// Runs the operation and keeps its result; tells whether a group can go on with it.
     fn run<'t>(&'t mut self, tx: &'t Tx<'t>) -> BoxFuture<'t, Verdict>;
+    /// Forgets what an earlier run came to, which another transaction saw.
+    fn forget(&mut self);
+    /// Returns what the operation itself said against it, when it was last run.
+    fn error(&self) -> Option<&StoreError>;
     /// Hands the result to whoever asked; `failure` replaces it when the commit did not happen.
     fn answer(self: Box<Self>, failure: Option<StoreError>);
 }
@@ -89,12 +95,18 @@ impl<O: Operation> Job for Ticket<O> {
         .boxed()
     }
 
+    fn forget(&mut self) {
+        self.result = None;
+    }
+
+    fn error(&self) -> Option<&StoreError> {
+        self.result.as_ref()?.as_ref().err()
+    }
+
     fn answer(self: Box<Self>, failure: Option<StoreError>) {
-        let result = match (self.result, failure) {
-            // What an operation refused it refused, whatever became of the commit.
-            (Some(Err(own)), _) => Err(own),
-            (_, Some(failure)) => Err(failure),
-            (Some(result), None) => result,
+        let result = match (failure, self.result) {
+            (Some(failure), _) => Err(failure),
+            (None, Some(result)) => result,
             (None, None) => Err(StoreError::Unavailable { source: None }),
         };
         // Whoever asked may have gone; what is written is written.
@@ -168,24 +180,44 @@ fn unavailable(said: &str) -> StoreError {
 async fn write(session: Session<'_>, mut group: Vec<Box<dyn Job>>) {
     match attempt(session, &mut group).await {
         Ok(()) => group.into_iter().for_each(|job| job.answer(None)),
-        Err(error) if group.len() == 1 => group.into_iter().for_each(|job| job.answer(Some(copy(&error)))),
+        // The database is not there: it would be there for none of them. What they came to meanwhile does not count,
+        // for they saw each other's work, which is lost.
+        Err(error @ StoreError::Unavailable { .. }) => {
+            let said = error.chain();
+            group.into_iter().for_each(|job| job.answer(Some(unavailable(&said))));
+        }
         Err(_) => {
             for job in group {
-                let mut alone = vec![job];
-                let failure = attempt(session, &mut alone).await.err();
-                alone.into_iter().for_each(|job| job.answer(failure.as_ref().map(copy)));
+                alone(session, job).await;
             }
         }
     }
 }
 
-/// Returns the same failure for another caller; causes are kept as text.
-fn copy(error: &StoreError) -> StoreError {
-    unavailable(&error.chain())
+/// Writes one operation in a transaction of its own, again if it only met another server's at the wrong moment.
+async fn alone(session: Session<'_>, job: Box<dyn Job>) {
+    let mut group = [job];
+    let mut failure = attempt(session, &mut group).await.err();
+    for _ in 1..MAX_TRIES {
+        match &failure {
+            Some(error) if group[0].error().unwrap_or(error).is_passing() => {}
+            _ => break,
+        }
+        failure = attempt(session, &mut group).await.err();
+    }
+    let [job] = group;
+    let failure = match (failure, job.error()) {
+        // Its own word on why it was undone.
+        (Some(_), Some(own)) if !own.is_passing() => None,
+        (Some(_), Some(own)) => Some(unavailable(&own.chain())),
+        (failure, _) => failure.map(|error| unavailable(&error.chain())),
+    };
+    job.answer(failure);
 }
 
 /// Runs a group in one transaction. An error means that nothing of it is written.
 async fn attempt(session: Session<'_>, group: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+    group.iter_mut().for_each(|job| job.forget());
     let outcome = async {
         let changes = run(session, group).await?;
         finish(session, &changes).await
@@ -199,7 +231,14 @@ async fn attempt(session: Session<'_>, group: &mut [Box<dyn Job>]) -> Result<(),
 
 /// Begins the transaction and runs the group's operations in their order.
 async fn run(session: Session<'_>, group: &mut [Box<dyn Job>]) -> Result<Vec<NewChange>, StoreError> {
-    let mut begin = Some(begin(session).boxed());
+    let mut begin = match session {
+        // Where statements are done when called, one that ran without a transaction would stay.
+        Session::Sqlite(_) => {
+            begin(session).await?;
+            None
+        }
+        Session::Postgres(_) => Some(begin(session).boxed()),
+    };
     let mut changes = Vec::with_capacity(group.len());
     let mut rest = group;
     while !rest.is_empty() {
@@ -247,7 +286,10 @@ async fn work<'t>(
 
 async fn begin(session: Session<'_>) -> Result<(), StoreError> {
     match session {
-        Session::Sqlite(connection) => sqlite::execute(&lock(connection), "BEGIN IMMEDIATE", &[]).map(drop),
+        Session::Sqlite(connection) => {
+            let begun = sqlite::execute(&lock(connection), "BEGIN IMMEDIATE", &[]);
+            begun.map(drop).map_err(|error| unavailable(&error.chain()))
+        }
         Session::Postgres(client) => postgres::script(client, "BEGIN").await,
     }
 }
