@@ -24,6 +24,14 @@ impl Database {
         }
     }
 
+    /// Waits for those who read, and lets nobody read any more.
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Sqlite(readers) => readers.close().await,
+            Self::Postgres(postgres) => postgres.close(),
+        }
+    }
+
     /// Runs an operation that only reads.
     pub(crate) async fn read<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
         match self {

@@ -59,6 +59,12 @@ impl Postgres {
         Ok(postgres)
     }
 
+    /// Lets go of every connection that is not in use, and gives out no more.
+    pub(crate) fn close(&self) {
+        self.writer.close();
+        self.readers.close();
+    }
+
     /// Returns a connection that reads.
     pub(crate) async fn client(&self) -> Result<Object, StoreError> {
         get(&self.readers).await

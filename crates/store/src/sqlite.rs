@@ -103,7 +103,7 @@ impl Readers {
 
     /// Runs an operation that only reads.
     pub(crate) async fn run<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
-        let _turn = self.turns.acquire().await.expect("the semaphore is never closed");
+        let _turn = self.turns.acquire().await.map_err(|_| StoreError::Unavailable { source: None })?;
         let readers = self.clone();
         let work = move || {
             let connection = readers.take()?;
@@ -114,6 +114,14 @@ impl Readers {
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|source| StoreError::Unavailable { source: Some(source.into()) })?
+    }
+
+    /// Waits for those who read, and lets nobody read any more.
+    pub(crate) async fn close(&self) {
+        if self.turns.acquire_many(READERS as u32).await.is_ok() {
+            self.turns.close();
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
     }
 
     fn take(&self) -> Result<Mutex<Connection>, StoreError> {

@@ -87,9 +87,15 @@ struct Inner {
     feed: Arc<Feed>,
     tasks: TaskTracker,
     stop: CancellationToken,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
-    /// Held for as long as the folder is ours.
-    lock: Mutex<Option<File>>,
+    /// The writer's thread on SQLite; it ends with its connection and the lock on the folder in hand.
+    thread: Mutex<Option<std::thread::JoinHandle<(rusqlite::Connection, File)>>>,
+}
+
+/// A store that was dropped rather than closed still writes what waits, but follows the log no more.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
 }
 
 impl std::fmt::Debug for Store {
@@ -104,7 +110,7 @@ impl Store {
         let written = Arc::new(Notify::new());
         let (writer, work) = Writer::new(config.group, Arc::clone(&written));
         let tasks = TaskTracker::new();
-        let (database, thread, lock) = match &config.place {
+        let (database, thread) = match &config.place {
             Place::Folder(folder) => {
                 let lock = lock(folder)?;
                 let path = folder.join("quarry.db");
@@ -112,30 +118,31 @@ impl Store {
                 migration::on_sqlite(&connection, now)?;
                 let thread = std::thread::Builder::new()
                     .name("store-writer".to_owned())
-                    .spawn(move || work.on_sqlite(connection))
+                    // The folder is ours for as long as anything may be written there.
+                    .spawn(move || (work.on_sqlite(connection), lock))
                     .map_err(|source| StoreError::File {
                         doing: "starting the writer",
                         path: path.display().to_string(),
                         source,
                     })?;
-                (Database::Sqlite(Readers::new(&path)), Some(thread), Some(lock))
+                (Database::Sqlite(Readers::new(&path)), Some(thread))
             }
             Place::Postgres { url, readers } => {
                 let postgres = Postgres::open(url, *readers).await?;
                 migration::on_postgres(&postgres, now).await?;
                 tasks.spawn(work.on_postgres(postgres.clone()));
-                (Database::Postgres(Box::new(postgres)), None, None)
+                (Database::Postgres(Box::new(postgres)), None)
             }
         };
-        let feed = Arc::new(Feed::new(written));
         let stop = CancellationToken::new();
+        let feed = Arc::new(Feed::new(written, stop.clone()));
         tasks.spawn({
-            let (feed, database, stop) = (Arc::clone(&feed), database.clone(), stop.clone());
-            async move { feed.run(&database, stop).await }
+            let (feed, database) = (Arc::clone(&feed), database.clone());
+            async move { feed.run(&database).await }
         });
         tasks.close();
-        let (writer, thread, lock) = (Mutex::new(Some(writer)), Mutex::new(thread), Mutex::new(lock));
-        Ok(Self { inner: Arc::new(Inner { database, writer, feed, tasks, stop, thread, lock }) })
+        let (writer, thread) = (Mutex::new(Some(writer)), Mutex::new(thread));
+        Ok(Self { inner: Arc::new(Inner { database, writer, feed, tasks, stop, thread }) })
     }
 
     /// Takes nothing more in, writes what waits, and lets go of the database.
@@ -143,14 +150,23 @@ impl Store {
         drop(self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.inner.stop.cancel();
         self.inner.tasks.wait().await;
+        self.inner.database.close().await;
         let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
-            if !matches!(joined, Ok(Ok(()))) {
-                tracing::error!("the store's writer did not end in order");
+            // The connection that writes goes last: as it goes, it carries the write-ahead log over into the file.
+            let ended = tokio::task::spawn_blocking(move || {
+                let (connection, lock) = thread.join().map_err(|_| "the store's writer did not end in order")?;
+                let closed =
+                    connection.close().map_err(|_| "the database did not close cleanly; the next start mends it");
+                drop(lock);
+                closed
+            });
+            match ended.await {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => tracing::error!(why, "the store is closed, but not as it should be"),
+                Err(error) => tracing::error!(%error, "the store is closed, but not as it should be"),
             }
         }
-        drop(self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Returns which engine is behind the store.

@@ -122,8 +122,8 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// Writes to SQLite until the queue is closed and empty; blocks its thread.
-    pub(crate) fn on_sqlite(mut self, connection: rusqlite::Connection) {
+    /// Writes to SQLite until the queue is closed and empty, and returns the connection; blocks its thread.
+    pub(crate) fn on_sqlite(mut self, connection: rusqlite::Connection) -> rusqlite::Connection {
         let connection = Mutex::new(connection);
         let session = Session::Sqlite(&connection);
         let mut group = Vec::with_capacity(self.group);
@@ -132,10 +132,7 @@ impl Work {
             now(write(session, std::mem::take(&mut group)));
             self.written.notify_one();
         }
-        let connection = connection.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Err((_, error)) = connection.close() {
-            tracing::warn!(%error, "the database did not close cleanly; the next start repairs it");
-        }
+        connection.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes to PostgreSQL until the queue is closed and empty.

@@ -56,11 +56,13 @@ pub(crate) struct Feed {
     pub(crate) written: Arc<Notify>,
     /// Rung when another server says that it has written.
     heard: Notify,
+    /// Whoever owns the feed stops it, and all who wait for it.
+    stop: CancellationToken,
 }
 
 impl Feed {
-    pub(crate) fn new(written: Arc<Notify>) -> Self {
-        Self { ring: Mutex::default(), head: watch::Sender::new(0), written, heard: Notify::new() }
+    pub(crate) fn new(written: Arc<Notify>, stop: CancellationToken) -> Self {
+        Self { ring: Mutex::default(), head: watch::Sender::new(0), written, heard: Notify::new(), stop }
     }
 
     /// Returns a bell that rings when the log has moved; from now on the feed follows the database.
@@ -82,17 +84,18 @@ impl Feed {
     }
 
     /// Follows the database until told to stop.
-    pub(crate) async fn run(&self, database: &Database, stop: CancellationToken) {
+    pub(crate) async fn run(&self, database: &Database) {
         let listen = async {
             if let Database::Postgres(postgres) = database {
-                postgres.listen(|| self.heard.notify_one(), stop.clone()).await;
+                postgres.listen(|| self.heard.notify_one(), self.stop.clone()).await;
             }
         };
-        futures_util::join!(listen, self.tail(database, &stop));
+        futures_util::join!(listen, self.tail(database));
     }
 
-    async fn tail(&self, database: &Database, stop: &CancellationToken) {
-        let Some(mut cursor) = self.begin(database, stop).await else { return };
+    async fn tail(&self, database: &Database) {
+        let stop = &self.stop;
+        let Some(mut cursor) = self.begin(database).await else { return };
         let shared = matches!(database, Database::Postgres(_));
         let mut told = Instant::now();
         let mut to_tell = false;
@@ -138,18 +141,21 @@ impl Feed {
     }
 
     /// Waits for the database, and begins the ring at its newest change.
-    async fn begin(&self, database: &Database, stop: &CancellationToken) -> Option<u64> {
+    async fn begin(&self, database: &Database) -> Option<u64> {
         loop {
             match database.read(LogBounds).await {
-                Ok(bounds) => {
-                    self.ring.lock().unwrap_or_else(PoisonError::into_inner).before = bounds.head;
-                    self.head.send_replace(bounds.head);
-                    return Some(bounds.head);
-                }
+                Ok(bounds) => return Some(self.restart(bounds.head)),
                 Err(error) => tracing::warn!(error = error.chain(), "the log cannot be read; trying again"),
             }
-            stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await?;
+            self.stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await?;
         }
+    }
+
+    /// Begins the ring anew, empty, behind a change; returns that change's number.
+    fn restart(&self, before: u64) -> u64 {
+        *self.ring.lock().unwrap_or_else(PoisonError::into_inner) = Ring { before, ..Ring::default() };
+        self.head.send_replace(before);
+        before
     }
 
     /// Begins the ring anew if more has happened since a cursor than it could hold; returns where to go on.
@@ -158,14 +164,16 @@ impl Feed {
         if head.saturating_sub(cursor) <= MAX_RING as u64 {
             return Ok(cursor);
         }
-        *self.ring.lock().unwrap_or_else(PoisonError::into_inner) = Ring { before: head, ..Ring::default() };
-        self.head.send_replace(head);
-        Ok(head)
+        Ok(self.restart(head))
     }
 
     /// Takes in what is new after a cursor, and returns the new cursor.
     async fn advance(&self, database: &Database, cursor: u64) -> Result<u64, StoreError> {
-        let (_, found) = database.read(LogRead { after: cursor }).await?;
+        let (_, found) = match database.read(LogRead { after: cursor }).await {
+            // It was dropped before we read it; whoever still wanted it is told so.
+            Err(StoreError::CursorGone { floor, .. }) => return Ok(self.restart(floor)),
+            read => read?,
+        };
         let Some(last) = found.last().map(|change| change.seq) else { return Ok(cursor) };
         {
             let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
@@ -204,7 +212,10 @@ impl Follower {
                 self.cursor = page.next;
                 return Ok(page);
             }
-            self.head.changed().await.map_err(|_| StoreError::Unavailable { source: None })?;
+            tokio::select! {
+                changed = self.head.changed() => changed.map_err(|_| StoreError::Unavailable { source: None })?,
+                () = self.feed.stop.cancelled() => return Err(StoreError::Unavailable { source: None }),
+            }
         }
     }
 
