@@ -121,7 +121,9 @@ impl Operation for LogRead {
         if found.first().is_some_and(|first| first.seq != self.after + 1) {
             return Err(StoreError::CursorGone { cursor: self.after, floor: found[0].seq - 1 });
         }
-        Ok((bounds, found))
+        // What was committed between the two reads is past the head that the first one saw.
+        let head = found.last().map_or(bounds.head, |last| bounds.head.max(last.seq));
+        Ok((Bounds { head, ..bounds }, found))
     }
 }
 
