@@ -33,7 +33,8 @@ const MIGRATIONS: &[Migration] = &[Migration {
         noun {text} NOT NULL, id {text} NOT NULL, state {text} NOT NULL, moved_by {text} NOT NULL,
         body {text} NOT NULL, PRIMARY KEY (seq, segment)
     ) PARTITION BY LIST (segment);
-    CREATE TABLE change_1 PARTITION OF change FOR VALUES IN (1);",
+    CREATE TABLE change_1 PARTITION OF change FOR VALUES IN (1);
+    CREATE TABLE change_2 PARTITION OF change FOR VALUES IN (2);",
 }];
 
 /// A name for the lock under which one server at a time migrates.

@@ -13,6 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 
 statements! {
     CURRENT = "SELECT segment, first_seq, head, first_at, last_at, bytes FROM log";
+    HOLD = "UPDATE log SET segment = segment WHERE segment = $1 RETURNING segment";
     CLOSE = "INSERT INTO log_segment (number, first_seq, last_seq, last_at, bytes) \
              SELECT segment, first_seq, head, last_at, bytes FROM log WHERE segment = $1";
     NEXT = "UPDATE log SET segment = segment + 1, first_seq = head + 1, first_at = $1, bytes = 0 WHERE segment = $2";
@@ -63,15 +64,16 @@ impl Operation for SegmentClose {
         if head < first || !(old || full) {
             return Ok(false);
         }
-        // The guard on the number lets only one of two servers go on; the other finds nothing to touch.
-        if tx.execute(CLOSE, &[segment.into()]).await? == 0 {
+        // From here on nobody appends until we have committed, so the segment ends where the next one begins; and of
+        // two servers only one goes on, for the other finds the number moved.
+        if tx.write(HOLD, &[segment.into()]).await?.is_empty() {
             return Ok(false);
         }
-        if tx.execute(NEXT, &[self.now.into(), segment.into()]).await? == 0 {
-            return Err(StoreError::Again);
-        }
+        tx.execute(CLOSE, &[segment.into()]).await?;
+        tx.execute(NEXT, &[self.now.into(), segment.into()]).await?;
         if let Session::Postgres(client) = tx.session() {
-            postgres::script(client, &partition(segment + 1)).await?;
+            // One ahead: an append that waits for us now has already looked which partitions there are.
+            postgres::script(client, &partition(segment + 2)).await?;
         }
         Ok(true)
     }
