@@ -304,12 +304,16 @@ impl Operation for ExecutionCancel {
         let found = get(tx, self.id).await?.unwrap_or(found);
         match found.state {
             ExecutionState::Cancelling | ExecutionState::Cancelled => Ok(found),
-            _ => Err(StoreError::Conflict {
-                noun: "execution",
-                id: self.id.to_string(),
-                state: found.state.as_str(),
-                wanted: ExecutionState::Cancelled.as_str(),
-            }),
+            // Another server moved it between our two tries.
+            ExecutionState::Queued | ExecutionState::Running => Err(StoreError::Again),
+            ExecutionState::Succeeded | ExecutionState::Failed | ExecutionState::Quarantined => {
+                Err(StoreError::Conflict {
+                    noun: "execution",
+                    id: self.id.to_string(),
+                    state: found.state.as_str(),
+                    wanted: ExecutionState::Cancelled.as_str(),
+                })
+            }
         }
     }
 }
@@ -363,7 +367,8 @@ impl Operation for ExecutionFinish {
             return Ok(finished);
         }
         let found = get(tx, end.id).await?.ok_or_else(|| missing(end.id))?;
-        if found.attempt != end.attempt || found.lease.is_some_and(|lease| lease.session != end.session) {
+        let holds = found.lease.is_some_and(|lease| lease.session == end.session);
+        if found.attempt != end.attempt || !(holds || found.state.is_final()) {
             return Err(StoreError::Stale { id: end.id.to_string(), attempt: end.attempt });
         }
         // The same words a second time: the first answer was lost on its way.

@@ -195,9 +195,10 @@ impl Operation for TokenRevoke {
     type Answer = Token;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Token, StoreError> {
-        let found = self.get.run(tx).await?;
+        self.get.run(tx).await?;
         let Some(row) = tx.write(REVOKE, &[self.at.into(), self.get.id.into()]).await?.pop() else {
-            return Ok(found);
+            // It was revoked before, maybe just now by another server.
+            return self.get.run(tx).await;
         };
         let revoked = read(&row)?;
         note(tx, &revoked, self.at, &self.by);

@@ -27,7 +27,9 @@ statements! {
         "UPDATE execution SET state = 'running', ready = 0, attempt = attempt + 1, node = $1, session = $2, \
          started_at = $3 WHERE id = $4 AND ready = 1 AND state IN ($5, $6) RETURNING ", columns!()
     );
-    HELD = concat!("SELECT ", columns!(), " FROM execution WHERE session = $1 ORDER BY id");
+    HELD_SQLITE = concat!("SELECT ", columns!(), " FROM execution WHERE session = $1 ORDER BY id");
+    /// Nobody may cancel one of them between the look and the move, or it would stay with a session that is gone.
+    HELD_POSTGRES = concat!("SELECT ", columns!(), " FROM execution WHERE session = $1 ORDER BY id FOR UPDATE");
     REQUEUE = concat!(
         "UPDATE execution SET state = 'queued', ready = 1, losses = losses + 1, node = NULL, session = NULL, \
          started_at = NULL WHERE id = $1 AND session = $2 AND state IN ($3, $4) RETURNING ", columns!()
@@ -121,8 +123,12 @@ impl Operation for SessionLose {
     type Answer = Vec<Execution>;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Vec<Execution>, StoreError> {
+        let held = match tx.session() {
+            Session::Sqlite(_) => HELD_SQLITE,
+            Session::Postgres(_) => HELD_POSTGRES,
+        };
         let mut lost = Vec::new();
-        for row in tx.rows(HELD, &[self.session.into()]).await? {
+        for row in tx.rows(held, &[self.session.into()]).await? {
             let held = read(&row)?;
             let moved = match held.state {
                 ExecutionState::Cancelling => self.end(tx, &held, Outcome::Cancelled).await?,
