@@ -104,6 +104,8 @@ impl Operation for TenantGet {
     async fn run(&self, tx: &Tx<'_>) -> Result<Tenant, StoreError> {
         let (row, id) = match &self.key {
             TenantKey::Id(id) => (tx.row(GET, &[(*id).into()]).await?, id.to_string()),
+            // PostgreSQL takes no NUL in a text, and no name holds one.
+            TenantKey::Name(name) if name.contains('\0') => (None, name.clone()),
             TenantKey::Name(name) => (tx.row(NAMED, &[name.into()]).await?, name.clone()),
         };
         row.as_ref().map(read).transpose()?.ok_or(StoreError::NotFound { noun: "tenant", id })

@@ -5,7 +5,7 @@ use crate::statement::statements;
 use crate::transaction::{NewChange, Operation, Tx};
 use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
-use model::{NewUser, Noun, TenantId, User, UserChange, UserId, UserState};
+use model::{NewUser, Noun, Role, TenantId, User, UserChange, UserId, UserState};
 
 statements! {
     INSERT = "INSERT INTO \"user\" (id, tenant, name, role, state, created_at) VALUES ($1, $2, $3, $4, $5, $6) \
@@ -17,6 +17,8 @@ statements! {
     ROLE = "UPDATE \"user\" SET role = $1 WHERE id = $2 RETURNING id, tenant, name, role, state, created_at";
     MOVE = "UPDATE \"user\" SET state = $1 WHERE id = $2 AND state IN ($3, $4) \
             RETURNING id, tenant, name, role, state, created_at";
+    /// Of two admins who go at once the second must see that the first has gone.
+    HOLD = "UPDATE tenant SET name = name WHERE id = $1";
     LAST_ADMIN = "SELECT id FROM \"user\" WHERE tenant = $1 AND role = 'admin' AND state = 'active' LIMIT 2";
 }
 
@@ -113,6 +115,8 @@ impl Operation for UserGet {
     async fn run(&self, tx: &Tx<'_>) -> Result<User, StoreError> {
         let (row, id) = match &self.key {
             UserKey::Id(id) => (tx.row(GET, &[(*id).into()]).await?, id.to_string()),
+            // PostgreSQL takes no NUL in a text, and no name holds one.
+            UserKey::Name(name) if name.contains('\0') => (None, name.clone()),
             UserKey::Name(name) => (tx.row(NAMED, &[self.tenant.into(), name.into()]).await?, name.clone()),
         };
         let found = row.as_ref().map(read).transpose()?;
@@ -154,6 +158,10 @@ impl Operation for UserUpdate {
         let get = UserGet { key: UserKey::Id(self.id), tenant: self.tenant };
         let before = get.run(tx).await?;
         let mut user = before.clone();
+        let is_admin = |user: &User| user.role == Role::Admin && user.state == UserState::Active;
+        if is_admin(&before) {
+            tx.execute(HOLD, &[self.tenant.into()]).await?;
+        }
         if let Some(role) = self.change.role.filter(|role| *role != before.role) {
             let rows = tx.write(ROLE, &[role.as_str().into(), self.id.into()]).await?;
             user = rows.first().map_or(Ok(user), read)?;
@@ -167,7 +175,7 @@ impl Operation for UserUpdate {
         if user == before {
             return Ok(user);
         }
-        if tx.row(LAST_ADMIN, &[self.tenant.into()]).await?.is_none() {
+        if is_admin(&before) && tx.row(LAST_ADMIN, &[self.tenant.into()]).await?.is_none() {
             return Err(StoreError::Conflict {
                 noun: "user",
                 id: self.id.to_string(),
