@@ -1,4 +1,20 @@
-//! Tests of the store at its edge, on real parts: folders, a real S3 server, real databases.
+//! The store's conformance suite: one contract on two engines, and blobs on two places, all of them real.
 
 mod blob;
 mod bucket;
+mod change;
+mod claim;
+mod content;
+mod crash;
+mod engine;
+mod execution;
+mod lane;
+mod migration;
+mod moves;
+mod retention;
+mod sample;
+mod statement;
+mod tenant;
+mod token;
+mod user;
+mod writer;
