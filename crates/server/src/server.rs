@@ -163,7 +163,9 @@ impl Server {
         let handle = self.handle.clone();
         macro_rules! serve {
             ($acceptor:expr) => {{
-                let mut server = axum_server::from_tcp(listener).map_err(failed)?.acceptor($acceptor).handle(handle);
+                // Whoever may also speak HTTP/2 is waited for without end until the first bytes have told which it is.
+                let server = axum_server::from_tcp(listener).map_err(failed)?.acceptor($acceptor).http1_only();
+                let mut server = server.handle(handle);
                 server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
                 self.tasks.spawn(async move {
                     if let Err(error) = server.serve(service).await {
