@@ -67,6 +67,11 @@ impl Caller {
             && (!scope.is_of_the_house() || self.tenant.is_house())
     }
 
+    /// Tells whether the caller's token was made for some scopes only.
+    pub(crate) fn is_narrowed(&self) -> bool {
+        !self.scopes.is_empty()
+    }
+
     /// Tells whether the caller keeps all tenants.
     pub(crate) fn keeps_the_house(&self) -> bool {
         self.role == Role::Admin && self.tenant.is_house()

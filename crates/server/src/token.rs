@@ -79,6 +79,11 @@ fn owner(caller: &Caller, new: &NewToken) -> Answer<UserId> {
 /// Refuses a token that would allow more than whoever makes it may do.
 async fn narrow(app: &App, caller: &Caller, new: &NewToken, tenant: TenantId, user: UserId) -> Answer<()> {
     let held = caller.scopes();
+    if new.scopes.is_empty() && caller.is_narrowed() {
+        // Even if it names all that its user may do today: they may do more tomorrow, it never will.
+        let message = "a token without `scopes` can do all that its user may do, the one that makes it cannot";
+        return Err(ApiError::new(ErrorKind::Forbidden, "not_allowed", message).with_hint("name its `scopes`").into());
+    }
     let wanted = if new.scopes.is_empty() {
         let user = app.store.user_get(UserKey::Id(user), tenant).await?;
         let house = caller.tenant.is_house() && tenant == caller.tenant.id;
