@@ -33,6 +33,12 @@ pub enum StoreError {
         /// The state it was to move to.
         wanted: &'static str,
     },
+    /// The tenant would be left without anybody who keeps it.
+    #[error("user `{id}` is the tenant's last active admin, and stays so")]
+    LastAdmin {
+        /// Which user.
+        id: String,
+    },
     /// The attempt that speaks is not the one that holds the execution.
     #[error("attempt {attempt} of execution `{id}` does not hold it any more")]
     Stale {
@@ -129,6 +135,7 @@ impl StoreError {
             Self::NotFound { .. }
                 | Self::Exists { .. }
                 | Self::Conflict { .. }
+                | Self::LastAdmin { .. }
                 | Self::Stale { .. }
                 | Self::CursorGone { .. }
         )
@@ -174,6 +181,9 @@ impl From<StoreError> for ApiError {
                 .with_hint("choose another id or name, or look at the one that is there"),
             StoreError::Conflict { noun, state, .. } => {
                 Self::new(ErrorKind::Conflict, format!("{noun}_{state}"), message)
+            }
+            StoreError::LastAdmin { .. } => {
+                Self::new(ErrorKind::Conflict, "user_last_admin", message).with_hint("make another admin first")
             }
             StoreError::Stale { .. } => Self::new(ErrorKind::Conflict, "attempt_stale", message),
             StoreError::CursorGone { .. } => Self::new(ErrorKind::Gone, "cursor_gone", message)

@@ -176,12 +176,7 @@ impl Operation for UserUpdate {
             return Ok(user);
         }
         if is_admin(&before) && tx.row(LAST_ADMIN, &[self.tenant.into()]).await?.is_none() {
-            return Err(StoreError::Conflict {
-                noun: "user",
-                id: self.id.to_string(),
-                state: "the tenant's last active admin",
-                wanted: "anything less",
-            });
+            return Err(StoreError::LastAdmin { id: self.id.to_string() });
         }
         note(tx, &user, self.at, &self.by);
         Ok(user)
