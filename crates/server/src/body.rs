@@ -29,10 +29,15 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
             return Err(ApiError::new(ErrorKind::UnsupportedMedia, "body_not_json", message).into());
         }
         let bytes = read(request, app.config.server.body_bytes_max.as_usize()).await?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
-            let message = format!("the body is not what this route takes: {error}");
-            ApiError::invalid("body_invalid", message).with_hint("`/v1/openapi.json` says what it takes").into()
-        })
+        let refuse = |why: String| {
+            let message = format!("the body is not what this route takes: {why}");
+            Failure::from(ApiError::invalid("body_invalid", message).with_hint("`/v1/openapi.json` says what it takes"))
+        };
+        // A list would be read as the fields in their order, which is nothing that we promise.
+        if bytes.trim_ascii_start().first() == Some(&b'[') {
+            return Err(refuse("it is a list, not an object".to_owned()));
+        }
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| refuse(error.to_string()))
     }
 }
 
