@@ -10,6 +10,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use model::limits::MAX_HOLD;
 use model::page::page_limit;
 use model::{ApiError, Change, ChangeQuery, Page, Scope};
 use std::sync::Arc;
@@ -44,6 +45,7 @@ async fn follow(
 ) -> Answer<Response> {
     caller.must(Scope::ChangeRead)?;
     let limit = page_limit(asked.limit)? as usize;
+    check_bounds(&asked)?;
     let filter = filter(&app, &caller, &asked).await?;
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
     if accept.contains("text/event-stream") {
@@ -56,6 +58,22 @@ async fn follow(
     let page = held(&app, after, filter, limit, &asked).await?;
     let items: Vec<Arc<Change>> = page.items;
     Ok(Json(Page { items, next: Some(page.next.to_string()), as_of: page.head }).into_response())
+}
+
+/// Refuses what is out of bounds.
+fn check_bounds(asked: &ChangeQuery) -> Answer<()> {
+    /// Characters of the name of anything that has changes; a digest has 64.
+    const MAX_ID_CHARS: usize = 128;
+    if asked.id.as_ref().is_some_and(|id| id.chars().count() > MAX_ID_CHARS) {
+        let message = format!("`id` has more than {MAX_ID_CHARS} characters");
+        return Err(ApiError::invalid("id_invalid", message).into());
+    }
+    let (wait_ms, max_ms) = (asked.wait_ms.unwrap_or(0), MAX_HOLD.as_millis());
+    if u128::from(wait_ms) > max_ms {
+        let message = format!("`wait_ms` is {wait_ms}; a request is held for {max_ms} at most");
+        return Err(ApiError::invalid("wait_invalid", message).with_hint("ask again when the answer is empty").into());
+    }
+    Ok(())
 }
 
 /// Returns which changes the caller asks for and may see.
