@@ -37,7 +37,10 @@ fn health(app: &App, status: impl Into<String>) -> Json<Health> {
 /// Tells that the process is alive.
 #[utoipa::path(
     get, path = "/healthz", tag = "health", operation_id = "healthz", security(()),
-    responses((status = 200, description = "Alive.", body = Health))
+    responses(
+        (status = 200, description = "Alive.", body = Health),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
 )]
 async fn healthz(State(app): State<App>) -> Json<Health> {
     health(&app, "ok")
@@ -49,6 +52,7 @@ async fn healthz(State(app): State<App>) -> Json<Health> {
     responses(
         (status = 200, description = "Ready.", body = Health),
         (status = 503, description = "Not ready; `status` says why.", body = Health),
+        (status = "default", description = "Refused.", body = ApiError),
     )
 )]
 async fn readyz(State(app): State<App>) -> (StatusCode, Json<Health>) {
