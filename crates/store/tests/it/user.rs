@@ -82,7 +82,7 @@ async fn keeps_an_admin(fresh: &Fresh) {
     let (ann, bob) = (user(&store, ours, "ann", Role::Admin).await, user(&store, ours, "bob", Role::User).await);
     // Admins of another tenant do not count.
     user(&store, tenant(&store, "theirs").await, "eve", Role::Admin).await;
-    let words = format!("user `{}` is the tenant's last active admin, which does not lead to anything less", ann.id);
+    let words = format!("user `{}` is the tenant's last active admin, and stays so", ann.id);
     let less = [to(Some(Role::Operator), None), to(None, Some(UserState::Disabled))];
     for change in &less {
         refused(store.user_update(ann.id, ours, change.clone(), "ann", at(1)).await, &words);
