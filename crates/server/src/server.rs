@@ -120,13 +120,15 @@ impl Server {
 
     async fn start_with(config: Config, log: Option<Log>, clock: Clock, store: Store) -> Result<Self, StartError> {
         let blobs = Blobs::open(blob_config(&config))?;
-        let first_credential = open_house(&store, &clock).await?;
         let tls = config.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
         let address = config.server.listen;
         let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
+        let issuers = Issuers::load(&config.issuers)?;
+        // This comes last: the credential of a start that failed would never be shown.
+        let first_credential = open_house(&store, &clock).await?;
         let app = App::new(Parts {
-            issuers: Issuers::load(&config.issuers)?,
+            issuers,
             rates: Rates::new(&config.rate),
             known: Known::default(),
             metrics: metrics_handle(),
