@@ -162,7 +162,12 @@ fn write_token(file: &Path, token: &str) -> anyhow::Result<()> {
     };
     let draft = file.with_extension("new");
     let write = || {
-        let mut opened = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        // What a start that was killed left behind may be open to others, and would stay so.
+        match std::fs::remove_file(&draft) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut opened = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&draft)?;
         writeln!(opened, "{token}")?;
         opened.sync_all()?;
         std::fs::rename(&draft, file)
