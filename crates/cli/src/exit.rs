@@ -100,11 +100,15 @@ pub(crate) struct Told {
     pub(crate) hint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) request_id: Option<String>,
+    /// Whether it was found on this side of the wire, so that its line breaks are ours.
+    #[serde(skip)]
+    is_ours: bool,
 }
 
 impl From<&Failure> for Told {
     fn from(failure: &Failure) -> Self {
-        Self::new(failure.exit, failure.code, failure.message.clone(), failure.hint.clone())
+        let told = Self::new(failure.exit, failure.code, failure.message.clone(), failure.hint.clone());
+        Self { is_ours: true, ..told }
     }
 }
 
@@ -132,7 +136,7 @@ impl Told {
     }
 
     fn new(exit: Exit, code: &str, message: String, hint: Option<String>) -> Self {
-        Self { exit, code: code.to_owned(), message, hint, request_id: None }
+        Self { exit, code: code.to_owned(), message, hint, request_id: None, is_ours: false }
     }
 
     fn of_api(error: &ApiError) -> Self {
@@ -177,7 +181,12 @@ impl Told {
         if output.is_json() {
             return write_json(self);
         }
-        output.complain(&output.err_style(Style::Bad, "error:"), &self.message);
+        let label = output.err_style(Style::Bad, "error:");
+        if self.is_ours {
+            self.message.lines().for_each(|line| output.complain(&label, line));
+        } else {
+            output.complain(&label, &self.message);
+        }
         if let Some(hint) = &self.hint {
             output.complain(&output.err_style(Style::Strong, "hint:"), hint);
         }
