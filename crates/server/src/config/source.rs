@@ -22,7 +22,15 @@ const MAX_ISSUERS: usize = 64;
 /// What every variable of ours begins with.
 const PREFIX: &str = "QUARRY_";
 /// Variables that begin like ours and belong to the command line, the client or the tests.
-const FOREIGN: [&str; 5] = ["QUARRY_URL", "QUARRY_TOKEN", "QUARRY_CA_FILE", "QUARRY_CONFIG", "QUARRY_SOAK"];
+const FOREIGN: [&str; 7] = [
+    "QUARRY_URL",
+    "QUARRY_TOKEN",
+    "QUARRY_CA_FILE",
+    "QUARRY_CONFIG",
+    "QUARRY_SOAK",
+    "QUARRY_BIN",
+    "QUARRY_SCHEMATHESIS",
+];
 
 /// The configuration file.
 #[derive(Clone, Default)]
