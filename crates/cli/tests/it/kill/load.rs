@@ -125,8 +125,12 @@ impl Load {
 /// An answer: its status, and its body.
 type Answer = (StatusCode, Vec<u8>);
 
-fn read<T: DeserializeOwned>((status, body): &Answer) -> T {
-    serde_json::from_slice(body).unwrap_or_else(|error| panic!("{status}: {error}: {}", String::from_utf8_lossy(body)))
+fn read<T: DeserializeOwned>(answer: &Answer) -> T {
+    serde_json::from_slice(&answer.1).unwrap_or_else(|error| panic!("{error}: {}", text(answer)))
+}
+
+fn text((status, body): &Answer) -> String {
+    format!("{status}: {}", String::from_utf8_lossy(body))
 }
 
 impl Shared {
@@ -163,7 +167,7 @@ impl Shared {
     /// Reads something that must be there.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> T {
         let (answer, _) = self.ask(Method::GET, path, b"").await;
-        assert_eq!(answer.0, 200, "{path}: {}", String::from_utf8_lossy(&answer.1));
+        assert_eq!(answer.0, 200, "{path}: {}", text(&answer));
         read(&answer)
     }
 
@@ -187,7 +191,7 @@ impl Shared {
             let body = serde_json::to_vec(&new).expect("serialises");
             let (answer, first) = self.ask(Method::POST, "/v1/executions", &body).await;
             // Without a broken connection nobody else can have made it; with one, either may be.
-            assert!(answer.0 == 201 || (answer.0 == 200 && !first), "{answer:?}");
+            assert!(answer.0 == 201 || (answer.0 == 200 && !first), "{}", text(&answer));
             let made: Execution = read(&answer);
             assert_eq!((made.id, &made.recipe, &made.lane), (new.id, &new.recipe(), &new.lane));
             self.ledger.created(new);
@@ -203,7 +207,7 @@ impl Shared {
             };
             let (answer, _) = self.ask(Method::POST, &format!("/v1/executions/{id}/cancel"), b"").await;
             // Asking twice is harmless: the second answer is that of the first.
-            assert_eq!(answer.0, 200, "{}", String::from_utf8_lossy(&answer.1));
+            assert_eq!(answer.0, 200, "{}", text(&answer));
             assert_eq!(read::<Execution>(&answer).state, ExecutionState::Cancelled);
             self.ledger.cancelled(id);
             self.acknowledge();
@@ -211,8 +215,8 @@ impl Shared {
     }
 
     async fn store(self: Arc<Self>) {
-        /// The sizes of contents, from nothing to several pieces.
-        const SIZES: [usize; 5] = [0, 1, 4_000, 70_000, 1_500_000];
+        /// The sizes of contents, from nothing to several pieces; what is not empty is long enough to be unique.
+        const SIZES: [usize; 5] = [0, 16, 4_000, 70_000, 1_500_000];
         for number in 0_usize.. {
             if self.is_over() {
                 return;
@@ -223,7 +227,7 @@ impl Shared {
             let (digest, size): (Digest, u64) = content.digest().await.expect("is in memory");
             let (answer, first) = self.ask(Method::PUT, &format!("/v1/blobs/{digest}"), &bytes).await;
             // Nothing is stored often.
-            assert!(answer.0 == 201 || (answer.0 == 200 && (!first || size == 0)), "{answer:?}");
+            assert!(answer.0 == 201 || (answer.0 == 200 && (!first || size == 0)), "{}", text(&answer));
             assert_eq!(read::<Blob>(&answer).size, size);
             self.ledger.stored(digest, bytes);
             self.acknowledge();
@@ -242,7 +246,7 @@ impl Shared {
                 assert_eq!(token.name, "soak");
                 continue;
             }
-            assert_eq!(answer.0, 201, "{}", String::from_utf8_lossy(&answer.1));
+            assert_eq!(answer.0, 201, "{}", text(&answer));
             let issued: TokenIssued = read(&answer);
             self.ledger.issued(id, issued.secret);
             self.acknowledge();
