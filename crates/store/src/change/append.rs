@@ -9,14 +9,18 @@ use crate::sqlite;
 use crate::statement::statements;
 use crate::transaction::NewChange;
 use crate::value::Value;
+use jiff::Timestamp;
 
 statements! {
-    TAKE_SQLITE = "UPDATE log SET head = head + $1, bytes = bytes + $2, last_at = $3 RETURNING head, segment";
+    TAKE_SQLITE = "UPDATE log SET head = head + $1, bytes = bytes + $2, \
+                   last_at = CASE WHEN last_at < $3 THEN $3 ELSE last_at END RETURNING head, segment";
     APPEND_SQLITE = "INSERT INTO change (seq, segment, at, tenant, noun, id, state, moved_by, body) \
                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     /// Takes the numbers and appends in one round trip: the row's lock is held no longer than the commit needs.
     APPEND_POSTGRES = "WITH taken AS ( \
-            UPDATE log SET head = head + $1, bytes = bytes + $2, last_at = $3 RETURNING head - $1 AS before, segment \
+            UPDATE log SET head = head + $1, bytes = bytes + $2, \
+                   last_at = CASE WHEN last_at < $3 THEN $3 ELSE last_at END \
+            RETURNING head - $1 AS before, segment \
         ) \
         INSERT INTO change (seq, segment, at, tenant, noun, id, state, moved_by, body) \
         SELECT taken.before + new.place, taken.segment, new.at, new.tenant, new.noun, new.id, new.state, \
@@ -33,11 +37,16 @@ fn weight(changes: &[NewChange]) -> i64 {
     i64::try_from(changes.iter().map(|change| change.body.len() + FRAME).sum::<usize>()).unwrap_or(i64::MAX)
 }
 
+/// Returns the instant of the newest change. Clocks of servers differ, and what is kept by age must rather be kept longer.
+fn newest(changes: &[NewChange]) -> Option<Timestamp> {
+    changes.iter().map(|change| change.at).max()
+}
+
 /// Appends a group's changes on SQLite.
 pub(crate) fn on_sqlite(connection: &rusqlite::Connection, changes: &[NewChange]) -> Result<(), StoreError> {
-    let Some(last) = changes.last() else { return Ok(()) };
+    let Some(last_at) = newest(changes) else { return Ok(()) };
     let count = i64::try_from(changes.len()).unwrap_or(i64::MAX);
-    let taken = sqlite::rows(connection, TAKE_SQLITE, &[count.into(), weight(changes).into(), last.at.into()])?;
+    let taken = sqlite::rows(connection, TAKE_SQLITE, &[count.into(), weight(changes).into(), last_at.into()])?;
     let log = taken.first().ok_or(StoreError::Broken { column: 0, why: "is missing: no log" })?;
     let (before, segment) = (log.int(0)? - count, log.int(1)?);
     let failed = |source| StoreError::Sqlite { doing: "appending to the log", source };
@@ -67,11 +76,11 @@ pub(crate) async fn prepare(client: &deadpool_postgres::Object) -> Result<(), St
 
 /// Appends a group's changes on PostgreSQL; its message is sent by the first poll.
 pub(crate) async fn on_postgres(client: &deadpool_postgres::Object, changes: &[NewChange]) -> Result<(), StoreError> {
-    let Some(last) = changes.last() else { return Ok(()) };
+    let Some(last_at) = newest(changes) else { return Ok(()) };
     fn column<'c, T>(changes: &'c [NewChange], of: impl Fn(&'c NewChange) -> T) -> Vec<T> {
         changes.iter().map(of).collect()
     }
-    let numbers = [Value::from(changes.len() as u64), weight(changes).into(), last.at.into()];
+    let numbers = [Value::from(changes.len() as u64), weight(changes).into(), last_at.into()];
     let [count, bytes, at] = &numbers;
     let tenants = column(changes, |change| change.tenant.to_string());
     postgres::query_columns(

@@ -12,6 +12,7 @@ use store::{ChangeFilter, Engine, Retention, Store, StoreError};
 on_both_engines!(
     drops_by_age,
     drops_by_size,
+    keeps_by_the_clock_that_is_ahead,
     tells_a_cursor_that_is_too_old,
     wakes_from_a_sleep_in_which_all_was_dropped,
     finishes_what_a_crash_broke_off,
@@ -100,6 +101,21 @@ async fn drops_by_size(fresh: &Fresh) {
         assert!(floor == 0 || kept > (512 - 256) << 10, "only {kept} bytes are kept");
     }
     assert!(dropped > 4, "{dropped} segments were dropped");
+    store.close().await;
+}
+
+async fn keeps_by_the_clock_that_is_ahead(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    // The last to write has a clock that is far behind the others'.
+    for ms in [100_000, 100_001, 5] {
+        write(&store, ours, 1, ms).await;
+    }
+    let retention = Retention { age: SignedDuration::from_secs(60), bytes: u64::MAX };
+    for (seconds, floor) in [(120, 0), (160, 0), (161, 4)] {
+        store.log_retain(retention, at(seconds * 1_000)).await.expect("a pass");
+        assert_eq!(store.log_bounds().await.expect("bounds").floor, floor, "after {seconds} s");
+    }
     store.close().await;
 }
 
