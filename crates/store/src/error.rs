@@ -85,6 +85,15 @@ pub enum StoreError {
         /// What is not supported, and what would be.
         why: String,
     },
+    /// A transfer would mix two histories.
+    #[error("table `{table}` of the target is not empty; a transfer needs a new database")]
+    Occupied {
+        /// The first table that holds something.
+        table: &'static str,
+    },
+    /// A transfer would have copied half of what happened meanwhile.
+    #[error("the source was written to during the transfer, which is undone; stop whoever writes there")]
+    Moved,
     /// A row does not hold what its column must hold.
     #[error("column {column} of a row {why}")]
     Broken {

@@ -101,6 +101,11 @@ impl Readers {
         Self { path: path.to_owned(), idle: Arc::default(), turns: Arc::new(Semaphore::new(READERS)) }
     }
 
+    /// Returns the file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Runs an operation that only reads.
     pub(crate) async fn run<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
         let _turn = self.turns.acquire().await.map_err(|_| StoreError::Unavailable { source: None })?;

@@ -52,5 +52,9 @@ pub fn statements_of(engine: Engine) -> impl Iterator<Item = (&'static str, &'st
         crate::token::STATEMENTS,
         crate::user::STATEMENTS,
     ];
-    all.into_iter().flatten().copied().filter(move |(name, _)| !name.ends_with(other))
+    all.into_iter()
+        .flatten()
+        .copied()
+        .chain(crate::transfer::statements())
+        .filter(move |(name, _)| !name.ends_with(other))
 }

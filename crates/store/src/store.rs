@@ -183,6 +183,15 @@ impl Store {
         self.inner.database.read(operation).await
     }
 
+    pub(crate) fn database(&self) -> &Database {
+        &self.inner.database
+    }
+
+    /// Has the feed look at the log, which something other than the writer has moved.
+    pub(crate) fn ring(&self) {
+        self.inner.feed.written.notify_one();
+    }
+
     /// Makes sure that the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.read(LogBounds).await.map(drop)

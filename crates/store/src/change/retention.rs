@@ -79,6 +79,9 @@ impl Operation for SegmentClose {
     }
 }
 
+/// The segments for which a database has partitions when it is new.
+pub(crate) const FRESH_PARTITIONS: [i64; 2] = [1, 2];
+
 /// Returns the SQL that makes a segment's partition. Attaching, unlike creating in place, lets readers and writers go on.
 pub(crate) fn partition(segment: i64) -> String {
     format!(

@@ -68,7 +68,8 @@ pub(crate) struct Fresh {
 }
 
 impl Fresh {
-    async fn new(engine: Engine) -> Option<Self> {
+    /// Makes a database, if there is a server for it.
+    pub(crate) async fn new(engine: Engine) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
         let mut fresh = Self { folder, database: None, tasks: TaskTracker::new() };
         if engine == Engine::Postgres {
@@ -82,7 +83,8 @@ impl Fresh {
         Some(fresh)
     }
 
-    async fn remove(self) {
+    /// Drops the database.
+    pub(crate) async fn remove(self) {
         if let Some((server, name, _)) = &self.database {
             let drop = format!("DROP DATABASE {name} WITH (FORCE)");
             self.connect(server).await.batch_execute(&drop).await.expect("the database can be dropped");

@@ -16,5 +16,6 @@ mod sample;
 mod statement;
 mod tenant;
 mod token;
+mod transfer;
 mod user;
 mod writer;
