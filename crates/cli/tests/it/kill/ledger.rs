@@ -6,6 +6,7 @@ use model::{Change, Digest, ExecutionId, NewExecution, Page, TokenId};
 use reqwest::Method;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 /// Contents that are fetched again; more would only take longer.
@@ -66,6 +67,8 @@ fn value(text: &str) -> Value {
 impl Followed {
     /// Compares what was acknowledged, what was followed, what the log says and what the tables say.
     pub(super) async fn check(&self, server: &Server) {
+        let asked_again = self.shared.asked_again.load(Ordering::Relaxed);
+        assert!(asked_again > 0, "no kill has interrupted anybody");
         let log = self.log().await;
         let seqs: Vec<u64> = log.iter().map(|change| change.seq).collect();
         assert_eq!(seqs, (1..=self.head).collect::<Vec<_>>(), "the log has a gap, or repeats itself");

@@ -36,6 +36,8 @@ pub(super) struct Shared {
     /// The number at which followers end.
     head: watch::Sender<Option<u64>>,
     acknowledged: AtomicU64,
+    /// How often nobody knew what the server had done, and it was asked again.
+    pub(super) asked_again: AtomicU64,
 }
 
 /// The callers at work.
@@ -59,6 +61,7 @@ impl Load {
             over: watch::Sender::new(false),
             head: watch::Sender::new(None),
             acknowledged: AtomicU64::new(0),
+            asked_again: AtomicU64::new(0),
         });
         let mut callers = JoinSet::new();
         for number in 0..CREATORS {
@@ -158,6 +161,7 @@ impl Shared {
                 return (answer, first);
             }
             first = false;
+            self.asked_again.fetch_add(1, Ordering::Relaxed);
             let mut serving = self.serving.subscribe();
             // Whether there is word or not, the next try will tell.
             let _ = tokio::time::timeout(AGAIN, serving.wait_for(|serving| *serving)).await;
