@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::error::Failure;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use model::{ApiError, ErrorKind, RequestId};
@@ -29,7 +29,7 @@ pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next
     let mut response = next.run(request).instrument(span.clone()).await;
     let (elapsed, status) = (begun.elapsed(), response.status().as_u16());
     span.in_scope(|| tracing::debug!(status, elapsed_ms = elapsed.as_secs_f64() * 1e3, "answered"));
-    let labels = [("method", method.to_string()), ("route", route.clone()), ("status", status.to_string())];
+    let labels = [("method", label(&method).to_owned()), ("route", route.clone()), ("status", status.to_string())];
     metrics::counter!("quarry_requests_total", &labels).increment(1);
     metrics::histogram!("quarry_request_seconds", "route" => route).record(elapsed.as_secs_f64());
     let headers = response.headers_mut();
@@ -38,6 +38,12 @@ pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// Returns what a method is counted as: whatever a stranger sends must not become a counter of its own.
+fn label(method: &Method) -> &'static str {
+    const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    KNOWN.into_iter().find(|known| method == known).unwrap_or("other")
 }
 
 /// Ends a request that takes too long, from its first byte to the beginning of its answer.
@@ -76,4 +82,45 @@ pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Response<Body> {
     let mut response = Failure::from(ApiError::internal(format!("a handler panicked: {said}"))).into_response();
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Router;
+    use axum::routing::get;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+    use tower_http::catch_panic::CatchPanicLayer;
+
+    /// No route of ours panics on purpose, so the net is tried under one that does.
+    #[tokio::test]
+    async fn a_panic_is_answered_and_not_explained() {
+        async fn panics(request: Request) -> String {
+            match request.uri().path() {
+                "/text" => panic!("a secret"),
+                path => panic!("a secret at {path}"),
+            }
+        }
+        let net = CatchPanicLayer::custom(|panic: Box<dyn Any + Send>| panicked(panic.as_ref()));
+        let app = Router::new().route("/{path}", get(panics)).layer(net);
+        for path in ["/text", "/string"] {
+            let request = Request::builder().uri(path).body(Body::empty()).expect("a request");
+            let response = app.clone().oneshot(request).await.expect("answers");
+            assert_eq!(response.status(), 500);
+            let body = response.into_body().collect().await.expect("a body").to_bytes();
+            let error: ApiError = serde_json::from_slice(&body).expect("an error");
+            assert_eq!(error.code, "internal");
+            assert!(!String::from_utf8_lossy(&body).contains("secret"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn only_known_methods_are_counted_by_name() {
+        let check = |method: &str, expected: &str| assert_eq!(label(&method.parse().expect("a method")), expected);
+        check("GET", "GET");
+        check("OPTIONS", "OPTIONS");
+        check("get", "other");
+        check("STRANGE", "other");
+    }
 }
