@@ -25,6 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use store::{Bearer, StoreError, TenantKey, UserKey};
+use tokio::sync::watch;
 
 /// How long a token that was good is not looked up again.
 const MEMORY: Duration = Duration::from_secs(5);
@@ -158,7 +159,8 @@ fn neighbourhood(address: IpAddr) -> String {
     }
 }
 
-async fn find(app: &App, headers: &HeaderMap) -> Answer<Caller> {
+/// Finds out who sent these headers.
+pub(crate) async fn find(app: &App, headers: &HeaderMap) -> Answer<Caller> {
     let now = app.clock.now();
     let bearer = bearer(headers)?;
     if let Some(text) = bearer.filter(|text| text.starts_with(PREFIX)) {
@@ -240,6 +242,7 @@ fn take(app: &App, caller: &str, kind: CallerKind) -> Answer<()> {
 }
 
 async fn look_up(app: &App, credential: &Credential, now: Timestamp) -> Answer<Bearer> {
+    let losses = app.known.losses();
     let bearer = app.store.token_bearer(credential.id).await?;
     // One answer for a wrong secret and a token that never was: nobody learns which ids exist.
     let bearer =
@@ -254,7 +257,10 @@ async fn look_up(app: &App, credential: &Credential, now: Timestamp) -> Answer<B
     if bearer.user.state == UserState::Disabled {
         return Err(refused("belongs to a user who is disabled").with_hint("ask an admin").into());
     }
-    app.known.remember(&bearer, now);
+    // What somebody lost meanwhile may be the very thing that was read before.
+    if !losses.has_changed().unwrap_or(true) {
+        app.known.remember(&bearer, now);
+    }
     Ok(bearer)
 }
 
@@ -274,6 +280,8 @@ async fn note_use(app: &App, bearer: &Bearer, now: Timestamp) {
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     tokens: Mutex<HashMap<TokenId, (Bearer, Timestamp)>>,
+    /// Rung when somebody may have lost what they were allowed.
+    losses: watch::Sender<()>,
 }
 
 impl Known {
@@ -301,13 +309,20 @@ impl Known {
         }
     }
 
+    /// Returns a bell that rings when somebody may have lost what they were allowed, by an order to this server.
+    pub(crate) fn losses(&self) -> watch::Receiver<()> {
+        self.losses.subscribe()
+    }
+
     /// Forgets a token that was revoked.
     pub(crate) fn forget(&self, id: TokenId) {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.losses.send_replace(());
     }
 
     /// Forgets all tokens of a user whose role or state has changed.
     pub(crate) fn forget_user(&self, id: UserId) {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, (bearer, _)| bearer.user.id != id);
+        self.losses.send_replace(());
     }
 }

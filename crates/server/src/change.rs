@@ -49,7 +49,7 @@ async fn follow(
     let filter = filter(&app, &caller, &asked).await?;
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
     if accept.contains("text/event-stream") {
-        return stream::answer(&app, &headers, asked.after, filter).await;
+        return stream::answer(&app, caller, headers, asked.after, filter).await;
     }
     let after = match asked.after {
         Some(after) => after,

@@ -19,6 +19,11 @@ impl Failure {
         self.retry_after_seconds = Some(seconds);
         self
     }
+
+    /// Returns what sort of failure it is.
+    pub(crate) const fn kind(&self) -> ErrorKind {
+        self.error.kind
+    }
 }
 
 impl From<ApiError> for Failure {

@@ -1,41 +1,52 @@
 //! The log as server-sent events: one event per change, its number as the event's id.
 //!
 //! A follower that reads slowly is not waited for by anybody: it has a page of its own, asks for the next one when it
-//! has sent it, and is let go when the server stops or its cursor falls below the floor.
+//! has sent it, and is let go when the server stops, its cursor falls below the floor, or who follows may not any more.
+//! Why a stream ended, whoever followed learns by asking again: a browser takes an event of ours for nothing else.
 
 use super::check_cursor;
 use crate::app::App;
+use crate::caller::{self, Caller};
 use crate::error::Answer;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use model::{ApiError, Change};
+use model::{ApiError, Change, ErrorKind, Scope};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 use store::{ChangeFilter, Follower};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-/// Events sent at once.
+/// Changes taken at once; they are shared with everybody who follows as closely.
 const CHUNK: usize = 256;
-/// How long to be silent before moving the follower's cursor: also what tells a broken connection.
+/// Bytes written at once, and a change more: what a follower who does not read has to itself.
+const PIECE_BYTES: usize = 64 << 10;
+/// How long to be silent before moving the follower's cursor, which also tells a broken connection; and how long to go on
+/// before making sure again that who follows still may.
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// Begins a stream after `Last-Event-ID`, or after `after`, or at the newest change.
 pub(super) async fn answer(
     app: &App,
-    headers: &HeaderMap,
+    caller: Caller,
+    headers: HeaderMap,
     after: Option<u64>,
     filter: ChangeFilter,
 ) -> Answer<Response> {
     let bounds = app.store.log_bounds().await?;
-    let after = last_event(headers)?.or(after).unwrap_or(bounds.head);
+    let after = last_event(&headers)?.or(after).unwrap_or(bounds.head);
     check_cursor(after, bounds.head)?;
     if after < bounds.floor {
         return Err(store::StoreError::CursorGone { cursor: after, floor: bounds.floor }.into());
     }
-    let tail = Tail { follower: app.store.log_follow(after, filter), stop: app.stop.clone(), begun: false };
+    let follower = app.store.log_follow(after, filter);
+    let (app, losses, ready) = (app.clone(), app.known.losses(), VecDeque::new());
+    let tail = Tail { app, caller, headers, losses, looked_at: None, follower, ready, begun: false };
     let events = stream::unfold(Some(tail), |tail| async {
         let mut tail = tail?;
         let (text, more) = tail.next().await;
@@ -57,8 +68,16 @@ fn last_event(headers: &HeaderMap) -> Answer<Option<u64>> {
 }
 
 struct Tail {
+    app: App,
+    /// Who follows, and what they have shown.
+    caller: Caller,
+    headers: HeaderMap,
+    losses: watch::Receiver<()>,
+    /// When we last made sure that they may.
+    looked_at: Option<Instant>,
     follower: Follower,
-    stop: CancellationToken,
+    /// What has been found and not been sent.
+    ready: VecDeque<Arc<Change>>,
     begun: bool,
 }
 
@@ -70,29 +89,61 @@ impl Tail {
             self.begun = true;
             return (format!("retry: 1000\nid: {}\n\n", self.follower.cursor()), true);
         }
-        let next = tokio::select! {
-            next = tokio::time::timeout(SILENCE, self.follower.next(CHUNK)) => next,
-            () = self.stop.cancelled() => return (": the server stops\n\n".to_owned(), false),
-        };
-        match next {
-            Ok(Ok(page)) => {
-                let mut text = String::new();
-                page.items.iter().for_each(|change| write_event(&mut text, change));
-                if page.items.last().is_none_or(|last| last.seq < page.next) {
-                    // Only other people's changes: the cursor moves, nothing is dispatched.
-                    let _ = write!(text, "id: {}\n\n", page.next);
-                }
-                (text, true)
+        while self.ready.is_empty() {
+            if !self.may_go_on().await {
+                return (": who follows may not any more\n\n".to_owned(), false);
             }
-            Ok(Err(error)) => {
-                let error = ApiError::from(error);
-                if let Some(cause) = &error.internal {
-                    tracing::error!(code = error.code, cause, "a stream of changes ends");
+            let next = tokio::select! {
+                biased;
+                () = self.app.stop.cancelled() => return (": the server stops\n\n".to_owned(), false),
+                _ = self.losses.changed() => {
+                    self.looked_at = None;
+                    continue;
                 }
-                let body = serde_json::to_string(&error).unwrap_or_default();
-                (format!("event: error\ndata: {body}\n\n"), false)
+                next = tokio::time::timeout(SILENCE, self.follower.next(CHUNK)) => next,
+            };
+            match next {
+                // Only other people's changes, or none at all: the cursor moves, nothing is dispatched.
+                Ok(Ok(page)) if page.items.is_empty() => return (format!("id: {}\n\n", page.next), true),
+                Err(_) => return (format!("id: {}\n\n", self.follower.cursor()), true),
+                Ok(Ok(page)) => self.ready = page.items.into(),
+                Ok(Err(error)) => {
+                    let error = ApiError::from(error);
+                    if let Some(cause) = &error.internal {
+                        tracing::error!(code = error.code, cause, "a stream of changes ends");
+                    }
+                    return (format!(": {}\n\n", error.code), false);
+                }
             }
-            Err(_) => (format!("id: {}\n\n", self.follower.cursor()), true),
+        }
+        (self.piece(), true)
+    }
+
+    /// Writes as much of what is ready as goes out at once.
+    fn piece(&mut self) -> String {
+        let mut text = String::new();
+        while text.len() < PIECE_BYTES
+            && let Some(change) = self.ready.pop_front()
+        {
+            write_event(&mut text, &change);
+            if self.ready.is_empty() && change.seq < self.follower.cursor() {
+                let _ = write!(text, "id: {}\n\n", self.follower.cursor());
+            }
+        }
+        text
+    }
+
+    /// Makes sure, now and then and when somebody has lost something, that who follows still may.
+    async fn may_go_on(&mut self) -> bool {
+        if self.looked_at.is_some_and(|at| at.elapsed() < SILENCE) {
+            return true;
+        }
+        self.looked_at = Some(Instant::now());
+        let found = caller::find(&self.app, &self.headers).await;
+        match found.and_then(|now| now.must(Scope::ChangeRead).map(|()| now)) {
+            Ok(now) => now.reach() == self.caller.reach(),
+            // Where nobody can be looked up at present, nobody has lost anything.
+            Err(failure) => !matches!(failure.kind(), ErrorKind::Unauthorised | ErrorKind::Forbidden),
         }
     }
 }
