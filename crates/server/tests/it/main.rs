@@ -3,10 +3,19 @@
 
 mod answer;
 mod app;
+mod blob;
+mod change;
 mod engine;
+mod exchange;
 mod execution;
+mod health;
 mod interface;
+mod issuer;
 mod openapi;
 mod privilege;
+mod rate;
 mod raw;
 mod refusal;
+mod stop;
+mod stream;
+mod tls;

@@ -37,6 +37,11 @@ impl Raw {
         timeout(WAIT, self.stream.write_all(bytes)).await.expect("in time")
     }
 
+    /// Says that nothing more will be written.
+    pub(crate) async fn shut(&mut self) {
+        self.stream.shutdown().await.expect("the other side is there");
+    }
+
     /// Reads until this has come, and returns all up to and with it.
     pub(crate) async fn until(&mut self, mark: &str) -> String {
         loop {
