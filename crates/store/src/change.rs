@@ -40,6 +40,11 @@ pub struct ChangeFilter {
 }
 
 impl ChangeFilter {
+    /// Tells whether the reader wants every change.
+    fn is_all(&self) -> bool {
+        self.tenant.is_none() && self.noun.is_none() && self.id.is_none()
+    }
+
     /// Tells whether the reader wants this change.
     pub fn wants(&self, change: &Change) -> bool {
         self.tenant.is_none_or(|tenant| tenant == change.tenant)
@@ -102,9 +107,11 @@ pub(crate) async fn bounds(tx: &Tx<'_>) -> Result<Bounds, StoreError> {
     Ok(Bounds { head: row.count(0)?, floor: row.count(1)? })
 }
 
-/// Reads the changes after a cursor, at most [`MAX_SCAN`] of them.
+/// Reads the changes after a cursor.
 pub(crate) struct LogRead {
     pub(crate) after: u64,
+    /// How many of them at most.
+    pub(crate) scan: u64,
 }
 
 impl Operation for LogRead {
@@ -115,7 +122,7 @@ impl Operation for LogRead {
         if self.after < bounds.floor {
             return Err(StoreError::CursorGone { cursor: self.after, floor: bounds.floor });
         }
-        let rows = tx.rows(PAGE, &[self.after.into(), self.after.saturating_add(MAX_SCAN).into()]).await?;
+        let rows = tx.rows(PAGE, &[self.after.into(), self.after.saturating_add(self.scan).into()]).await?;
         let found = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         // A segment that was dropped between the two reads leaves a hole at the front.
         if found.first().is_some_and(|first| first.seq != self.after + 1) {
@@ -134,7 +141,9 @@ pub(crate) async fn page(
     filter: &ChangeFilter,
     limit: usize,
 ) -> Result<ChangePage, StoreError> {
-    let (bounds, found) = database.read(LogRead { after }).await?;
+    // Where everything is wanted, no more need be read than will be shown.
+    let scan = if filter.is_all() { MAX_SCAN.min(limit as u64) } else { MAX_SCAN };
+    let (bounds, found) = database.read(LogRead { after, scan }).await?;
     Ok(ChangePage::pick(&found, after, bounds.head, filter, limit))
 }
 

@@ -169,7 +169,7 @@ impl Feed {
 
     /// Takes in what is new after a cursor, and returns the new cursor.
     async fn advance(&self, database: &Database, cursor: u64) -> Result<u64, StoreError> {
-        let (_, found) = match database.read(LogRead { after: cursor }).await {
+        let (_, found) = match database.read(LogRead { after: cursor, scan: MAX_SCAN }).await {
             // It was dropped before we read it; whoever still wanted it is told so.
             Err(StoreError::CursorGone { floor, .. }) => return Ok(self.restart(floor)),
             read => read?,
