@@ -199,7 +199,7 @@ impl Follower {
         Self { feed: Arc::clone(feed), database: database.clone(), head: feed.head(), cursor: after, filter }
     }
 
-    /// Waits until the log has moved past the cursor, and returns what is wanted of at most [`MAX_SCAN`] changes; that
+    /// Waits until the log has moved past the cursor, and returns what is wanted of at most two thousand changes; that
     /// may be nothing, and the cursor has moved all the same.
     pub async fn next(&mut self, limit: usize) -> Result<ChangePage, StoreError> {
         loop {
