@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The oldest server version that is supported.
 const OLDEST: i64 = 150_000;
+/// How long a connection may be silent in the middle of something.
+const SILENCE: Duration = Duration::from_secs(30);
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -30,6 +32,8 @@ impl Postgres {
         let failed = |source| StoreError::Postgres { doing: "reading the database's address", source };
         let mut config: Config = url.parse().map_err(failed)?;
         config.application_name("quarry").connect_timeout(CONNECT);
+        // A network that goes silent must not hold the writer for the kernel's quarter of an hour.
+        config.tcp_user_timeout(SILENCE).keepalives_idle(SILENCE);
         // A forgotten snapshot starves the vacuum, and with it the queue.
         let options = config.get_options().unwrap_or_default();
         config.options(

@@ -2,7 +2,6 @@
 
 use crate::app::{TestApp, WAIT};
 use crate::engine::{Place, on_both_engines, on_sqlite};
-use crate::raw::Raw;
 use jiff::SignedDuration;
 use model::health::Health;
 use model::log::{LogChange, LogLevel, LogLevels};
