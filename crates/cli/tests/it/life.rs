@@ -1,12 +1,13 @@
 //! A server's life: its first start, the next ones, those that must not succeed, and its end.
 
 use crate::stub::{Ran, quarry, run_with};
-use crate::system::{Engine, House, Server};
+use crate::system::{Engine, Held, House, Server};
 use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 fn mode(path: &Path) -> u32 {
@@ -53,6 +54,33 @@ fn the_first_token_on_sqlite() {
 #[test]
 fn the_first_token_on_postgres() {
     the_first_token(Engine::Postgres);
+}
+
+#[test]
+fn a_person_is_told_where_and_how_to_go_on() {
+    let home = tempfile::tempdir().expect("is made");
+    let begin = || {
+        let mut command = quarry(&["up", "--listen", "127.0.0.1:0"], home.path());
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        Held::start(command)
+    };
+    let mut first = begin();
+    let lines: Vec<String> = first.lines().take(3).collect();
+    let url = lines[0].rsplit(' ').next().expect("ends in an address");
+    let token = lines[1].rsplit(' ').next().expect("ends in a token");
+    assert!(token.starts_with("qry_"), "{lines:?}");
+    let said = lines.join("\n").replace(url, "URL").replace(token, "TOKEN");
+    insta::assert_snapshot!(said.replace(env!("CARGO_PKG_VERSION"), "VERSION"), @"
+    quarry VERSION listens at URL
+    an admin's token, shown this once: TOKEN
+    next, in another terminal: export QUARRY_URL=URL QUARRY_TOKEN=TOKEN
+    ");
+    drop(first);
+    let mut second = begin();
+    let mut lines = second.lines();
+    assert!(lines.next().expect("greets").starts_with("quarry "));
+    drop(second);
+    assert_eq!(lines.next(), None, "a second start shows no token");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use crate::stub::{Ran, quarry, run_with};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use std::io::BufReader;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -213,6 +213,12 @@ impl Held {
     /// Starts it with nothing on its standard input.
     pub(crate) fn start(mut command: Command) -> Self {
         Self(command.stdin(Stdio::null()).spawn().expect("starts"))
+    }
+
+    /// Returns the lines of its standard output, which must be piped, as they come.
+    pub(crate) fn lines(&mut self) -> impl Iterator<Item = String> + use<> {
+        let out = BufReader::new(self.0.stdout.take().expect("is piped"));
+        out.lines().map(|line| line.expect("is text"))
     }
 }
 

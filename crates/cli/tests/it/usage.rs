@@ -29,7 +29,6 @@ fn wrong_words_are_usage() {
         &["--color", "mauve", "doctor"],
         &["frobnicate"],
         &["login"],
-        &["migrate"],
         &["completion", "tcsh"],
     ] {
         let ran = run(args);
