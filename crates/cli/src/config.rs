@@ -51,7 +51,7 @@ impl Config {
 fn check(loaded: &Loaded) -> anyhow::Result<()> {
     loaded.check_files().map_err(|errors| refused(&errors))?;
     let config = &loaded.config;
-    config.tls.as_ref().map(Tls::load).transpose().map_err(|error| crate::server::explain(error.into()))?;
-    Issuers::load(&config.issuers).map_err(|error| crate::server::explain(error.into()))?;
+    config.tls.as_ref().map(Tls::load).transpose().map_err(|error| crate::server::explain(&error.into()))?;
+    Issuers::load(&config.issuers).map_err(|error| crate::server::explain(&error.into()))?;
     Ok(())
 }

@@ -46,9 +46,12 @@ impl Migrate {
             return move_all(session, from, &config).await;
         }
         let config = store_config(&config);
+        if let Place::Folder(folder) = &config.place {
+            refuse_absent(folder)?;
+        }
         let schema = look(&config.place).await?;
         if !self.check && schema.found < schema.known {
-            let store = Store::open(&config, Clock::System.now()).await.map_err(|error| explain(error.into()))?;
+            let store = Store::open(&config, Clock::System.now()).await.map_err(|error| explain(&error.into()))?;
             store.close().await;
         }
         let output = &mut session.output;
@@ -71,7 +74,7 @@ impl Migrate {
 
 /// Looks at a schema, and refuses one that is newer than this program.
 async fn look(place: &Place) -> anyhow::Result<Schema> {
-    let schema = Schema::look(place).await.map_err(|error| explain(error.into()))?;
+    let schema = Schema::look(place).await.map_err(|error| explain(&error.into()))?;
     if schema.found > schema.known {
         let error = StoreError::Newer { found: schema.found, known: schema.known };
         return Err(Failure::new(Exit::Refused, "schema_newer", error.to_string())
@@ -81,19 +84,25 @@ async fn look(place: &Place) -> anyhow::Result<Schema> {
     Ok(schema)
 }
 
+/// Refuses a folder in which no house stands.
+fn refuse_absent(folder: &Path) -> Result<(), Failure> {
+    if folder.join("quarry.db").exists() {
+        return Ok(());
+    }
+    let message = format!("`{}` holds no house: there is no `quarry.db` in it", folder.display());
+    Err(Failure::new(Exit::NotFound, "house_not_found", message).hint("name its folder, or a database with --db"))
+}
+
 /// Moves all that a folder holds to where the configuration says.
 async fn move_all(session: &mut Session, from: &Path, config: &Config) -> anyhow::Result<Exit> {
-    if !from.join("quarry.db").exists() {
-        let message = format!("`{}` holds no house: there is no `quarry.db` in it", from.display());
-        return Err(Failure::new(Exit::NotFound, "house_not_found", message).into());
-    }
+    refuse_absent(from)?;
     if matches!(config.store.database, Database::Sqlite) && is_same(from, &config.server.data) {
         return Err(Failure::usage("same_place", "a folder cannot be moved to itself")
             .hint("name --db, or another --data")
             .into());
     }
     let now = Clock::System.now();
-    let open = |config| async move { Store::open(&config, now).await.map_err(|error| explain(error.into())) };
+    let open = |config| async move { Store::open(&config, now).await.map_err(|error| explain(&error.into())) };
     let source = open(StoreConfig::new(Place::Folder(from.to_owned()))).await?;
     let moved = async {
         let target = open(store_config(config)).await?;

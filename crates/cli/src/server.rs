@@ -9,9 +9,9 @@ use server::config::{Config, ConfigErrors, ConfigFile, Loaded, Sources};
 use server::log::{Log, LogOutput};
 use server::{Server, StartError};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use store::{Clock, StoreError};
+use store::{Clock, StoreError, chain};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How a server starts; what is not said here comes from the environment and the file.
@@ -86,7 +86,6 @@ impl ConfigArgs {
 /// Returns the failure of a configuration that is not in order.
 pub(crate) fn refused(errors: &ConfigErrors) -> Failure {
     Failure::usage("config_invalid", errors.to_string())
-        .hint("`quarry config show` tells what each value is and whence")
 }
 
 impl ServerArgs {
@@ -95,12 +94,13 @@ impl ServerArgs {
         let listen = self.listen.as_ref().map(|listen| ("server.listen", listen.clone(), "--listen"));
         let config = self.place.load(listen.into_iter().collect())?.config;
         let clock = Clock::System;
-        std::fs::create_dir_all(&config.server.data)?;
+        // What is kept is for the server alone: hashes of tokens, inputs, contents.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.server.data)?;
         let output = LogOutput::of(&config.log, &config.server.data);
         let log = Log::start(&config.log, output, clock.clone())?;
         let (mut stop, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut reload = signal(SignalKind::hangup())?;
-        let server = Server::start(config, Some(log), clock).await.map_err(explain)?;
+        let server = Server::start(config, Some(log), clock).await.map_err(|error| explain(&error))?;
         let greeted = self.greet(session, &server).await;
         if let Err(error) = greeted {
             server.stop().await;
@@ -176,8 +176,8 @@ fn write_token(file: &Path, token: &str) -> anyhow::Result<()> {
 }
 
 /// Says what to do about a start that failed.
-pub(crate) fn explain(error: StartError) -> anyhow::Error {
-    let (exit, code, hint) = match &error {
+pub(crate) fn explain(error: &StartError) -> anyhow::Error {
+    let (exit, code, hint) = match error {
         StartError::Store(StoreError::Locked { .. }) => {
             (Exit::Refused, "folder_in_use", "stop the other one, or name another folder with --data")
         }
@@ -199,6 +199,5 @@ pub(crate) fn explain(error: StartError) -> anyhow::Error {
             (Exit::Failed, "start_failed", "`quarry doctor` looks at this machine")
         }
     };
-    let chain = anyhow::Error::from(error).chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    Failure::new(exit, code, chain).hint(hint).into()
+    Failure::new(exit, code, chain(error)).hint(hint).into()
 }

@@ -151,7 +151,7 @@ impl Client {
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<T, ClientError> {
         self.json(Replay::Never, || {
-            let request = self.request(method.clone(), path).timeout(MAX_ANSWER);
+            let request = self.request(method.clone(), path).query(&self.tenant_query()).timeout(MAX_ANSWER);
             if let Some(body) = body { request.json(body) } else { request }
         })
         .await

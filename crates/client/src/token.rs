@@ -17,7 +17,7 @@ impl Client {
 
     /// Returns a token, without its secret.
     pub async fn token_get(&self, id: TokenId) -> Result<Token, ClientError> {
-        self.get(&format!("/v1/tokens/{id}"), &()).await
+        self.get(&format!("/v1/tokens/{id}"), &self.tenant_query()).await
     }
 
     /// Makes a token worthless, for good.

@@ -22,7 +22,7 @@ impl Client {
 
     /// Returns a user.
     pub async fn user_get(&self, id: UserId) -> Result<User, ClientError> {
-        self.get(&format!("/v1/users/{id}"), &()).await
+        self.get(&format!("/v1/users/{id}"), &self.tenant_query()).await
     }
 
     /// Changes a user's role or state.

@@ -8,7 +8,7 @@ mod range;
 use crate::app::App;
 use crate::body::{Asked, Made, Named, TenantQuery, after};
 use crate::caller::Caller;
-use crate::error::{Answer, Failure, chain};
+use crate::error::{Answer, Failure};
 use axum::Json;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{Request, State};
@@ -22,6 +22,7 @@ use model::{ApiError, Blob, Digest, ErrorKind, Page, PageQuery, Scope};
 use range::Wanted;
 use std::time::Duration;
 use store::blob::{BlobError, BodyError};
+use store::chain;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 

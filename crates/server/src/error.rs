@@ -59,9 +59,3 @@ impl IntoResponse for Failure {
 
 /// What a handler answers.
 pub(crate) type Answer<T> = Result<T, Failure>;
-
-/// Returns an error's text with those of its causes, for the log.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}

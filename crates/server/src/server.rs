@@ -8,7 +8,6 @@ use crate::caller::Known;
 use crate::config::{Config, Database, Synchronous};
 use crate::connection::Bounded;
 use crate::credential::Credential;
-use crate::error::chain;
 use crate::issuer::{IssuerError, Issuers};
 use crate::log::Log;
 use crate::rate::Rates;
@@ -26,7 +25,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::blob::{BlobConfig, BlobError, Blobs};
-use store::{Clock, Place, Store, StoreConfig, StoreError, TenantKey, TokenRow, UserKey, random};
+use store::{Clock, Place, Store, StoreConfig, StoreError, TenantKey, TokenRow, UserKey, chain, random};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 

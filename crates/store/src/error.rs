@@ -170,15 +170,18 @@ impl StoreError {
 
     /// Returns the error's text with those of its causes, for the log.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
+        chain(self)
     }
+}
+
+/// Returns an error's text with those of its causes; some errors say their cause's words themselves.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
+    causes.fold(String::new(), |text, said| match text {
+        text if text.is_empty() => said,
+        text if text.ends_with(&said) => text,
+        text => format!("{text}: {said}"),
+    })
 }
 
 impl From<StoreError> for ApiError {

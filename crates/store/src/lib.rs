@@ -26,7 +26,7 @@ mod writer;
 
 pub use change::{Bounds, ChangeFilter, ChangePage, Follower, Retention};
 pub use clock::{Clock, random};
-pub use error::StoreError;
+pub use error::{StoreError, chain};
 pub use execution::ExecutionEnd;
 pub use migration::Schema;
 pub use sqlite::Synchronous;

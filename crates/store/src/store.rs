@@ -25,6 +25,7 @@ use model::{
     Tenant, TenantId, Token, TokenId, User, UserChange, UserId,
 };
 use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
@@ -421,7 +422,9 @@ impl Store {
 /// Makes the folder if need be, and takes it for this process alone: two writers of one file would ruin its log.
 fn lock(folder: &std::path::Path) -> Result<File, StoreError> {
     let failed = |doing, source| StoreError::File { doing, path: folder.display().to_string(), source };
-    std::fs::create_dir_all(folder).map_err(|source| failed("making the folder", source))?;
+    // What is kept is for the server alone: hashes of tokens, inputs, contents.
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|source| failed("making the folder", source))?;
     let file = File::options()
         .create(true)
         .truncate(false)

@@ -4,7 +4,7 @@ use super::finding::{Finding, Level};
 use server::config::Config;
 use server::{blob_config, store_config};
 use store::blob::{BlobConfig, Blobs, Capabilities};
-use store::{Place, Schema, StoreError};
+use store::{Place, Schema, StoreError, chain};
 
 /// Looks at the database: whether it answers, its version, its schema. Nothing is changed.
 pub(super) async fn database(config: &Config) -> Finding {
@@ -54,11 +54,8 @@ pub(super) async fn bucket(config: &Config) -> Finding {
     };
     match looked {
         Ok(able) => judge_capabilities(&able),
-        Err(error) => {
-            let chain = anyhow::Error::from(error).chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
-            finding(Level::Failed, chain, "no blob can be stored or fetched")
-                .mend("does the bucket exist, and are endpoint, region and key right? (blob.* in `quarry config show`)")
-        }
+        Err(error) => finding(Level::Failed, chain(&error), "no blob can be stored or fetched")
+            .mend("does the bucket exist, and are endpoint, region and key right? (blob.* in `quarry config show`)"),
     }
 }
 
