@@ -8,6 +8,7 @@ use model::{Execution, Page};
 use reqwest::Method;
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::time::Duration;
 
 on_sqlite!(
     answers_are_compressed_for_who_asks,
@@ -127,11 +128,12 @@ async fn a_wrong_method_or_path_is_answered_like_any_error(place: &Place) {
 }
 
 async fn what_is_no_http_is_refused(place: &Place) {
-    let app = TestApp::start(place).await;
+    // What is fine is answered, and the connection then closed for silence.
+    let app = TestApp::start_with(place, |config| config.server.header_timeout = Duration::from_millis(300)).await;
     let check = async |text: &str, statuses: &[&str]| {
         let mut raw = Raw::connect(app.address).await;
-        raw.write(text.as_bytes()).await;
-        raw.shut().await;
+        // A server that has read enough may close before all is written.
+        let _ = raw.try_write(text.as_bytes()).await;
         let answer = raw.rest().await;
         let fits = |status: &&str| answer.get(8..).is_some_and(|rest| rest.starts_with(&format!(" {status} ")));
         let shown: String = text.chars().take(200).collect();

@@ -8,6 +8,7 @@ mod change;
 mod engine;
 mod exchange;
 mod execution;
+mod fuzz;
 mod health;
 mod interface;
 mod issuer;
