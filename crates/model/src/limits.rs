@@ -46,6 +46,8 @@ pub const MAX_HOLD: Duration = Duration::from_secs(30);
 
 /// How long a token may live: ten years.
 pub const MAX_TOKEN_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Scopes that one token may name.
+pub const MAX_TOKEN_SCOPES: usize = 32;
 /// How long a log level may stay changed before it must be asked for again: a week.
 pub const MAX_LEVEL_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Characters of a bearer credential, ours or a foreign JWT.

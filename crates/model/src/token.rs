@@ -2,7 +2,7 @@
 
 use crate::error::ApiError;
 use crate::id::{TenantId, TokenId, UserId};
-use crate::limits::MAX_TOKEN_LIFE;
+use crate::limits::{MAX_TOKEN_LIFE, MAX_TOKEN_SCOPES};
 use crate::permission::Scope;
 use crate::tenant::name_check;
 use jiff::Timestamp;
@@ -57,9 +57,13 @@ pub struct NewToken {
 }
 
 impl NewToken {
-    /// Refuses a name or an expiry that is out of bounds.
+    /// Refuses a name, a list of scopes or an expiry that is out of bounds.
     pub fn check(&self, now: Timestamp) -> Result<(), ApiError> {
         name_check("token", &self.name)?;
+        if self.scopes.len() > MAX_TOKEN_SCOPES {
+            let message = format!("`scopes` has {} entries of at most {MAX_TOKEN_SCOPES}", self.scopes.len());
+            return Err(ApiError::invalid("token_invalid", message));
+        }
         let latest = now + jiff::SignedDuration::try_from(MAX_TOKEN_LIFE).unwrap_or(jiff::SignedDuration::MAX);
         match self.expires_at {
             Some(at) if at <= now => {
