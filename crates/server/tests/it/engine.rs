@@ -44,6 +44,19 @@ macro_rules! on_sqlite {
 }
 pub(crate) use on_sqlite;
 
+/// Makes each case, which needs two servers on one database, a test on PostgreSQL.
+macro_rules! on_postgres {
+    ($($case:ident),+ $(,)?) => {
+        mod postgres_only {$(
+            #[test]
+            fn $case() {
+                crate::engine::run(crate::engine::Engine::Postgres, super::$case);
+            }
+        )+}
+    };
+}
+pub(crate) use on_postgres;
+
 /// How long one case may take; one that takes longer hangs.
 const MAX_CASE: Duration = Duration::from_secs(100);
 /// The same for a soak.

@@ -19,4 +19,7 @@ mod raw;
 mod refusal;
 mod stop;
 mod stream;
+mod tenant;
 mod tls;
+mod token;
+mod user;

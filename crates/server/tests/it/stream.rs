@@ -2,7 +2,7 @@
 //! else by whoever does not read.
 
 use crate::app::{TestApp, WAIT};
-use crate::engine::{Place, on_both_engines, on_sqlite, soak};
+use crate::engine::{Place, on_both_engines, on_postgres, on_sqlite, soak};
 use crate::raw::Raw;
 use model::{Change, NewExecution, Role, UserChange, UserState};
 use reqwest::Method;
@@ -18,6 +18,7 @@ on_both_engines!(
     a_stream_ends_with_the_server,
 );
 on_sqlite!(who_does_not_read_stalls_nobody);
+on_postgres!(two_servers_show_one_log);
 
 /// An event.
 #[derive(Debug, Default)]
@@ -234,6 +235,33 @@ async fn a_stream_ends_with_the_server(place: &Place) {
         answer.contains(" 200 OK")
             && answer.ends_with(&format!("{{\"items\":[],\"next\":\"{head}\",\"as_of\":{head}}}"))
     );
+}
+
+async fn two_servers_show_one_log(place: &Place) {
+    const EACH: usize = 100;
+    let (first, second) = (TestApp::start(place).await, TestApp::start(place).await);
+    let house = first.house.clone();
+    let begin = first.head().await;
+    let mut streams = [Events::open(&first, &house, "", None).await, Events::open(&second, &house, "", None).await];
+    let write = async |app: &TestApp| {
+        for _ in 0..EACH {
+            app.execution(&house).await;
+        }
+    };
+    tokio::join!(write(&first), write(&second));
+    for events in &mut streams {
+        for seq in begin + 1..=begin + 2 * EACH as u64 {
+            assert_eq!(events.change().await.seq, seq);
+        }
+    }
+    // One that is held on one server hears of what the other does.
+    let path = format!("/v1/changes?wait_ms=30000&after={}", first.head().await);
+    let begun = Instant::now();
+    let (page, made) = tokio::join!(first.get(&house, &path), second.execution(&house));
+    assert_eq!(page.value()["items"][0]["id"], made.id.to_string());
+    assert!(begun.elapsed() < WAIT / 2, "the other server's change came late");
+    first.stop().await;
+    second.stop().await;
 }
 
 /// Returns the memory that this process has, server and test together.
