@@ -1,10 +1,10 @@
 //! `quarry blob`: content too large for a row, named by its digest.
 
-use crate::command::Session;
 use crate::draft::{Draft, Readers};
 use crate::exit::{Exit, Failure};
 use crate::list::{ListArgs, list};
 use crate::quantity;
+use crate::session::Session;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use client::Client;

@@ -1,7 +1,7 @@
 //! `quarry changes`: the log, a part of it or as it grows.
 
-use crate::command::Session;
 use crate::exit::{Exit, Failure};
+use crate::session::Session;
 use clap::Args;
 use futures_util::StreamExt;
 use model::limits::MAX_PAGE;

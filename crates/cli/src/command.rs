@@ -6,6 +6,7 @@
 use crate::connection::Global;
 use crate::exit::{self, Exit, Failure, Told};
 use crate::output::{Colour, Output};
+use crate::session::Session;
 use crate::{blob, change, completion, config, doctor, execution, log, login, migrate, serve, tenant, token, up, user};
 use clap::error::ErrorKind;
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -61,26 +62,6 @@ enum Command {
     /// Tries what `doctor` asks about, in a process of its own.
     #[command(hide = true)]
     Probe(doctor::probe::Probe),
-}
-
-/// What every command has: the global options and the way out.
-pub(crate) struct Session {
-    pub(crate) global: Global,
-    pub(crate) output: Output,
-}
-
-impl Session {
-    /// Returns a client for the server that the command line, the environment or the login names.
-    pub(crate) fn client(&self) -> anyhow::Result<client::Client> {
-        crate::connection::client(&self.global)
-    }
-
-    /// Reports an error and goes on; for commands that do several things.
-    pub(crate) fn report(&self, error: &anyhow::Error) -> Exit {
-        let Some(told) = Told::of(error) else { return Exit::Ok };
-        told.report(&self.output);
-        told.exit
-    }
 }
 
 /// Reads the command line, runs it, and returns the exit code.

@@ -1,7 +1,7 @@
 //! `quarry completion`: scripts by which shells complete this program's words.
 
-use crate::command::Session;
 use crate::exit::Exit;
+use crate::session::Session;
 use clap::{Args, Command};
 use clap_complete::Shell;
 

@@ -1,8 +1,8 @@
 //! `quarry config`: what the configuration comes to. The reading itself belongs to `server::config`.
 
-use crate::command::Session;
 use crate::exit::Exit;
 use crate::server::{ConfigArgs, refused};
+use crate::session::Session;
 use clap::Subcommand;
 use server::config::Loaded;
 use server::issuer::Issuers;

@@ -10,10 +10,10 @@ mod kernel;
 mod machine;
 pub(crate) mod probe;
 
-use crate::command::Session;
 use crate::exit::Exit;
 use crate::output::{Style, printable};
 use crate::server::PlaceArgs;
+use crate::session::Session;
 use clap::Args;
 use facts::Facts;
 use finding::{Finding, Level};

@@ -3,10 +3,10 @@
 mod create;
 mod wait;
 
-use crate::command::Session;
 use crate::exit::Exit;
 use crate::list::{ListArgs, list};
 use crate::quantity;
+use crate::session::Session;
 use clap::{Args, Subcommand};
 use model::{Class, Execution as Entity, ExecutionId, ExecutionQuery, ExecutionState, Input, Outcome};
 

@@ -1,7 +1,7 @@
 //! A list: page after page up to a limit, as a table or as one JSON document like a page. No more than one page is held.
 
-use crate::command::Session;
 use crate::exit::Exit;
+use crate::session::Session;
 use clap::Args;
 use client::ClientError;
 use model::Page;

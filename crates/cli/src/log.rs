@@ -1,8 +1,8 @@
 //! `quarry log`: what the server writes about itself.
 
-use crate::command::Session;
 use crate::exit::{Exit, Failure};
 use crate::quantity;
+use crate::session::Session;
 use clap::{Args, Subcommand};
 use jiff::SignedDuration;
 use model::log::{LogChange, LogLevel, LogLevels};

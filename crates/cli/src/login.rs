@@ -1,9 +1,9 @@
 //! `quarry login`: keeps an address and a token for later commands, in one file that its owner alone can read.
 
-use crate::command::Session;
 use crate::connection;
 use crate::draft::{Draft, Readers};
 use crate::exit::{Exit, Failure};
+use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
 use model::WhoAmI;

@@ -19,6 +19,7 @@ mod output;
 mod quantity;
 mod serve;
 mod server;
+mod session;
 mod tenant;
 mod token;
 mod up;

@@ -4,9 +4,9 @@
 //! A move copies the contents first, then all rows in one transaction: a row always has its content, and a move that
 //! broke off is simply begun again. Nothing is taken away from the folder that is moved.
 
-use crate::command::Session;
 use crate::exit::{Exit, Failure};
 use crate::server::{PlaceArgs, explain};
+use crate::session::Session;
 use clap::Args;
 use futures_util::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};

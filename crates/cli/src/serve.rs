@@ -1,8 +1,8 @@
 //! `quarry serve`: the server alone, as often as one likes beside a shared database and bucket.
 
-use crate::command::Session;
 use crate::exit::Exit;
 use crate::server::ServerArgs;
+use crate::session::Session;
 use clap::Args;
 
 /// Starts the server alone: the interface and the controllers, but no sandboxes

@@ -2,8 +2,8 @@
 //!
 //! SIGTERM or Ctrl-C stops in order, a second one at once; SIGHUP reads certificates and issuers' keys again.
 
-use crate::command::Session;
 use crate::exit::{Exit, Failure};
+use crate::session::Session;
 use clap::Args;
 use server::config::{Config, ConfigErrors, ConfigFile, Loaded, Sources};
 use server::log::{Log, LogOutput};

@@ -1,8 +1,8 @@
 //! `quarry tenant`: groups of users who see each other's things and nobody else's. Named by name or id.
 
-use crate::command::Session;
 use crate::exit::{Exit, Failure};
 use crate::list::{ListArgs, list};
+use crate::session::Session;
 use clap::Subcommand;
 use client::Client;
 use model::limits::MAX_PAGE;

@@ -1,10 +1,10 @@
 //! `quarry token`: credentials.
 
-use crate::command::Session;
 use crate::draft::{Draft, Readers};
 use crate::exit::Exit;
 use crate::list::{ListArgs, list};
 use crate::quantity;
+use crate::session::Session;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use model::{NewToken, PageQuery, Scope, Token as Entity, TokenId};

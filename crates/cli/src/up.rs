@@ -1,8 +1,8 @@
 //! `quarry up`: a whole house in one process.
 
-use crate::command::Session;
 use crate::exit::Exit;
 use crate::server::ServerArgs;
+use crate::session::Session;
 use clap::Args;
 
 /// Starts everything in one process, with its database and blobs in one folder

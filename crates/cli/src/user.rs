@@ -1,8 +1,8 @@
 //! `quarry user`: who may come in, and as what. Users may be named by name or id.
 
-use crate::command::Session;
 use crate::exit::{Exit, Failure};
 use crate::list::{ListArgs, list};
+use crate::session::Session;
 use clap::Subcommand;
 use client::Client;
 use model::limits::MAX_PAGE;

@@ -1,8 +1,8 @@
 //! `quarry execution create`: what to run, from words on the command line. Input that no row could hold becomes a blob.
 
 use super::show;
-use crate::command::Session;
 use crate::exit::{Exit, Failure};
+use crate::session::Session;
 use crate::{blob, quantity};
 use anyhow::Context;
 use clap::Args;

@@ -2,8 +2,8 @@
 //! and nobody polls.
 
 use super::said;
-use crate::command::Session;
 use crate::exit::{Exit, Failure};
+use crate::session::Session;
 use clap::Args;
 use client::Client;
 use futures_util::StreamExt;
