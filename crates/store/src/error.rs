@@ -174,14 +174,19 @@ impl StoreError {
     }
 }
 
-/// Returns an error's text with those of its causes; some errors say their cause's words themselves.
+/// Returns an error's text with those of its causes, without the words that a cause and its effect both say.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
-    causes.fold(String::new(), |text, said| match text {
-        text if text.is_empty() => said,
-        text if text.ends_with(&said) => text,
-        text => format!("{text}: {said}"),
-    })
+    causes.reduce(join).unwrap_or_default()
+}
+
+/// Joins an effect's words and its cause's, which may begin with the effect's last words, or be them.
+fn join(text: String, said: String) -> String {
+    if text.ends_with(&said) {
+        return text;
+    }
+    let overlap = text.match_indices(": ").map(|(at, _)| at + 2).find(|at| said.starts_with(&text[*at..]));
+    overlap.map_or_else(|| format!("{text}: {said}"), |at| format!("{}{said}", &text[..at]))
 }
 
 impl From<StoreError> for ApiError {
@@ -206,5 +211,18 @@ impl From<StoreError> for ApiError {
                 .with_internal(error.chain()),
             _ => Self::internal(error.chain()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_effect_and_its_cause_both_say_is_said_once() {
+        let check = |text: &str, said: &str, both: &str| assert_eq!(join(text.to_owned(), said.to_owned()), both);
+        check("cannot open", "no such file", "cannot open: no such file");
+        check("cannot open: no such file", "no such file", "cannot open: no such file");
+        check("pool: cannot connect", "cannot connect: refused", "pool: cannot connect: refused");
     }
 }
