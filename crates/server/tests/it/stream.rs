@@ -271,10 +271,10 @@ fn resident_bytes() -> usize {
 }
 
 async fn who_does_not_read_stalls_nobody(place: &Place) {
-    const SLEEPERS: usize = 20;
+    const SLEEPERS: usize = 40;
     const CHANGES: usize = 400;
-    /// More than what all share and the machine's own noise; far less than a copy for everybody.
-    const MAX_GROWTH: usize = 60 << 20;
+    /// More than what all share, and what other tests in this process take; far less than a copy for everybody.
+    const MAX_GROWTH: usize = 150 << 20;
     let app = TestApp::start_with(place, |config| config.server.drain_timeout = Duration::from_millis(500)).await;
     let begin = app.head().await;
     let mut sleepers = Vec::new();
