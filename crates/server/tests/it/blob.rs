@@ -224,7 +224,12 @@ async fn what_breaks_off_leaves_nothing(place: &Place) {
     app.get(&app.house, &path(&content)).await.error(404, "blob_not_found");
     app.get(&app.house, &path(b"abc")).await.error(404, "blob_not_found");
     assert_eq!(app.head().await, head, "nothing is told of what never was");
-    assert_eq!(files(&place.folder().join("blob")), 0, "half a blob is left on the disk");
+    // The place itself is tried out when a server starts, and what broke off is cleared away behind the answer.
+    let begun = Instant::now();
+    while files(&place.folder().join("blob")) > 0 {
+        assert!(begun.elapsed() < WAIT, "half a blob is left on the disk");
+        tokio::task::yield_now().await;
+    }
     put(&app, &app.house, &path(&content), &content).await.must(201);
     assert_eq!(files(&place.folder().join("blob")), 1);
     app.stop().await;
@@ -232,7 +237,8 @@ async fn what_breaks_off_leaves_nothing(place: &Place) {
 
 /// Counts the files in a folder and those below it.
 fn files(folder: &std::path::Path) -> usize {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+    // What is listed may be gone the next moment.
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     entries.map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
 }
 
