@@ -100,9 +100,10 @@ impl ServerArgs {
         let log = Log::start(&config.log, output, clock.clone())?;
         let (mut stop, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut reload = signal(SignalKind::hangup())?;
-        let server = Server::start(config, Some(log), clock).await.map_err(|error| explain(&error))?;
+        let mut server = Server::open(config, Some(log), clock).await.map_err(|error| explain(&error))?;
+        // Whoever waits until the server is ready then finds the token where it was asked for.
         let greeted = self.greet(session, &server).await;
-        if let Err(error) = greeted {
+        if let Err(error) = greeted.and_then(|()| server.serve().map_err(|error| explain(&error))) {
             server.stop().await;
             return Err(error);
         }

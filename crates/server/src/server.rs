@@ -63,6 +63,8 @@ pub struct Server {
     /// The first admin's credential, when this start made the house. It is not kept anywhere.
     pub first_credential: Option<String>,
     app: App,
+    /// Bound and not yet served; whoever connects meanwhile waits.
+    listener: Option<TcpListener>,
     tls: Option<Arc<Tls>>,
     handle: Handle<SocketAddr>,
     tasks: JoinSet<()>,
@@ -105,10 +107,11 @@ pub fn blob_config(config: &Config) -> BlobConfig {
 }
 
 impl Server {
-    /// Starts a server. `log` is what its log routes change; without one they say so.
-    pub async fn start(config: Config, log: Option<Log>, clock: Clock) -> Result<Self, StartError> {
+    /// Opens everything and binds the address, but does not serve yet. `log` is what the log routes change; without one
+    /// they say so.
+    pub async fn open(config: Config, log: Option<Log>, clock: Clock) -> Result<Self, StartError> {
         let store = Store::open(&store_config(&config), clock.now()).await?;
-        match Self::start_with(config, log, clock, store.clone()).await {
+        match Self::open_with(config, log, clock, store.clone()).await {
             Ok(server) => Ok(server),
             Err(error) => {
                 store.close().await;
@@ -117,7 +120,14 @@ impl Server {
         }
     }
 
-    async fn start_with(config: Config, log: Option<Log>, clock: Clock, store: Store) -> Result<Self, StartError> {
+    /// Opens everything and serves at once.
+    pub async fn start(config: Config, log: Option<Log>, clock: Clock) -> Result<Self, StartError> {
+        let mut server = Self::open(config, log, clock).await?;
+        server.serve()?;
+        Ok(server)
+    }
+
+    async fn open_with(config: Config, log: Option<Log>, clock: Clock, store: Store) -> Result<Self, StartError> {
         let blobs = Blobs::open(blob_config(&config))?;
         let tls = config.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
         let address = config.server.listen;
@@ -138,9 +148,9 @@ impl Server {
             log,
             clock,
         });
-        let mut server = Self { address, first_credential, tls, handle: Handle::new(), tasks: JoinSet::new(), app };
+        let (listener, handle, tasks) = (Some(listener), Handle::new(), JoinSet::new());
+        let mut server = Self { address, first_credential, listener, tls, handle, tasks, app };
         server.spawn_controllers();
-        server.spawn_listener(listener)?;
         Ok(server)
     }
 
@@ -155,7 +165,9 @@ impl Server {
         }
     }
 
-    fn spawn_listener(&mut self, listener: TcpListener) -> Result<(), StartError> {
+    /// Serves whoever connects, from now on. Whoever finds the server ready then finds all that its start made.
+    pub fn serve(&mut self) -> Result<(), StartError> {
+        let Some(listener) = self.listener.take() else { return Ok(()) };
         let address = self.address;
         let failed = |source| StartError::Listen { address, source };
         let service = openapi::router(&self.app).into_make_service_with_connect_info::<SocketAddr>();

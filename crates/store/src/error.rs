@@ -177,12 +177,12 @@ impl StoreError {
 /// Returns an error's text with those of its causes, without the words that a cause and its effect both say.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
-    causes.reduce(join).unwrap_or_default()
+    causes.reduce(|text, said| join(text, &said)).unwrap_or_default()
 }
 
 /// Joins an effect's words and its cause's, which may begin with the effect's last words, or be them.
-fn join(text: String, said: String) -> String {
-    if text.ends_with(&said) {
+fn join(text: String, said: &str) -> String {
+    if text.ends_with(said) {
         return text;
     }
     let overlap = text.match_indices(": ").map(|(at, _)| at + 2).find(|at| said.starts_with(&text[*at..]));
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_an_effect_and_its_cause_both_say_is_said_once() {
-        let check = |text: &str, said: &str, both: &str| assert_eq!(join(text.to_owned(), said.to_owned()), both);
+        let check = |text: &str, said: &str, both: &str| assert_eq!(join(text.to_owned(), said), both);
         check("cannot open", "no such file", "cannot open: no such file");
         check("cannot open: no such file", "no such file", "cannot open: no such file");
         check("pool: cannot connect", "cannot connect: refused", "pool: cannot connect: refused");
