@@ -62,7 +62,7 @@ pub(super) fn reasons(path: &str, text: &str) -> Vec<Violation> {
     names.iter().filter_map(lacks_reason).collect()
 }
 
-/// The plan of the house fits one sitting.
+/// The plan of the house is read in ten minutes.
 pub(super) fn architecture_length(path: &str, text: &str) -> Vec<Violation> {
     let lines = text.lines().count();
     if lines <= MAX_ARCHITECTURE_LINES {
