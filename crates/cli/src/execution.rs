@@ -158,6 +158,7 @@ fn show(session: &mut Session, execution: &Entity) -> anyhow::Result<Exit> {
         Input::None => None,
         Input::Text { text } => Some(format!("{} of text", quantity::bytes_text(text.len() as u64))),
         Input::Blob { digest } => Some(format!("blob {digest}")),
+        Input::Stream => Some("what its user sends".to_owned()),
     };
     let cores = format!("{}.{:03}", limits.cpu_milli / 1_000, limits.cpu_milli % 1_000);
     let limits_text = format!(

@@ -21,11 +21,18 @@ pub enum Noun {
     Token,
     /// A blob.
     Blob,
+    /// An image.
+    Image,
+    /// A node.
+    Node,
+    /// A registry that a tenant has a credential for.
+    Registry,
 }
 
 impl Noun {
     /// Every noun.
-    pub const ALL: [Self; 5] = [Self::Execution, Self::Tenant, Self::User, Self::Token, Self::Blob];
+    pub const ALL: [Self; 8] =
+        [Self::Execution, Self::Tenant, Self::User, Self::Token, Self::Blob, Self::Image, Self::Node, Self::Registry];
 
     /// Returns the noun's word, as it stands in rows and JSON.
     pub const fn as_str(self) -> &'static str {
@@ -35,6 +42,9 @@ impl Noun {
             Self::User => "user",
             Self::Token => "token",
             Self::Blob => "blob",
+            Self::Image => "image",
+            Self::Node => "node",
+            Self::Registry => "registry",
         }
     }
 }

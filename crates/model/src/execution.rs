@@ -6,11 +6,12 @@
 
 use crate::digest::Digest;
 use crate::error::ApiError;
-use crate::id::{ExecutionId, NodeId, SessionId, TenantId};
+use crate::id::{ExecutionId, ImageId, NodeId, SessionId, TenantId};
 use crate::limits::{
-    MAX_COMMAND_WORDS, MAX_CPU_MILLI, MAX_ENV_NAME_CHARS, MAX_ENV_VARIABLES, MAX_IMAGE_CHARS, MAX_LANE_CHARS,
-    MAX_LOG_BYTES, MAX_MEMORY_BYTES, MAX_PIDS, MAX_ROW_BYTES, MAX_WALL_MS,
+    MAX_COMMAND_WORDS, MAX_CPU_MILLI, MAX_ENV_NAME_CHARS, MAX_ENV_VARIABLES, MAX_GRACE_MS, MAX_IMAGE_CHARS,
+    MAX_LANE_CHARS, MAX_LOG_BYTES, MAX_MEMORY_BYTES, MAX_PIDS, MAX_ROW_BYTES, MAX_WALL_MS,
 };
+use crate::sandbox::{Sandbox, is_default};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -124,6 +125,8 @@ pub enum OriginKind {
     Engine,
     /// The build or import of an image.
     Image,
+    /// An execution that had ended, tried once more.
+    Retry,
 }
 
 /// What made an execution; only the controller behind it looks here.
@@ -154,10 +157,58 @@ pub enum Input {
         /// Which blob.
         digest: Digest,
     },
+    /// What its user sends while it runs.
+    Stream,
+}
+
+/// Some of the limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitSet {
+    /// Memory.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub memory: bool,
+    /// Processors.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cpu: bool,
+    /// Processes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pids: bool,
+    /// Storage traffic.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub io: bool,
+}
+
+impl LimitSet {
+    /// All of them.
+    pub const ALL: Self = Self { memory: true, cpu: true, pids: true, io: true };
+
+    /// Returns those of `self` that are not in `other`.
+    pub const fn without(self, other: Self) -> Self {
+        Self {
+            memory: self.memory && !other.memory,
+            cpu: self.cpu && !other.cpu,
+            pids: self.pids && !other.pids,
+            io: self.io && !other.io,
+        }
+    }
+
+    /// Tells whether there is none.
+    pub const fn is_empty(self) -> bool {
+        !(self.memory || self.cpu || self.pids || self.io)
+    }
+}
+
+impl std::fmt::Display for LimitSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words = [(self.memory, "memory"), (self.cpu, "cpu"), (self.pids, "pids"), (self.io, "io")];
+        let named: Vec<_> = words.into_iter().filter_map(|(is, word)| is.then_some(word)).collect();
+        f.write_str(&named.join(", "))
+    }
 }
 
 /// How much an execution may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Memory, swap included.
@@ -175,11 +226,37 @@ pub struct Limits {
     /// Standard output and error that are kept.
     #[schema(minimum = 0, maximum = 1_073_741_824)]
     pub log_bytes: u64,
+    /// Files of its own; they also count as memory.
+    #[schema(minimum = 65_536, maximum = 1_099_511_627_776_u64)]
+    pub disk_bytes: u64,
+    /// Bytes a second from and to storage, each way; 0 means no limit.
+    #[schema(minimum = 0, maximum = 1_099_511_627_776_u64)]
+    pub io_bytes_second: u64,
+    /// A core that it leaves; a longer one is cut short, 0 means that none is kept.
+    #[schema(minimum = 0, maximum = 1_099_511_627_776_u64)]
+    pub core_bytes: u64,
+    /// How long it may tidy up after each of INT and TERM before the next signal.
+    #[schema(minimum = 0, maximum = 600_000)]
+    pub grace_ms: u64,
+    /// Limits without which it must not run; of the others a node enforces those it can, and says which it did not.
+    #[serde(skip_serializing_if = "is_default")]
+    pub demand: LimitSet,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory_bytes: 512 << 20, cpu_milli: 1_000, pids: 256, wall_ms: 3_600_000, log_bytes: 16 << 20 }
+        Self {
+            memory_bytes: 512 << 20,
+            cpu_milli: 1_000,
+            pids: 256,
+            wall_ms: 3_600_000,
+            log_bytes: 16 << 20,
+            disk_bytes: 256 << 20,
+            io_bytes_second: 0,
+            core_bytes: 1 << 30,
+            grace_ms: 2_000,
+            demand: LimitSet::default(),
+        }
     }
 }
 
@@ -190,8 +267,11 @@ pub struct Recipe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 512)]
     pub image: Option<String>,
-    /// The program and its arguments.
-    #[schema(min_items = 1, max_items = 256)]
+    /// The image that name stood for when the execution was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<ImageId>,
+    /// The program and its arguments; with an image it may be empty, which means the image's own.
+    #[schema(max_items = 256)]
     pub command: Vec<String>,
     /// Variables added to its environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -202,6 +282,9 @@ pub struct Recipe {
     /// How much it may use.
     #[serde(default)]
     pub limits: Limits,
+    /// Where it happens.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sandbox: Sandbox,
 }
 
 /// Who has an execution now.
@@ -275,6 +358,14 @@ pub struct Usage {
     pub read_bytes: u64,
     /// Bytes written to storage.
     pub write_bytes: u64,
+    /// Processes that ended because memory ran out.
+    #[serde(skip_serializing_if = "is_default")]
+    pub oom_kills: u32,
+    /// What it wrote to standard output and error, kept or not.
+    pub log_bytes: u64,
+    /// Limits that its node could not enforce.
+    #[serde(skip_serializing_if = "is_default")]
+    pub unenforced: LimitSet,
 }
 
 /// An execution as everybody sees it.
@@ -319,6 +410,20 @@ pub struct Execution {
     /// What it used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// The core that it left, as a blob.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<Digest>,
+    /// Why nobody has it yet, if it waits for more than its turn; found out when asked, so absent from the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
+}
+
+/// A request to try once more what has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// The id that the new execution shall have.
+    pub id: ExecutionId,
 }
 
 /// A request for an execution. The id is the client's, so that asking twice is harmless.
@@ -338,8 +443,8 @@ pub struct NewExecution {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 512)]
     pub image: Option<String>,
-    /// The program and its arguments.
-    #[schema(min_items = 1, max_items = 256)]
+    /// The program and its arguments; with an image it may be empty, which means the image's own.
+    #[schema(max_items = 256)]
     pub command: Vec<String>,
     /// Variables added to its environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -350,6 +455,9 @@ pub struct NewExecution {
     /// How much it may use.
     #[serde(default)]
     pub limits: Limits,
+    /// Where it happens.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sandbox: Sandbox,
 }
 
 impl NewExecution {
@@ -371,10 +479,12 @@ impl NewExecution {
     pub fn recipe(&self) -> Recipe {
         Recipe {
             image: self.image.clone(),
+            image_id: None,
             command: self.command.clone(),
             env: self.env.clone(),
             input: self.input.clone(),
             limits: self.limits,
+            sandbox: self.sandbox.clone(),
         }
     }
 }
@@ -389,10 +499,11 @@ fn check_words(new: &NewExecution) -> Refusal {
     if new.image.as_deref().is_some_and(|image| !chars(image, MAX_IMAGE_CHARS)) {
         return Err(("image", format!("must have 1 to {MAX_IMAGE_CHARS} characters")));
     }
-    if !(1..=MAX_COMMAND_WORDS).contains(&new.command.len()) {
-        return Err(("command", format!("must have 1 to {MAX_COMMAND_WORDS} words")));
+    let least = usize::from(new.image.is_none());
+    if !(least..=MAX_COMMAND_WORDS).contains(&new.command.len()) {
+        return Err(("command", format!("must have {least} to {MAX_COMMAND_WORDS} words")));
     }
-    if new.command[0].is_empty() || new.command.iter().any(|word| word.contains('\0')) {
+    if new.command.first().is_some_and(String::is_empty) || new.command.iter().any(|word| word.contains('\0')) {
         return Err(("command", "must begin with a program and hold no NUL".to_owned()));
     }
     if new.env.len() > MAX_ENV_VARIABLES {
@@ -408,12 +519,17 @@ fn check_words(new: &NewExecution) -> Refusal {
     if matches!(&new.input, Input::Text { text } if text.contains('\0')) {
         return Err(("input", "must hold no NUL; put it into a blob".to_owned()));
     }
-    let bytes = new.command.iter().map(String::len).sum::<usize>()
+    new.sandbox.check()?;
+    if new.image.is_none() && (new.sandbox.runtime.is_some() || new.sandbox.entrypoint.is_some()) {
+        return Err(("image", "is needed for a runtime or an entrypoint".to_owned()));
+    }
+    let bytes = new.sandbox.bytes()
+        + new.command.iter().map(String::len).sum::<usize>()
         + new.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
         + if let Input::Text { text } = &new.input { text.len() } else { 0 };
     if bytes > MAX_ROW_BYTES {
         return Err((
-            "command, env and input",
+            "command, env, sandbox and input",
             format!("have {bytes} bytes of {MAX_ROW_BYTES}; put the input into a blob"),
         ));
     }
@@ -432,7 +548,11 @@ fn check_limits(limits: &Limits) -> Refusal {
     within("limits.cpu_milli", limits.cpu_milli.into(), 10, MAX_CPU_MILLI.into())?;
     within("limits.pids", limits.pids.into(), 1, MAX_PIDS.into())?;
     within("limits.wall_ms", limits.wall_ms, 1, MAX_WALL_MS)?;
-    within("limits.log_bytes", limits.log_bytes, 0, MAX_LOG_BYTES)
+    within("limits.log_bytes", limits.log_bytes, 0, MAX_LOG_BYTES)?;
+    within("limits.disk_bytes", limits.disk_bytes, 1 << 16, MAX_MEMORY_BYTES)?;
+    within("limits.io_bytes_second", limits.io_bytes_second, 0, MAX_MEMORY_BYTES)?;
+    within("limits.core_bytes", limits.core_bytes, 0, MAX_MEMORY_BYTES)?;
+    within("limits.grace_ms", limits.grace_ms, 0, MAX_GRACE_MS)
 }
 
 /// Which executions to list.
@@ -471,6 +591,7 @@ mod tests {
             env: BTreeMap::new(),
             input: Input::None,
             limits: Limits::default(),
+            sandbox: Sandbox::default(),
         }
     }
 
@@ -514,7 +635,7 @@ mod tests {
         check(&|new| new.lane = Some("l".repeat(MAX_LANE_CHARS + 1)), "lane");
         check(&|new| new.image = Some(String::new()), "image");
         check(&|new| drop(new.env.insert("A=B".to_owned(), String::new())), "env");
-        check(&|new| new.input = Input::Text { text: "x".repeat(MAX_ROW_BYTES) }, "command, env and input");
+        check(&|new| new.input = Input::Text { text: "x".repeat(MAX_ROW_BYTES) }, "command, env, sandbox and input");
         check(&|new| new.limits.memory_bytes = 0, "limits.memory_bytes");
         check(&|new| new.limits.pids = 0, "limits.pids");
         check(&|new| new.limits.wall_ms = MAX_WALL_MS + 1, "limits.wall_ms");

@@ -104,6 +104,8 @@ pub(crate) fn text_schema(pattern: &str) -> utoipa::openapi::RefOr<utoipa::opena
 ids! {
     /// One run of one command in one sandbox.
     ExecutionId = "exe";
+    /// The files and settings that an execution can run in.
+    ImageId = "img";
     /// A machine that offers sandboxes.
     NodeId = "nod";
     /// One connection of a node to the server; its lease covers all that the node runs.

@@ -6,30 +6,40 @@
 
 pub mod blob;
 pub mod change;
+pub mod chunk;
 pub mod digest;
 pub mod error;
 pub mod execution;
 pub mod health;
 pub mod id;
+pub mod image;
 pub mod limits;
 pub mod log;
+pub mod node;
 pub mod page;
 pub mod permission;
+pub mod sandbox;
 pub mod tenant;
 pub mod token;
 pub mod user;
 
 pub use blob::Blob;
 pub use change::{Change, ChangeQuery, Noun};
+pub use chunk::{Chunk, ChunkPage, ChunkQuery, Content, Stream};
 pub use digest::Digest;
 pub use error::{ApiError, ErrorKind};
 pub use execution::{
-    Class, Execution, ExecutionQuery, ExecutionState, Input, Lease, Limits, NewExecution, Origin, OriginKind, Outcome,
-    Recipe, Usage,
+    Class, Execution, ExecutionQuery, ExecutionState, Input, Lease, LimitSet, Limits, NewExecution, Origin, OriginKind,
+    Outcome, Recipe, Retry, Usage,
 };
-pub use id::{ExecutionId, NodeId, RequestId, SessionId, TenantId, TokenId, UserId};
+pub use id::{ExecutionId, ImageId, NodeId, RequestId, SessionId, TenantId, TokenId, UserId};
+pub use image::{
+    Image, ImageConfig, ImageQuery, ImageSource, ImageState, Manifest, NewImage, NewRegistry, Platform, Registry,
+};
+pub use node::{NewNode, Node, NodeQuery, NodeState, Offer, Sync, SyncAnswer};
 pub use page::{Page, PageQuery};
 pub use permission::{Role, Scope};
+pub use sandbox::{Access, Mount, Network, Sandbox, SandboxKind};
 pub use tenant::{NewTenant, Tenant};
 pub use token::{NewToken, Token, TokenIssued};
 pub use user::{NewUser, User, UserChange, UserState, WhoAmI};

@@ -37,6 +37,40 @@ pub const MAX_LOSSES: u32 = 3;
 /// Executions that one claim may take.
 pub const MAX_CLAIM: u32 = 1_000;
 
+/// Time that one execution may ask for to tidy up: ten minutes.
+pub const MAX_GRACE_MS: u64 = 600_000;
+/// Bytes of a path inside a sandbox.
+pub const MAX_PATH_BYTES: usize = 4096;
+/// Mounts of one sandbox.
+pub const MAX_MOUNTS: usize = 32;
+/// Blobs that one sandbox sees as files.
+pub const MAX_FILES: usize = 64;
+/// Rules of whom one sandbox may reach.
+pub const MAX_EGRESS_RULES: usize = 64;
+/// Labels of one node, or asked for by one execution.
+pub const MAX_LABELS: usize = 32;
+/// Characters of a label's name, and of its value.
+pub const MAX_LABEL_CHARS: usize = 128;
+
+/// Bytes that a chunk may hold itself.
+pub const MAX_CHUNK_BYTES: usize = 16 * 1024;
+/// Bytes of a blob that a chunk may name.
+pub const MAX_CHUNK_BLOB_BYTES: u64 = 4 << 20;
+/// Bytes of input that a user may send to one execution while it runs.
+pub const MAX_INPUT_BYTES: u64 = 4 << 30;
+/// Executions that one node may hold.
+pub const MAX_HELD: usize = 4_096;
+/// Executions that one node may offer to run at once.
+pub const MAX_SLOTS: u32 = 4_096;
+/// Runtimes, and mounts, that one node may offer.
+pub const MAX_RUNTIMES: usize = 64;
+/// Chunks of one sync.
+pub const MAX_SYNC_CHUNKS: usize = 1_024;
+/// Bytes of one sync's body.
+pub const MAX_SYNC_BYTES: usize = 4 << 20;
+/// Layers of one image.
+pub const MAX_LAYERS: usize = 128;
+
 /// Entries of one page.
 pub const MAX_PAGE: u32 = 1_000;
 /// Entries of a page when nobody says how many.

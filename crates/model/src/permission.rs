@@ -23,6 +23,27 @@ pub enum Scope {
     /// Store blobs.
     #[serde(rename = "blob:write")]
     BlobWrite,
+    /// See images.
+    #[serde(rename = "image:read")]
+    ImageRead,
+    /// Pull, import and remove images.
+    #[serde(rename = "image:write")]
+    ImageWrite,
+    /// See which registries the tenant has credentials for.
+    #[serde(rename = "registry:read")]
+    RegistryRead,
+    /// Store and remove credentials for registries.
+    #[serde(rename = "registry:write")]
+    RegistryWrite,
+    /// See nodes.
+    #[serde(rename = "node:read")]
+    NodeRead,
+    /// Cordon, drain and remove nodes.
+    #[serde(rename = "node:write")]
+    NodeWrite,
+    /// Be a node: join, sync, and fetch what its executions need.
+    #[serde(rename = "node:run")]
+    NodeRun,
     /// See one's own tokens.
     #[serde(rename = "token:read")]
     TokenRead,
@@ -51,12 +72,19 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 20] = [
         Self::ChangeRead,
         Self::ExecutionRead,
         Self::ExecutionWrite,
         Self::BlobRead,
         Self::BlobWrite,
+        Self::ImageRead,
+        Self::ImageWrite,
+        Self::RegistryRead,
+        Self::RegistryWrite,
+        Self::NodeRead,
+        Self::NodeWrite,
+        Self::NodeRun,
         Self::TokenRead,
         Self::TokenWrite,
         Self::UserRead,
@@ -75,6 +103,13 @@ impl Scope {
             Self::ExecutionWrite => "execution:write",
             Self::BlobRead => "blob:read",
             Self::BlobWrite => "blob:write",
+            Self::ImageRead => "image:read",
+            Self::ImageWrite => "image:write",
+            Self::RegistryRead => "registry:read",
+            Self::RegistryWrite => "registry:write",
+            Self::NodeRead => "node:read",
+            Self::NodeWrite => "node:write",
+            Self::NodeRun => "node:run",
             Self::TokenRead => "token:read",
             Self::TokenWrite => "token:write",
             Self::UserRead => "user:read",
@@ -143,13 +178,22 @@ impl Role {
     /// Tells whether the role has the scope.
     pub const fn has(self, scope: Scope) -> bool {
         let least = match scope {
-            Scope::ChangeRead | Scope::ExecutionRead | Scope::BlobRead | Scope::TokenRead | Scope::TenantRead => {
-                Self::Viewer
-            }
+            Scope::ChangeRead
+            | Scope::ExecutionRead
+            | Scope::BlobRead
+            | Scope::TokenRead
+            | Scope::TenantRead
+            | Scope::ImageRead
+            | Scope::NodeRead => Self::Viewer,
             // Who may only look may still make a token of their own, to look from elsewhere.
             Scope::TokenWrite => Self::Viewer,
-            Scope::ExecutionWrite | Scope::BlobWrite => Self::User,
-            Scope::UserRead | Scope::LogRead | Scope::LogWrite => Self::Operator,
+            Scope::ExecutionWrite | Scope::BlobWrite | Scope::ImageWrite | Scope::RegistryRead => Self::User,
+            Scope::RegistryWrite
+            | Scope::NodeWrite
+            | Scope::NodeRun
+            | Scope::UserRead
+            | Scope::LogRead
+            | Scope::LogWrite => Self::Operator,
             Scope::UserWrite | Scope::TenantWrite => Self::Admin,
         };
         self as u8 >= least as u8

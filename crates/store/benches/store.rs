@@ -139,6 +139,7 @@ fn execution() -> NewExecution {
         env: BTreeMap::from([("MSG".to_owned(), "hello".to_owned())]),
         input: Input::None,
         limits: Limits::default(),
+        sandbox: model::Sandbox::default(),
     }
 }
 

@@ -98,5 +98,6 @@ fn execution(at: Timestamp) -> NewExecution {
         env: BTreeMap::from([("MSG".to_owned(), "hello".to_owned())]),
         input: Input::None,
         limits: Limits::default(),
+        sandbox: model::Sandbox::default(),
     }
 }

@@ -91,6 +91,8 @@ pub(crate) fn read(row: &Row) -> Result<Execution, StoreError> {
         ended_at: row.maybe_time(15)?,
         outcome: row.maybe_json(16)?,
         usage: row.maybe_json(17)?,
+        dump: None,
+        waiting: None,
     })
 }
 
@@ -149,6 +151,8 @@ impl ExecutionCreate {
             ended_at: None,
             outcome: None,
             usage: None,
+            dump: None,
+            waiting: None,
         };
         let values = vec![
             new.id.into(),

@@ -107,7 +107,9 @@ impl Create {
                 pids: self.pids.unwrap_or(limits.pids),
                 wall_ms,
                 log_bytes: self.log_bytes.unwrap_or(limits.log_bytes),
+                ..limits
             },
+            sandbox: model::Sandbox::default(),
         })
     }
 }

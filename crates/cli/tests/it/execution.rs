@@ -27,6 +27,8 @@ fn execution(new: &NewExecution, state: ExecutionState, outcome: Option<Outcome>
         ended_at: None,
         outcome,
         usage: None,
+        dump: None,
+        waiting: None,
     }
 }
 
@@ -43,6 +45,7 @@ fn request(number: u128) -> NewExecution {
         env,
         input: model::Input::None,
         limits,
+        sandbox: model::Sandbox::default(),
     }
 }
 
@@ -93,7 +96,14 @@ async fn words_become_a_request() {
         ("sort -n".to_owned(), Some("debian"), Some("l"))
     );
     assert_eq!((new.class, new.env["A"].as_str(), new.env["B"].as_str()), (model::Class::Batch, "1", "x=y"));
-    let limits = model::Limits { memory_bytes: 64 << 20, cpu_milli: 500, pids: 9, wall_ms: 90_000, log_bytes: 1024 };
+    let limits = model::Limits {
+        memory_bytes: 64 << 20,
+        cpu_milli: 500,
+        pids: 9,
+        wall_ms: 90_000,
+        log_bytes: 1024,
+        ..model::Limits::default()
+    };
     assert_eq!(new.limits, limits);
     let own = id(7).to_string();
     assert_eq!(created(&["--id", &own, "--", "true"], b"").await.0.id, id(7));

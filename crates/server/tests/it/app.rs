@@ -182,6 +182,7 @@ impl TestApp {
             env: BTreeMap::new(),
             input: model::Input::None,
             limits: model::Limits::default(),
+            sandbox: model::Sandbox::default(),
         }
     }
 

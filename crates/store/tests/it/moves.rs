@@ -236,6 +236,7 @@ impl Trial {
             env: BTreeMap::new(),
             input: Input::None,
             limits: Limits::default(),
+            sandbox: model::Sandbox::default(),
         }
     }
 

@@ -71,6 +71,7 @@ pub(crate) fn execution(ms: i64) -> NewExecution {
         env: BTreeMap::from([("MSG".to_owned(), "hello".to_owned())]),
         input: Input::Text { text: "a\tb\n\u{1}".to_owned() },
         limits: Limits::default(),
+        sandbox: model::Sandbox::default(),
     }
 }
 

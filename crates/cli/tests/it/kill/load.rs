@@ -325,5 +325,6 @@ fn request(caller: u64, number: u64) -> NewExecution {
         env: [("CALLER".to_owned(), caller.to_string())].into(),
         input: model::Input::Text { text: "x".repeat(usize::try_from(number % 700).expect("is small")) },
         limits: model::Limits::default(),
+        sandbox: model::Sandbox::default(),
     }
 }
