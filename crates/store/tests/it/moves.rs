@@ -89,6 +89,8 @@ impl World {
             ended_at: None,
             outcome: None,
             usage: None,
+            dump: None,
+            waiting: None,
         };
         self.accepted.push(new.id);
         self.put(&execution, "test");
