@@ -65,6 +65,18 @@ def fill(house, debug, *more):
     return json.loads(out)
 
 
+def fresh_id(noun):
+    """Makes an id: 48 bits of time, 80 of chance."""
+    bits = (time.time_ns() // 1_000_000) << 80 | random.getrandbits(80)
+    return f"{noun}_" + "".join("0123456789abcdefghjkmnpqrstvwxyz"[bits >> shift & 31] for shift in range(125, -1, -5))
+
+
+def connect(port):
+    stream = socket.create_connection(("127.0.0.1", port), timeout=60)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return stream
+
+
 def free_port():
     """Returns a port that nobody has, below those that the kernel hands out to whoever asks for any."""
     while True:
@@ -108,10 +120,10 @@ class House:
         maintenance = f"--maintenance-db={os.environ['TEST_POSTGRES_URL']}"
         subprocess.run([f"{programs}/{program}", *words, maintenance, self.name], check=True)
 
-    def start(self):
-        """Starts a server, and returns the seconds from exec to the first 200 of /readyz."""
+    def start(self, role="serve"):
+        """Starts a server, with a node if its role is `up`, and returns the seconds to the first 200 of /readyz."""
         data, token = self.folder / "data", self.folder / "token"
-        command = [binary(), "up", "--data", data, "--token-file", token, "--listen", f"127.0.0.1:{self.port}"]
+        command = [binary(), role, "--data", data, "--token-file", token, "--listen", f"127.0.0.1:{self.port}"]
         command += ["--set", "rate.per_second=0", "--set", "log.level=warn"]
         if self.database:
             command += ["--db", self.database]
