@@ -5,19 +5,5 @@
 //! no credential but its own token, keeps nothing but a cache, and trusts nothing that an image or a program says.
 #![forbid(unsafe_code)]
 
-mod agent;
-mod attempt;
 pub mod cache;
-mod dispatcher;
-mod files;
 pub mod image;
-mod input;
-mod outbox;
-mod output;
-mod recipe;
-mod sandboxes;
-mod settings;
-mod worker;
-
-pub use agent::{Agent, NodeError};
-pub use settings::{AllowedMount, Settings};
