@@ -10,6 +10,7 @@ mod event;
 mod keeper;
 mod message;
 mod plan;
+pub mod spawner;
 pub mod unpack;
 
 pub use error::SandboxError;

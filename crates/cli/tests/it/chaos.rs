@@ -127,7 +127,8 @@ async fn disturbed(engine: Engine) {
     let house = house.everywhere().with(&["--set", "rate.per_second=0", "--set", "log.level=warn", "--set", &lease]);
     let mut server = house.start();
     let token = house.token();
-    let retry = Retry { total: Duration::from_secs(60), ..Retry::default() };
+    let retry =
+        Retry { unreachable_max: Duration::from_secs(60), busy_max: Duration::from_secs(60), ..Retry::default() };
     let client = Client::new(&server.url, Some(&token), Options { retry, ..Options::default() }).expect("is made");
     let mut fleet = Fleet::start(&house, NODES);
     let making = make(&client, executions());
