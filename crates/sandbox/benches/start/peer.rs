@@ -23,7 +23,7 @@ impl Drop for Apart {
     }
 }
 
-pub struct Peers {
+pub(crate) struct Peers {
     found: Vec<&'static str>,
     scratch: PathBuf,
     root: PathBuf,
@@ -32,7 +32,7 @@ pub struct Peers {
 }
 
 impl Peers {
-    pub fn find(scratch: &Path, root: &Path) -> Self {
+    pub(crate) fn find(scratch: &Path, root: &Path) -> Self {
         let mut peers = Self {
             found: Vec::new(),
             scratch: scratch.to_owned(),
@@ -61,16 +61,16 @@ impl Peers {
         peers
     }
 
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.found.clone().into_iter()
     }
 
     /// Returns in which rounds a peer takes part: the slow ones in fewer.
-    pub fn every(&self, name: &str) -> usize {
+    pub(crate) fn every(&self, name: &str) -> usize {
         if name.starts_with("podman") { 20 } else { 2 }
     }
 
-    pub fn command(&self, name: &str, program: &Path) -> Command {
+    pub(crate) fn command(&self, name: &str, program: &Path) -> Command {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         match name {
             "bwrap" => {
@@ -98,6 +98,8 @@ impl Peers {
         let bundle = self.scratch.join(format!("bundle{name}"));
         if !bundle.exists() {
             fs::create_dir(&bundle).expect("is made");
+            let kinds = ["pid", "mount", "ipc", "uts", "network", "cgroup"];
+            let namespaces = kinds.map(|kind| serde_json::json!({"type": kind}));
             let config = serde_json::json!({
                 "ociVersion": "1.0.2",
                 "process": {
@@ -109,7 +111,7 @@ impl Peers {
                     {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
                 ],
                 "linux": {
-                    "namespaces": ["pid", "mount", "ipc", "uts", "network", "cgroup"].map(|kind| serde_json::json!({"type": kind})),
+                    "namespaces": namespaces,
                     "resources": {"memory": {"limit": 256 << 20}, "pids": {"limit": 64}},
                 },
             });
@@ -150,7 +152,8 @@ impl Peers {
         fs::write(self.scratch.join("containers.conf"), conf).expect("is written");
         let tar = Command::new("tar").arg("-C").arg(&self.root).args(["-c", "."]).output();
         let Ok(tar) = tar else { return false };
-        let import = self.podman().args(["import", "-q", "-", "bench"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        let import =
+            self.podman().args(["import", "-q", "-", "bench"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
         let Ok(mut import) = import else { return false };
         let written = import.stdin.take().is_some_and(|mut to| to.write_all(&tar.stdout).is_ok());
         written && import.wait().is_ok_and(|status| status.success())

@@ -60,7 +60,8 @@ fn measure(name: &str, program: &Path, starts: usize, ours: &mut Ours, peers: &P
     }
     for (kind, mut times) in kinds {
         times.sort_unstable();
-        let quantile = |share: f64| times[((times.len() as f64 * share) as usize).min(times.len() - 1)].as_secs_f64() * 1e3;
+        let quantile =
+            |share: f64| times[((times.len() as f64 * share) as usize).min(times.len() - 1)].as_secs_f64() * 1e3;
         let rate = match kind.as_str() {
             "raw" => rate(|| Command::new(program)),
             "cold process" => ours.rate(&Root::Host, program, Start::Cold),
