@@ -1,7 +1,7 @@
 //! The node's cache of unpacked layers: `layers/<diff id>/` beneath its state folder, each whole or not there at all.
 
 use crate::image::{BlobFault, Blobs};
-use model::Manifest;
+use model::image::Manifest;
 use std::path::{Path, PathBuf};
 
 /// Where a cache lies and how much it may hold.

@@ -6,7 +6,8 @@
 //! server: it stores and fetches through `Blobs`, which the agent implements for the execution at hand.
 
 use crate::cache::{Cache, CacheError};
-use model::{Digest, ImageOrder, Manifest};
+use model::Digest;
+use model::image::{ImageOrder, Manifest};
 use std::error::Error;
 use std::future::Future;
 use std::path::Path;
