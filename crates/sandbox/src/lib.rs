@@ -6,6 +6,7 @@
 
 mod event;
 mod plan;
+pub mod unpack;
 
 pub use event::{Core, Ending, Event, Fault, FaultKind, Status, Stop};
 pub use plan::{Bind, Order, Place, Plan, Root};
