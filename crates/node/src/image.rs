@@ -69,7 +69,7 @@ pub enum Step {
 }
 
 /// Told of every step; must not block.
-pub type Progress = dyn Fn(Step) + Send + Sync;
+pub type Progress<'a> = dyn Fn(Step) + Send + Sync + 'a;
 
 /// Why an image could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +127,7 @@ pub async fn make<B: Blobs>(
     order: &ImageOrder,
     cache: &Cache,
     blobs: &B,
-    progress: &Progress,
+    progress: &Progress<'_>,
 ) -> Result<Manifest, ImageError> {
     make_patiently(order, cache, blobs, progress, Patience::default()).await
 }
@@ -137,7 +137,7 @@ pub async fn make_patiently<B: Blobs>(
     order: &ImageOrder,
     cache: &Cache,
     blobs: &B,
-    progress: &Progress,
+    progress: &Progress<'_>,
     patience: Patience,
 ) -> Result<Manifest, ImageError> {
     let making = Making { order, cache, blobs, progress };
@@ -158,7 +158,7 @@ struct Making<'a, B> {
     order: &'a ImageOrder,
     cache: &'a Cache,
     blobs: &'a B,
-    progress: &'a Progress,
+    progress: &'a Progress<'a>,
 }
 
 /// A layer's file at hand, and which of how many it is.
