@@ -104,7 +104,7 @@ async fn what_is_used_least_goes_first_and_what_is_used_stays() {
     cache.layers(&images[2], &shop).await.expect("there is room again");
     match cache.layers(&image(&shop, "huge", 400_000), &shop).await {
         Err(CacheError::Unpack { source, .. }) => {
-            assert_eq!(source.to_string(), "its files have more than 350000 bytes")
+            assert_eq!(source.to_string(), "its files have more than 350000 bytes");
         }
         other => panic!("{other:?}"),
     }

@@ -54,9 +54,9 @@ async fn registries_that_lie_about_digests_and_lengths() {
     refused("lied about a digest: asked sha256:", |asked, line| {
         let told = format!("Docker-Content-Digest: {}\r\n", sha256(b"another"));
         if asked.path().contains("/manifests/") {
-            line.reply("200 OK", &told, &good().manifest)
+            line.reply("200 OK", &told, &good().manifest);
         } else {
-            good().answer(asked, line)
+            good().answer(asked, line);
         }
     })
     .await;
@@ -117,9 +117,9 @@ async fn registries_that_send_nonsense() {
     );
     refused("has a layer of 1125899906842624 bytes", move |asked, line| {
         if asked.path().contains("/manifests/") {
-            line.reply("200 OK", "", huge.as_bytes())
+            line.reply("200 OK", "", huge.as_bytes());
         } else {
-            good().answer(asked, line)
+            good().answer(asked, line);
         }
     })
     .await;
@@ -127,13 +127,13 @@ async fn registries_that_send_nonsense() {
         .await;
     refused("leads nowhere", |_, line| line.reply("302 Found", "", b"")).await;
     refused("leads to an address by `file`", |_, line| {
-        line.reply("302 Found", "Location: file:///etc/passwd\r\n", b"")
+        line.reply("302 Found", "Location: file:///etc/passwd\r\n", b"");
     })
     .await;
     refused("wants to be shown something", |_, line| line.reply("401 No", "WWW-Authenticate: Negotiate\r\n", b""))
         .await;
     refused("token service without an address", |_, line| {
-        line.reply("401 No", "WWW-Authenticate: Bearer realm=\"x\"\r\n", b"")
+        line.reply("401 No", "WWW-Authenticate: Bearer realm=\"x\"\r\n", b"");
     })
     .await;
     let noise = Documents::new(b"this is no archive at all, but long enough".repeat(30));

@@ -159,9 +159,11 @@ fn numbers_that_lie() {
         "ends in the middle",
     );
     refused("octal that is none", &tape().head(file().bytes(124, b"0000000009\0\0")).end(), "no number");
-    refused("foreign owner", &tape().head(file().owner(65_536, 0)).end(), "belongs to id 65536");
-    refused("owner beyond", &tape().head(file().bytes(108, &[0xff; 8])).end(), "belongs to id");
-    refused("pax owner", &tape().pax(&[("gid", b"4294967296")]).head(file()).end(), "belongs to id 4294967296");
+    if rustix::process::geteuid().is_root() {
+        refused("foreign owner", &tape().head(file().owner(65_536, 0)).end(), "belongs to id 65536");
+        refused("owner beyond", &tape().head(file().bytes(108, &[0xff; 8])).end(), "belongs to id");
+        refused("pax owner", &tape().pax(&[("gid", b"4294967296")]).head(file()).end(), "belongs to id 4294967296");
+    }
     let times = tape()
         .pax(&[("mtime", b"9223372036854775807")])
         .file(b"late", b"")
