@@ -8,6 +8,7 @@ use crate::exit::{self, Exit, Failure, Told};
 use crate::output::{Colour, Output};
 use crate::session::Session;
 use crate::{blob, change, completion, config, doctor, execution, log, login, migrate, serve, tenant, token, up, user};
+use crate::{ps, top};
 use clap::error::ErrorKind;
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
@@ -51,6 +52,8 @@ enum Command {
     User(user::User),
     #[command(subcommand)]
     Tenant(tenant::Tenant),
+    Ps(ps::Ps),
+    Top(top::Top),
     Changes(change::Changes),
     #[command(subcommand)]
     Execution(execution::Execution),
@@ -113,6 +116,8 @@ async fn ask(command: Command, session: &mut Session) -> anyhow::Result<Exit> {
         Command::Token(token) => token.run(session).await,
         Command::User(user) => user.run(session).await,
         Command::Tenant(tenant) => tenant.run(session).await,
+        Command::Ps(ps) => ps.run(session).await,
+        Command::Top(top) => top.run(session).await,
         Command::Changes(changes) => changes.run(session).await,
         Command::Execution(execution) => execution.run(session).await,
         Command::Blob(blob) => blob.run(session).await,

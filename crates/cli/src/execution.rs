@@ -101,7 +101,8 @@ fn said(session: &mut Session, execution: &Entity) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn class_text(class: Class) -> &'static str {
+/// Returns a class's word.
+pub(crate) fn class_text(class: Class) -> &'static str {
     match class {
         Class::Human => "human",
         Class::Event => "event",
@@ -109,7 +110,8 @@ fn class_text(class: Class) -> &'static str {
     }
 }
 
-fn outcome_text(outcome: &Outcome) -> String {
+/// Writes how an execution ended.
+pub(crate) fn outcome_text(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Exited { code } => format!("exit code {code}"),
         Outcome::Signalled { signal } => format!("ended by signal {signal}"),
@@ -122,7 +124,7 @@ fn outcome_text(outcome: &Outcome) -> String {
 }
 
 /// Writes a command as one could type it again.
-fn command_text(command: &[String]) -> String {
+pub(crate) fn command_text(command: &[String]) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "-_./=:,@%+".contains(c);
     let quote = |word: &String| {
         if !word.is_empty() && word.chars().all(is_plain) {

@@ -16,12 +16,14 @@ mod log;
 mod login;
 mod migrate;
 mod output;
+mod ps;
 mod quantity;
 mod serve;
 mod server;
 mod session;
 mod tenant;
 mod token;
+mod top;
 mod up;
 mod user;
 

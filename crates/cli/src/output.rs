@@ -99,6 +99,11 @@ impl Output {
         !self.is_quiet && !self.is_json && io::stderr().is_terminal()
     }
 
+    /// Tells whether standard output is coloured.
+    pub(crate) const fn is_coloured(&self) -> bool {
+        self.colours.0
+    }
+
     /// Writes one JSON document.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut self.out, value)?;
@@ -210,6 +215,11 @@ impl Output {
         at.map_or_else(|| otherwise.to_owned(), |at| self.time(at))
     }
 
+    /// Returns the moment that ages are counted from.
+    pub(crate) const fn now(&self) -> Timestamp {
+        self.now
+    }
+
     /// Takes a new look at the clock, for commands that go on for long.
     pub(crate) fn refresh(&mut self) {
         self.now = client::id::now();
@@ -229,6 +239,16 @@ pub(crate) fn printable(text: &str) -> String {
         return text.to_owned();
     }
     text.chars().map(|c| if steers(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// Returns how long ago an instant was, in the fewest words: `7s`, `12m`, `3h`, `5d`.
+pub(crate) fn age(at: Timestamp, now: Timestamp) -> String {
+    match u64::try_from(now.duration_since(at).as_secs()).unwrap_or(0) {
+        seconds @ 0..120 => format!("{seconds}s"),
+        seconds @ 120..7_200 => format!("{}m", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
 }
 
 /// Returns how far an instant is from now, as people say it.
