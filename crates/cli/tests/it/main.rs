@@ -8,6 +8,7 @@ mod entity;
 mod execution;
 mod kill;
 mod life;
+mod run;
 mod stub;
 mod system;
 mod tour;
