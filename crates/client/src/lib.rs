@@ -7,12 +7,16 @@
 
 pub mod blob;
 mod change;
+mod chunk;
 mod error;
 mod event;
 mod execution;
 mod health;
 pub mod id;
+mod image;
 mod log;
+mod node;
+mod registry;
 mod request;
 mod tenant;
 mod token;
