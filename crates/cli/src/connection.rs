@@ -61,7 +61,7 @@ fn named(global: &Global, retry: Retry) -> anyhow::Result<Client> {
     let stored = stored.as_ref().filter(|stored| stored.url == url.trim_end_matches('/'));
     let token = given(global.token.as_deref()).or(stored.map(|stored| stored.token.as_str()));
     let ca_file = global.ca_file.clone().or_else(|| stored.and_then(|stored| stored.ca_file.clone()));
-    made(url, token, Options { ca_file, tenant: global.tenant.clone(), retry })
+    made(url, token, Options { ca_file, tenant: global.tenant.clone(), retry, ..Options::default() })
 }
 
 /// Makes a client for a server and a token.
@@ -72,7 +72,7 @@ pub(crate) fn open(
     global: &Global,
 ) -> anyhow::Result<Client> {
     let retry = Retry { unreachable_max: UNREACHABLE_MAX, ..Retry::default() };
-    made(url, token, Options { ca_file, tenant: global.tenant.clone(), retry })
+    made(url, token, Options { ca_file, tenant: global.tenant.clone(), retry, ..Options::default() })
 }
 
 fn made(url: &str, token: Option<&str>, mut options: Options) -> anyhow::Result<Client> {
