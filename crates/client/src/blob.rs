@@ -119,7 +119,7 @@ impl Client {
 
     /// Returns the length of a blob, or nothing when the tenant does not have it.
     pub async fn blob_size(&self, digest: Digest) -> Result<Option<u64>, ClientError> {
-        self.retried(Replay::Safe, async || {
+        self.retried(Replay::Safe, || async move {
             let request = self.request(Method::HEAD, &blob_path(digest)).query(&self.tenant_query());
             match self.send(request.timeout(MAX_ANSWER)).await {
                 Ok(response) => Ok(Some(size_of(&self.url, &response)?)),
@@ -164,11 +164,11 @@ impl Client {
         content: &Content,
         progress: Progress,
     ) -> Result<Blob, ClientError> {
-        let sent = Arc::new(AtomicU64::new(0));
-        self.retried(Replay::Safe, async || {
-            let body = content.body(&sent, &progress).await.map_err(ClientError::Content)?;
+        let (sent, progress) = (&Arc::new(AtomicU64::new(0)), &progress);
+        self.retried(Replay::Safe, || async move {
+            let body = content.body(sent, progress).await.map_err(ClientError::Content)?;
             let request = self.request(Method::PUT, &address.path).query(&address.query).header(CONTENT_LENGTH, size);
-            self.upload(request.body(body), &sent).await
+            self.upload(request.body(body), sent).await
         })
         .await
     }
@@ -239,7 +239,10 @@ impl Client {
             response: None,
             backoff: None,
         };
-        let response = self.retried(Replay::Safe, async || reader.open(range.is_some()).await).await?;
+        let response = {
+            let reader = &reader;
+            self.retried(Replay::Safe, || reader.open(range.is_some())).await?
+        };
         let size = size_of(&self.url, &response)?;
         reader.size = size;
         reader.last = Some(reader.offset.saturating_add(size).saturating_sub(1));

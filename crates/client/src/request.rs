@@ -174,7 +174,11 @@ impl Client {
         replay: Replay,
         build: impl Fn() -> RequestBuilder,
     ) -> Result<T, ClientError> {
-        self.retried(replay, async || self.json_once(build()).await).await
+        self.retried(replay, || {
+            let request = build();
+            async move { self.json_once(request).await }
+        })
+        .await
     }
 
     /// Sends a request once, and reads the answer.
@@ -192,10 +196,11 @@ impl Client {
     }
 
     /// Tries until it succeeds, cannot succeed, or has been tried for long enough.
-    pub(crate) async fn retried<T>(
+    pub(crate) async fn retried<T, F: Future<Output = Result<T, Fault>>>(
         &self,
         replay: Replay,
-        once: impl AsyncFn() -> Result<T, Fault>,
+        // Not an `AsyncFn`: what it returns could not be proved to be `Send`, and no task could own it.
+        once: impl Fn() -> F,
     ) -> Result<T, ClientError> {
         let mut backoff = Backoff::new(self.retry);
         loop {

@@ -2,12 +2,14 @@
 
 mod blob;
 mod change;
+mod chaos;
 mod connection;
 mod doctor;
 mod entity;
 mod execution;
 mod kill;
 mod life;
+mod run;
 mod stub;
 mod system;
 mod tour;

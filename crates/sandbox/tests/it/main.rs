@@ -1,0 +1,3 @@
+//! The sandbox, on this machine's own kernel.
+
+mod unpack;
