@@ -274,3 +274,174 @@ fn row(execution: &Execution) -> Row {
 fn cut(text: &str) -> String {
     crate::output::printable(&text.chars().take(MAX_COMMAND_CHARS).collect::<String>())
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use model::node::Offer;
+    use model::{LimitSet, Limits, Origin, Outcome, Platform, Recipe, SandboxKind, TenantId};
+
+    const START: i64 = 1_767_225_600;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(START + second).expect("is an instant")
+    }
+
+    pub(in super::super) fn node(number: u128, name: &str, busy: u32) -> Node {
+        Node {
+            id: NodeId::new(Timestamp::UNIX_EPOCH, number),
+            tenant: TenantId::new(Timestamp::UNIX_EPOCH, 1),
+            name: name.to_owned(),
+            state: NodeState::Ready,
+            hold: None,
+            session: None,
+            offer: Offer {
+                version: "0.1.0".to_owned(),
+                platform: Platform { os: "linux".to_owned(), architecture: "amd64".to_owned(), variant: None },
+                kinds: vec![SandboxKind::Process],
+                networks: Vec::new(),
+                runtimes: Vec::new(),
+                slots: 8,
+                cpu_milli: 4_000,
+                memory_bytes: 8 << 30,
+                enforces: LimitSet::ALL,
+                mounts: Vec::new(),
+                labels: BTreeMap::new(),
+            },
+            busy: Some(busy),
+            by: "ada".to_owned(),
+            created_at: Timestamp::UNIX_EPOCH,
+            joined_at: None,
+            lease_until: None,
+        }
+    }
+
+    /// Returns an execution that has ended, or runs if its number is even, or waits; every third one is batch.
+    pub(in super::super) fn execution(number: u128, outcome: Option<Outcome>) -> Execution {
+        let runs = number.is_multiple_of(2);
+        let state = if runs { ExecutionState::Running } else { ExecutionState::Queued };
+        let session = model::SessionId::new(Timestamp::UNIX_EPOCH, 1);
+        Execution {
+            id: ExecutionId::new(Timestamp::UNIX_EPOCH, number),
+            tenant: TenantId::new(Timestamp::UNIX_EPOCH, 1),
+            state: outcome.as_ref().map_or(state, Outcome::state),
+            origin: Origin::default(),
+            lane: None,
+            class: if number.is_multiple_of(3) { Class::Batch } else { Class::Human },
+            recipe: Recipe {
+                image: None,
+                image_id: None,
+                command: vec!["solve".to_owned(), "x".repeat(4)],
+                env: BTreeMap::new(),
+                input: model::Input::None,
+                limits: Limits::default(),
+                sandbox: model::Sandbox::default(),
+            },
+            attempt: 1,
+            losses: 0,
+            lease: runs.then(|| model::Lease { node: NodeId::new(Timestamp::UNIX_EPOCH, 1), session }),
+            by: "ada".to_owned(),
+            created_at: at(0),
+            started_at: None,
+            ended_at: None,
+            outcome,
+            usage: None,
+            dump: None,
+            waiting: None,
+        }
+    }
+
+    pub(in super::super) fn change(seq: u64, execution: &Execution) -> Change {
+        let body = serde_json::to_string(execution).expect("serialises");
+        Change {
+            seq,
+            at: at(58),
+            tenant: execution.tenant,
+            noun: model::Noun::Execution,
+            id: execution.id.to_string(),
+            state: execution.state.as_str().to_owned(),
+            by: "nod".to_owned(),
+            body: serde_json::value::RawValue::from_string(body).expect("is JSON"),
+        }
+    }
+
+    fn listed(numbers: std::ops::RangeInclusive<u128>, next: Option<&str>) -> Board {
+        let mut board = Board::new("http://quarry", at(0));
+        let items = numbers.map(|number| execution(number, None)).collect();
+        board.list(7, &Page { items, next: next.map(str::to_owned), as_of: 7 });
+        board
+    }
+
+    #[test]
+    fn changes_keep_the_list_right() {
+        let mut board = listed(1..=6, None);
+        let counts = |board: &Board| (board.running().len(), board.queued().map(|(_, count)| count));
+        assert_eq!(counts(&board), (3, [2, 0, 1]));
+        assert_eq!(board.oldest_queued(), Some(execution(1, None).id));
+        // What the list knew already counts as an end and undoes nothing.
+        board.change(&change(7, &execution(8, None)), at(1));
+        assert_eq!(counts(&board), (3, [2, 0, 1]));
+        board.change(&change(8, &execution(8, None)), at(1));
+        board.change(&change(9, &execution(2, Some(Outcome::Exited { code: 0 }))), at(1));
+        board.change(&change(10, &execution(1, Some(Outcome::Cancelled))), at(1));
+        assert_eq!(counts(&board), (3, [1, 0, 1]));
+        assert_eq!((board.ends(), board.failures().count()), ((2, 0), 0));
+        board.change(&change(11, &execution(4, Some(Outcome::NodesLost { nodes: 3 }))), at(1));
+        assert_eq!((board.ends(), board.failures().count()), ((3, 1), 1));
+    }
+
+    #[test]
+    fn a_rate_is_of_seconds_that_are_over() {
+        let mut board = listed(1..=1, None);
+        for second in 0..20 {
+            for number in 0..4 {
+                let outcome = Outcome::Exited { code: i32::from(number == 0) };
+                board.change(&change(8, &execution(number, Some(outcome))), at(second));
+            }
+        }
+        assert_eq!(board.rate(at(19)), Rate { ended: 4.0, failed: 1.0 });
+        assert_eq!(board.rate(at(25)), Rate { ended: 2.0, failed: 0.5 });
+        assert_eq!(board.rate(at(90)), Rate { ended: 0.0, failed: 0.0 });
+        assert_eq!(board.seconds(at(21), 4), [4, 4, 0, 0]);
+        assert_eq!(board.seconds(at(21), 0), Vec::<u64>::new());
+        assert_eq!(listed(1..=1, None).rate(at(0)), Rate { ended: 0.0, failed: 0.0 });
+    }
+
+    #[test]
+    fn what_is_held_has_bounds() {
+        let mut board = listed(1..=6, Some("exe_more"));
+        assert!(board.is_partial());
+        for second in 0..200 {
+            let mut execution = execution(2, Some(Outcome::OutOfMemory));
+            execution.recipe.command = vec!["\u{1b}[2J".repeat(1_000)];
+            board.change(&change(8, &execution), at(second));
+        }
+        assert_eq!((board.seconds.len(), board.failures.len()), (MAX_SECONDS, MAX_FAILURES));
+        let command = &board.failures().next().expect("is there").command;
+        assert!(command.len() < 4_000 && !command.contains('\u{1b}'), "{command}");
+        let mut board = listed(1..=0, None);
+        for number in 0..=MAX_LIVE as u128 {
+            board.change(&change(8, &execution(number, None)), at(0));
+        }
+        assert_eq!((board.live.len(), board.is_partial()), (MAX_LIVE, true));
+    }
+
+    #[test]
+    fn a_reason_lasts_as_long_as_the_waiting() {
+        let mut board = listed(1..=2, None);
+        board.waiting(execution(1, None).id, Some("no node".to_owned()));
+        assert_eq!(board.why_waiting(), Some("no node"));
+        board.change(&change(8, &execution(1, Some(Outcome::Cancelled))), at(0));
+        assert_eq!(board.why_waiting(), None);
+    }
+
+    #[test]
+    fn nodes_that_need_looking_after_come_first() {
+        let mut board = listed(1..=1, None);
+        let lost = Node { state: NodeState::Lost, ..node(3, "gamma", 2) };
+        board.nodes(vec![node(1, "alpha", 1), node(2, "beta", 5), lost]);
+        let names: Vec<_> = board.all_nodes().iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(names, ["gamma", "beta", "alpha"]);
+        assert_eq!(board.slots(), (6, 16));
+    }
+}

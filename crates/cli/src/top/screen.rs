@@ -80,29 +80,26 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, board: &Board, now: Timestamp, p
 }
 
 fn numbers_text(board: &Board, now: Timestamp, palette: Palette) -> Vec<Line<'static>> {
-    let (busy, slots) = board.slots();
     let rate = board.rate(now);
     let (ended, failed) = board.ends();
     let bad = if failed > 0 { palette.of(Color::Red) } else { Style::new() };
-    let first = Line::raw(format!(
-        "nodes    {} with {busy} of {slots} slots busy    {}",
-        board.all_nodes().len(),
-        queue_text(board)
-    ));
     let second = Line::from(vec![
-        Span::raw(format!("ended    {ended}, {:.1} a second    ", rate.ended)),
-        Span::styled(format!("failed    {failed}, {:.1} a second", rate.failed), bad),
+        Span::raw(format!("{ended} ended, {:.1} a second; ", rate.ended)),
+        Span::styled(format!("{failed} failed, {:.1} a second", rate.failed), bad),
     ]);
-    vec![first, second]
+    vec![Line::raw(standing_text(board)), second]
 }
 
-/// Writes how many run and wait; a sign says that there are more.
-pub(super) fn queue_text(board: &Board) -> String {
+/// Writes how much is taken, how many run and how many wait; a sign says that there are more.
+pub(super) fn standing_text(board: &Board) -> String {
+    let (busy, slots) = board.slots();
+    let (nodes, running) = (board.all_nodes().len(), board.running().len());
     let more = if board.is_partial() { "+" } else { "" };
     let queued = board.queued();
     let all: usize = queued.iter().map(|(_, count)| count).sum();
     let classes = queued.map(|(class, count)| format!("{count} {}", class_text(class))).join(", ");
-    format!("running  {}{more}    queued   {all}{more}: {classes}", board.running().len())
+    let word = if nodes == 1 { "node" } else { "nodes" };
+    format!("{nodes} {word}, {busy} of {slots} slots busy; {running}{more} running; {all}{more} queued: {classes}")
 }
 
 fn draw_nodes(frame: &mut Frame<'_>, area: Rect, board: &Board, palette: Palette) {
@@ -192,7 +189,7 @@ fn draw_failures(frame: &mut Frame<'_>, area: Rect, board: &Board, now: Timestam
         let cells = [failed.id.to_string(), age(failed.at, now), failed.why.clone(), failed.command.clone()];
         Row::new(cells)
     });
-    let widths = [Constraint::Length(30), Constraint::Length(5), Constraint::Length(30), Constraint::Min(10)];
+    let widths = [Constraint::Length(30), Constraint::Length(5), Constraint::Length(36), Constraint::Min(10)];
     let head = Row::new(["FAILED", "AGO", "WHY", "COMMAND"]).style(palette.strong());
     frame.render_widget(Table::new(rows, widths).header(head).column_spacing(2), area);
 }
@@ -204,5 +201,89 @@ fn foot_text(board: &Board, palette: Palette) -> Line<'static> {
     match board.why_waiting() {
         Some(why) => Line::styled(format!("the queue waits: {}", printable(why)), palette.of(Color::Yellow)),
         None => Line::styled("q quits", palette.faint()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::board::tests::{change, execution, node};
+    use super::*;
+    use model::node::Hold;
+    use model::{Outcome, Page};
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    fn drawn(board: &Board, columns: u16, rows: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(columns, rows)).expect("is made");
+        let now = "2026-01-01T00:01:00Z".parse().expect("is an instant");
+        terminal.draw(|frame| draw(frame, board, now, Palette::Plain)).expect("is drawn");
+        let buffer = terminal.backend().buffer();
+        let line = |row| (0..columns).map(|column| buffer[(column, row)].symbol()).collect::<String>();
+        (0..rows).map(|row| line(row).trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    }
+
+    fn board() -> Board {
+        let at = |second: i64| Timestamp::from_second(1_767_225_600 + second).expect("is an instant");
+        let mut board = Board::new("http://127.0.0.1:8080", at(0));
+        let items = (1..=6).map(|number| execution(number, None)).collect();
+        board.list(7, &Page { items, next: None, as_of: 7 });
+        let hold =
+            Hold { kind: HoldKind::Quarantine, cause: "no \u{1b}space".to_owned(), by: "beta".to_owned(), at: at(0) };
+        board.nodes(vec![node(1, "alpha", 3), Node { hold: Some(hold), ..node(2, "beta", 0) }]);
+        board.change(&change(8, &execution(2, Some(Outcome::Exited { code: 0 }))), at(57));
+        board.change(&change(9, &execution(4, Some(Outcome::OutOfMemory))), at(58));
+        board.waiting(execution(1, None).id, Some("no node has label `gpu=yes`".to_owned()));
+        board
+    }
+
+    #[test]
+    fn the_view_shows_what_matters() {
+        insta::assert_snapshot!(drawn(&board(), 110, 20), @r"
+        quarry top  http://127.0.0.1:8080                                                                    00:01:00Z
+        2 nodes, 3 of 16 slots busy; 1 running; 3 queued: 2 human, 0 event, 1 batch
+        2 ended, 0.2 a second; 1 failed, 0.1 a second
+                                                                ██
+
+        NODE                      STATE      BUSY                    HELD
+        beta                      ready      ░░░░░░░░░░ 0/8          quarantine: no \u{1b}space
+        alpha                     ready      ████░░░░░░ 3/8
+
+        RUNNING                         CLASS  AGE    NODE              COMMAND
+        exe_00000000000000000000000006  batch  60s    alpha             solve xxxx
+
+
+
+
+
+
+        FAILED                          AGO    WHY                                   COMMAND
+        exe_00000000000000000000000004  2s     needed more memory than its limit     solve xxxx
+        the queue waits: no node has label `gpu=yes`
+        ");
+        let mut board = board();
+        board.trouble(Some("the server does not answer".to_owned()));
+        assert!(drawn(&board, 110, 20).ends_with("not up to date: the server does not answer"));
+    }
+
+    #[test]
+    fn no_terminal_is_too_small() {
+        let board = board();
+        for (columns, rows) in [(1, 1), (10, 3), (40, 6), (300, 4), (20, 100)] {
+            assert_eq!(drawn(&board, columns, rows).split('\n').count(), usize::from(rows));
+        }
+    }
+
+    #[test]
+    fn business_is_seen_at_a_glance() {
+        let check = |busy: u32, slots: u32, expected: &str| {
+            let mut node = node(1, "alpha", busy);
+            node.offer.slots = slots;
+            assert_eq!(busy_text(&node), expected);
+        };
+        check(0, 4, "░░░░░░░░░░ 0/4");
+        check(1, 1_000, "█░░░░░░░░░ 1/1000");
+        check(2, 4, "█████░░░░░ 2/4");
+        check(9, 4, "██████████ 9/4");
+        check(0, 0, "░░░░░░░░░░ 0/0");
     }
 }

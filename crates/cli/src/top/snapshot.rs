@@ -1,7 +1,7 @@
 //! How things stand at one moment, as text or JSON, for whoever has no terminal.
 
 use super::board::Board;
-use super::screen::{hold_text, queue_text};
+use super::screen::{hold_text, standing_text};
 use crate::execution::class_text;
 use crate::ps;
 use crate::session::Session;
@@ -44,13 +44,8 @@ pub(super) fn show(session: &mut Session, board: &Board, page: &Page<Execution>)
         session.output.json(&snapshot)?;
         return Ok(());
     }
-    let (busy, slots) = board.slots();
     let nodes = board.all_nodes();
-    session.output.line(&format!(
-        "nodes    {} with {busy} of {slots} slots busy    {}",
-        nodes.len(),
-        queue_text(board)
-    ))?;
+    session.output.line(&standing_text(board))?;
     session.output.line("")?;
     let row = |node: &Node| {
         let busy = format!("{}/{}", node.busy.unwrap_or(0), node.offer.slots);

@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::response::Response;
 use model::{Execution, ExecutionId, ExecutionState, NewExecution, Outcome, TenantId};
 
-fn id(number: u128) -> ExecutionId {
+pub(crate) fn id(number: u128) -> ExecutionId {
     ExecutionId::new(jiff::Timestamp::UNIX_EPOCH, number)
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn execution(new: &NewExecution, state: ExecutionState, outcome: Opti
     }
 }
 
-fn request(number: u128) -> NewExecution {
+pub(crate) fn request(number: u128) -> NewExecution {
     let limits = model::Limits::default();
     let command = vec!["sh".to_owned(), "-c".to_owned(), "exit 3".to_owned()];
     let env = [("LEVEL".to_owned(), "3".to_owned())].into();

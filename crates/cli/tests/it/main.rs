@@ -14,3 +14,4 @@ mod stub;
 mod system;
 mod tour;
 mod usage;
+mod view;
