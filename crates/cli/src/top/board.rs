@@ -419,7 +419,7 @@ pub(super) mod tests {
         assert_eq!((board.seconds.len(), board.failures.len()), (MAX_SECONDS, MAX_FAILURES));
         let command = &board.failures().next().expect("is there").command;
         assert!(command.len() < 4_000 && !command.contains('\u{1b}'), "{command}");
-        let mut board = listed(1..=0, None);
+        let mut board = Board::new("http://quarry", at(0));
         for number in 0..=MAX_LIVE as u128 {
             board.change(&change(8, &execution(number, None)), at(0));
         }

@@ -215,10 +215,10 @@ async fn at_a_terminal(end: impl FnOnce(&mut std::process::ChildStdin) + Send + 
                 break;
             }
             shown.extend_from_slice(&piece[..count]);
-            if String::from_utf8_lossy(&shown).contains("FAILED") {
-                if let Some(end) = end.take() {
-                    end(&mut keys);
-                }
+            if String::from_utf8_lossy(&shown).contains("FAILED")
+                && let Some(end) = end.take()
+            {
+                end(&mut keys);
             }
         }
         child.wait().expect("ends");
