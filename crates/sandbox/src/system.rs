@@ -54,9 +54,8 @@ pub(crate) fn clone_process(
     }
     // SAFETY: without CLONE_VM the child has memory of its own, and its stack is a copy of this one; the structure lives
     // until the call returns in both.
-    let pid = unsafe {
-        libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut arguments), size_of::<CloneArguments>())
-    };
+    let pid =
+        unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut arguments), size_of::<CloneArguments>()) };
     if answer(pid)? == 0 {
         child();
     }
