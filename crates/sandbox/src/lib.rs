@@ -20,6 +20,7 @@ mod program;
 mod root;
 pub mod spawner;
 mod system;
+pub mod unpack;
 
 pub use error::SandboxError;
 pub use event::{Core, Ending, Event, Fault, FaultKind, Status, Stop};

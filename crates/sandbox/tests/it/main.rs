@@ -7,4 +7,5 @@ mod life;
 mod limit;
 mod root;
 mod stop;
+mod unpack;
 mod warm;
