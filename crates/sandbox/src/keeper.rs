@@ -233,6 +233,7 @@ impl Keeper {
         let is_ordered = order.is_some();
         let birth = Birth {
             means: self.place.means(&plan, self.cells.limits().pids),
+            net: self.place.take_net(&plan),
             plan,
             order,
             control: init_control,
