@@ -45,7 +45,7 @@ pub fn main() -> ExitCode {
     if place::close_standard_input().is_err() {
         return ExitCode::FAILURE;
     }
-    match open(socket) {
+    match open(&socket) {
         Ok(mut keeper) => {
             keeper.keep();
             keeper.close();
@@ -56,10 +56,10 @@ pub fn main() -> ExitCode {
 }
 
 /// Hears the settings and gets ready, or says why that cannot be.
-fn open(socket: OwnedFd) -> Result<Keeper, ()> {
+fn open(socket: &OwnedFd) -> Result<Keeper, ()> {
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     let Ok(Some((Request::Open { settings }, _))) =
-        message::hear::<Request<'_>>(&socket, &mut buffer, RecvFlags::empty())
+        message::hear::<Request<'_>>(socket, &mut buffer, RecvFlags::empty())
     else {
         return Err(());
     };
@@ -233,6 +233,7 @@ impl Keeper {
         let is_ordered = order.is_some();
         let birth = Birth {
             means: self.place.means(&plan, self.cells.limits().pids),
+            net: self.place.take_net(&plan),
             plan,
             order,
             control: init_control,

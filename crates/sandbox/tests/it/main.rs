@@ -1,5 +1,11 @@
 //! Sandboxes on the real kernel: what programs see, what stops them, what they leave. Each test has a spawner of its own.
+//! They run as root; those that also make sense for an ordinary user start their spawner as one.
 
 mod bench;
+mod leftover;
 mod life;
+mod limit;
+mod root;
+mod stop;
 mod unpack;
+mod warm;
