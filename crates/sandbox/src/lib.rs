@@ -6,6 +6,8 @@
 
 mod event;
 mod plan;
+mod profile;
+mod seccomp;
 
 pub use event::{Core, Ending, Event, Fault, FaultKind, Status, Stop};
 pub use plan::{Bind, Order, Place, Plan, Root};
