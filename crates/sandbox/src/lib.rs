@@ -4,10 +4,12 @@
 //! programs in them on order; this crate's `Spawner` is the handle by which a node speaks to it. What a sandbox is made of
 //! stands in a `Plan`, what runs in it in an `Order`. This is the only crate that says `unsafe`.
 
+mod core;
 mod event;
 mod plan;
 mod profile;
 mod seccomp;
+mod trace;
 
 pub use event::{Core, Ending, Event, Fault, FaultKind, Status, Stop};
 pub use plan::{Bind, Order, Place, Plan, Root};

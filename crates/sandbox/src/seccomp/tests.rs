@@ -1,3 +1,5 @@
+//! The filter against the table, read once more without the assembler, and against the kernel; and what it costs.
+
 use super::{
     ARCHITECTURE, ARGUMENTS, Filter, Instruction, MACHINE, MAX_INSTRUCTIONS, NUMBER, answer, jump, ranges, statement,
 };
