@@ -78,28 +78,29 @@ pub(crate) struct Taken {
 pub(crate) struct Tracer {
     proc: OwnedFd,
     program: i32,
-    file: File,
     bytes_max: u64,
+    file: Option<File>,
     taken: Option<Taken>,
 }
 
 impl Tracer {
-    /// Seizes a program before it execs. It must be dumpable, or init hold `CAP_SYS_PTRACE` where its memory was made.
-    /// Takes the sandbox's `/proc`, an empty file for a core, and how long that may be.
-    pub(crate) fn seize(program: i32, proc: OwnedFd, file: File, bytes_max: u64) -> io::Result<Self> {
+    /// Seizes a program before it execs; it must be dumpable by then. Init keeps `CAP_SYS_PTRACE` in its own user namespace,
+    /// since the program may become another user inside.
+    /// Takes the sandbox's `/proc` and how long a core may be.
+    pub(crate) fn seize(program: i32, proc: OwnedFd, bytes_max: u64) -> io::Result<Self> {
         request(libc::PTRACE_SEIZE, program, OPTIONS as usize)?;
-        Ok(Self { proc, program, file, bytes_max, taken: None })
+        Ok(Self { proc, program, bytes_max, file: None, taken: None })
     }
 
-    /// Deals with what `waitpid(-1, …, __WALL)` has told.
-    pub(crate) fn handle(&mut self, pid: i32, status: i32) -> Turn {
+    /// Deals with what `waitpid(-1, …, __WALL)` has told. An empty file is asked for when the first core is to be written.
+    pub(crate) fn handle(&mut self, pid: i32, status: i32, empty: &mut dyn FnMut() -> io::Result<File>) -> Turn {
         if !libc::WIFSTOPPED(status) {
             return Turn::Gone;
         }
         let signal = libc::WSTOPSIG(status);
         // What cannot be passed on any more has been killed meanwhile, and its end will be told.
         let _ = match status >> 16 {
-            0 if CORE_SIGNALS.contains(&signal) => self.deliver(pid, signal),
+            0 if CORE_SIGNALS.contains(&signal) => self.deliver(pid, signal, empty),
             0 => self.go_on(pid, signal),
             libc::PTRACE_EVENT_STOP if signal != libc::SIGTRAP => request(libc::PTRACE_LISTEN, pid, 0),
             _ => self.go_on(pid, 0),
@@ -109,43 +110,51 @@ impl Tracer {
 
     /// Returns the core that was taken, and its file.
     pub(crate) fn finish(self) -> Option<(Taken, File)> {
-        self.taken.map(|taken| (taken, self.file))
+        self.taken.zip(self.file)
     }
 
     /// Lets a thread go on, with a signal or without; for good, once there is nothing more to learn of its process.
     fn go_on(&self, pid: i32, signal: i32) -> io::Result<()> {
-        let is_done = self.taken.is_some() && self.process(pid).is_none_or(|process| process.pid != self.program);
+        let is_foreign = || self.process(pid).is_none_or(|process| process.pid != self.program);
+        let is_done = self.bytes_max == 0 || (self.taken.is_some() && is_foreign());
         request(if is_done { libc::PTRACE_DETACH } else { libc::PTRACE_CONT }, pid, signal as usize)
     }
 
     /// Delivers a signal that leaves a core if nobody catches it.
-    fn deliver(&mut self, tid: i32, signal: i32) -> io::Result<()> {
+    fn deliver(&mut self, tid: i32, signal: i32, empty: &mut dyn FnMut() -> io::Result<File>) -> io::Result<()> {
         let wanted = self.process(tid).filter(|process| process.dies_of(signal) && self.wants(process.pid));
         let Some(process) = wanted else { return self.go_on(tid, signal) };
         let mut stopped = self.stop_others(process.pid, tid);
         // A core that cannot be written is none; the process dies all the same.
-        if let Ok(taken) = self.take(&process, tid, signal, stopped.keys().copied()) {
-            self.taken = Some(taken);
+        if let Ok(file) = self.file.take().map_or_else(&mut *empty, Ok) {
+            self.taken = self.take(&process, (tid, signal), stopped.keys().copied(), &file).ok();
+            self.file = Some(file);
         }
         let answer = request(libc::PTRACE_CONT, tid, signal as usize);
         while let Some((other, status)) = stopped.pop_first() {
-            self.handle(other, status);
+            self.handle(other, status, empty);
         }
         answer
     }
 
     /// Tells whether a process's core would be kept.
     fn wants(&self, pid: i32) -> bool {
-        self.taken.as_ref().is_none_or(|taken| pid == self.program && taken.pid != pid)
+        self.bytes_max > 0 && self.taken.as_ref().is_none_or(|taken| pid == self.program && taken.pid != pid)
     }
 
     /// Writes a core in place of the one before.
-    fn take(&self, process: &Process, tid: i32, signal: i32, others: impl Iterator<Item = i32>) -> io::Result<Taken> {
+    fn take(
+        &self,
+        process: &Process,
+        (tid, signal): (i32, i32),
+        others: impl Iterator<Item = i32>,
+        file: &File,
+    ) -> io::Result<Taken> {
         let threads: Vec<_> = std::iter::once(tid).chain(others).filter_map(Thread::read).collect();
         let subject =
             Subject { proc: self.proc.as_fd(), pid: process.pid, signal, account: account(tid, signal), threads };
-        self.file.set_len(0)?;
-        let written = subject.write(&self.file, self.bytes_max)?;
+        file.set_len(0)?;
+        let written = subject.write(file, self.bytes_max)?;
         Ok(Taken {
             bytes: written.bytes,
             is_truncated: written.is_truncated,

@@ -84,7 +84,7 @@ impl Parked {
     /// milliseconds, or never.
     fn run_traced(mut self, bytes_max: u64, notice_ms: Option<i32>) -> Fate {
         let proc = OwnedFd::from(File::open("/proc").unwrap());
-        let mut tracer = Tracer::seize(self.pid, proc, tempfile::tempfile().unwrap(), bytes_max).unwrap();
+        let mut tracer = Tracer::seize(self.pid, proc, bytes_max).unwrap();
         self.word.write_all(&[1]).unwrap();
         let (mut turns, mut status) = (0, 0);
         let any = libc::__WALL | libc::__WNOTHREAD | notice_ms.map_or(0, |_| libc::WNOHANG);
@@ -94,7 +94,7 @@ impl Parked {
             let got = unsafe { libc::waitpid(-1, &raw mut status, any) };
             if got > 0 {
                 turns += 1;
-                if tracer.handle(got, status) == Turn::Gone && got == self.pid {
+                if tracer.handle(got, status, &mut tempfile::tempfile) == Turn::Gone && got == self.pid {
                     return Fate { status, core: tracer.finish(), turns };
                 }
                 continue;
