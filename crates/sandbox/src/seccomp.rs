@@ -7,10 +7,11 @@
 //! lines; `install` allocates nothing, since it runs between a fork and an exec.
 #![expect(unsafe_code, reason = "no wrapper of `seccomp` takes a program that is already made")]
 
-use crate::profile::{Clause, GROUPS, OTHERWISE, Profile, Test, Verdict};
+use crate::profile::{Clause, GROUPS, OTHERWISE, Profile, Test, Tracing, Verdict};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
 const MACHINE: u32 = 0xc000_003e;
@@ -30,6 +31,20 @@ const ARGUMENTS: u32 = 16;
 const MAX_INSTRUCTIONS: usize = 4096;
 
 type Instruction = libc::sock_filter;
+
+/// Returns the filter of sandboxes whose programs may trace each other, or of those whose programs may not. The spawner
+/// asks once before it makes its first process; what it has made is then there in all of them.
+pub(crate) fn filter(tracing: Tracing) -> &'static Filter {
+    static ALLOWED: OnceLock<Filter> = OnceLock::new();
+    static ASKED: OnceLock<Filter> = OnceLock::new();
+    static REFUSED: OnceLock<Filter> = OnceLock::new();
+    let place = match tracing {
+        Tracing::Allowed => &ALLOWED,
+        Tracing::Asked => &ASKED,
+        Tracing::Refused => &REFUSED,
+    };
+    place.get_or_init(|| Filter::new(Profile { tracing }))
+}
 
 /// A filter, ready to be installed in any number of processes.
 pub(crate) struct Filter {

@@ -10,8 +10,10 @@
 #![expect(unsafe_code, reason = "no wrapper knows all of `ptrace` that is needed here, nor the filter's notices")]
 
 use crate::core::{self, Subject, Thread};
+use crate::message;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Dir, Mode, OFlags, openat};
+use rustix::net::RecvFlags;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_void;
 use std::fs::File;
@@ -74,6 +76,29 @@ pub(crate) struct Taken {
     pub(crate) program: String,
 }
 
+/// The program's end of its wire to init, on which it shows itself before it becomes the program.
+pub(crate) struct Meeting(OwnedFd);
+
+impl Meeting {
+    /// Returns the two ends of a wire, the program's first.
+    pub(crate) fn new() -> rustix::io::Result<(Self, OwnedFd)> {
+        message::pair().map(|(theirs, ours)| (Self(theirs), ours))
+    }
+
+    /// Shows init the filter's listener, without waiting.
+    pub(crate) fn show(&self, listener: &OwnedFd) -> rustix::io::Result<()> {
+        message::send(self.0.as_fd(), &[0], &[listener.as_fd()])
+    }
+
+    /// Waits until init has seized this process, which must be as dumpable as it was born until then.
+    pub(crate) fn wait(&self) -> rustix::io::Result<()> {
+        match message::receive(self.0.as_fd(), &mut [0], RecvFlags::empty())?.bytes {
+            0 => Err(rustix::io::Errno::PIPE),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Init's eye on a program and all that it starts.
 pub(crate) struct Tracer {
     proc: OwnedFd,
@@ -84,10 +109,18 @@ pub(crate) struct Tracer {
 }
 
 impl Tracer {
+    /// Meets the program on init's end of their wire: takes the filter's listener, seizes the program, and lets it go on.
+    pub(crate) fn meet(program: i32, wire: &OwnedFd, proc: OwnedFd, bytes_max: u64) -> io::Result<(Self, OwnedFd)> {
+        let mut shown = message::receive(wire.as_fd(), &mut [0], RecvFlags::empty())?;
+        let listener = shown.fds.pop().ok_or(io::ErrorKind::UnexpectedEof)?;
+        let tracer = Self::seize(program, proc, bytes_max)?;
+        message::send(wire.as_fd(), &[0], &[])?;
+        Ok((tracer, listener))
+    }
+
     /// Seizes a program before it execs; it must be dumpable by then. Init keeps `CAP_SYS_PTRACE` in its own user namespace,
-    /// since the program may become another user inside.
-    /// Takes the sandbox's `/proc` and how long a core may be.
-    pub(crate) fn seize(program: i32, proc: OwnedFd, bytes_max: u64) -> io::Result<Self> {
+    /// since the program may become another user inside. Takes the sandbox's `/proc` and how long a core may be.
+    fn seize(program: i32, proc: OwnedFd, bytes_max: u64) -> io::Result<Self> {
         request(libc::PTRACE_SEIZE, program, OPTIONS as usize)?;
         Ok(Self { proc, program, bytes_max, file: None, taken: None })
     }

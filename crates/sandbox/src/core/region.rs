@@ -278,3 +278,65 @@ impl Pages {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{FILTER, HEADERS, MAPPED_SHARED, Wanted, filter, read};
+
+    fn check(text: &str, bits: u32, want: &[(u64, u64, &str, Wanted)]) {
+        let regions = read(text.as_bytes());
+        let got: Vec<_> = regions
+            .iter()
+            .map(|one| (one.start, one.end, String::from_utf8_lossy(&one.name).into_owned(), one.wanted(bits)))
+            .collect();
+        let got: Vec<_> = got.iter().map(|(start, end, name, wanted)| (*start, *end, name.as_str(), wanted)).collect();
+        let want: Vec<_> = want.iter().map(|(start, end, name, wanted)| (*start, *end, *name, wanted)).collect();
+        assert_eq!(got, want, "{text}");
+    }
+
+    #[test]
+    fn regions_are_wanted_as_the_kernel_wants_them() {
+        let file = "1000-3000 r--p 00000000 fe:00 12   /usr/lib/a\\012b c.so\nAnonymous:   0 kB\nVmFlags: rd mr\n";
+        check(file, FILTER, &[(0x1000, 0x3000, "/usr/lib/a\nb c.so", Wanted::Header)]);
+        check(file, FILTER & !HEADERS, &[(0x1000, 0x3000, "/usr/lib/a\nb c.so", Wanted::Nothing)]);
+        let changed = "1000-3000 rw-p 00002000 fe:00 12   /lib/x\nAnonymous:   4 kB\nVmFlags: rd wr\n";
+        check(changed, FILTER, &[(0x1000, 0x3000, "/lib/x", Wanted::Whole)]);
+        let later = "1000-3000 r--p 00002000 fe:00 12   /lib/x\n";
+        check(later, FILTER, &[(0x1000, 0x3000, "/lib/x", Wanted::Nothing)]);
+        let plain = "1000-2000 rw-p 00000000 00:00 0 \nAnonymous: 4 kB\n2000-3000 ---p 00000000 00:00 0 [heap]\n";
+        check(plain, FILTER, &[(0x1000, 0x2000, "", Wanted::Touched), (0x2000, 0x3000, "[heap]", Wanted::Touched)]);
+        check(
+            "1000-2000 rw-p 00000000 00:00 0 \nVmFlags: rd wr dd\n",
+            FILTER,
+            &[(0x1000, 0x2000, "", Wanted::Nothing)],
+        );
+        check(
+            "1000-2000 rw-p 00000000 00:05 9 /dev/x\nVmFlags: io pf\n",
+            FILTER,
+            &[(0x1000, 0x2000, "/dev/x", Wanted::Nothing)],
+        );
+        let shared = "1000-2000 rw-s 00000000 00:01 9 /memfd:x (deleted)\n3000-4000 rw-s 00000000 00:01 9 /srv/x\n";
+        let want =
+            |second| [(0x1000, 0x2000, "/memfd:x (deleted)", Wanted::Touched), (0x3000, 0x4000, "/srv/x", second)];
+        check(shared, FILTER, &want(Wanted::Nothing));
+        check(shared, FILTER | MAPPED_SHARED, &want(Wanted::Touched));
+        check("7000-8000 r-xp 00000000 00:00 0 [vdso]\n", 0, &[(0x7000, 0x8000, "[vdso]", Wanted::Whole)]);
+        check("7000-8000 r--p 00000000 00:00 0 [vvar]\n", FILTER, &[(0x7000, 0x8000, "[vvar]", Wanted::Nothing)]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_passed_over() {
+        for text in [
+            "",
+            "\n\n",
+            "1000-",
+            "x-y r--p 0 0 0 z",
+            "2000-1000 r--p 0 0:0 0",
+            "1001-2000 r--p 0 0:0 0",
+            "Anonymous: 4 kB",
+        ] {
+            check(text, FILTER, &[]);
+        }
+        assert_eq!((filter(b"00000033\n"), filter(b"7f"), filter(b"\xff"), filter(b"")), (0x33, 0x7f, FILTER, FILTER));
+    }
+}
