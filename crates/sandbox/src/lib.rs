@@ -5,15 +5,24 @@
 //! to it. What a sandbox is made of stands in a `Plan`, what runs in it in an `Order`. This is the only crate that says
 //! `unsafe`.
 
+mod cell;
+mod confine;
 mod core;
 mod error;
 mod event;
+mod ids;
+mod init;
 mod keeper;
 mod message;
+mod network;
+mod person;
 mod plan;
 mod profile;
+mod program;
+mod root;
 mod seccomp;
 pub mod spawner;
+mod system;
 mod trace;
 
 pub use error::SandboxError;
