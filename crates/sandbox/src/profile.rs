@@ -27,10 +27,8 @@ pub(crate) enum Verdict {
 pub(crate) enum Tracing {
     /// They may.
     Allowed,
-    /// The sandbox's init is asked, which lets a process be traced by what shares its memory (see `trace.rs`).
+    /// They may not, but for those that share their memory: the sandbox's init is asked (see `trace.rs`).
     Asked,
-    /// They may not.
-    Refused,
 }
 
 /// What a word of an argument is held against. Only the lower 32 bits are seen: every argument that the table looks at is
@@ -70,6 +68,7 @@ pub(crate) enum Rule {
 /// Calls that are treated alike, and why.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Group {
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is there to be read, here and in docs/seccomp.md"))]
     pub(crate) reason: &'static str,
     pub(crate) rule: Rule,
     pub(crate) calls: &'static [(&'static str, i64)],
@@ -89,9 +88,7 @@ impl Profile {
             (Rule::Clauses(clauses, verdict), _) => (clauses, verdict),
             (Rule::Debuggers | Rule::Ptrace, Tracing::Allowed) => (&[], Verdict::Allow),
             (Rule::Ptrace, Tracing::Asked) => (&[], Verdict::Ask),
-            (Rule::Debuggers, Tracing::Asked) | (Rule::Debuggers | Rule::Ptrace, Tracing::Refused) => {
-                (&[], Verdict::Refuse(libc::EPERM))
-            }
+            (Rule::Debuggers, Tracing::Asked) => (&[], Verdict::Refuse(libc::EPERM)),
         }
     }
 }

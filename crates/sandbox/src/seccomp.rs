@@ -37,11 +37,9 @@ type Instruction = libc::sock_filter;
 pub(crate) fn filter(tracing: Tracing) -> &'static Filter {
     static ALLOWED: OnceLock<Filter> = OnceLock::new();
     static ASKED: OnceLock<Filter> = OnceLock::new();
-    static REFUSED: OnceLock<Filter> = OnceLock::new();
     let place = match tracing {
         Tracing::Allowed => &ALLOWED,
         Tracing::Asked => &ASKED,
-        Tracing::Refused => &REFUSED,
     };
     place.get_or_init(|| Filter::new(Profile { tracing }))
 }

@@ -227,7 +227,7 @@ static int first_descriptor_taken(void) {
 static int first_killed(void) {
     /* The kernel says yes to a signal that init then does not take. */
     kill(1, SIGKILL); kill(1, SIGSTOP); kill(1, SIGTERM); usleep(20000);
-    return kill(1, 0) ? 0 : EPERM;
+    return kill(1, 0) && errno == ESRCH ? 0 : EPERM;
 }
 static int first_limits(void) { struct rlimit l = { 8, 8 }; return result(prlimit(1, RLIMIT_NOFILE, &l, 0)); }
 static int host_killed(void) { return result(kill(atoi(value("HOST_PID")), 0)); }
@@ -258,7 +258,7 @@ static int kernel_load(void) { return result(syscall(SYS_kexec_load, 0, 0, 0, 0)
 static int swap(void) { return result(swapon("/nowhere", 0)) == EPERM ? EPERM : 0; }
 static int account_all(void) { return result(acct("/nowhere")) == EPERM ? EPERM : 0; }
 static int power(void) { return result(syscall(SYS_reboot, 0xfee1dead, 672274793, 0, 0)); }
-static int clock_set(void) { struct timeval t = { -1, -1 }; return result(settimeofday(&t, 0)) == EPERM ? EPERM : 0; }
+static int clock_set(void) { struct timeval t = { -1, -1 }; return result(syscall(SYS_settimeofday, &t, 0)) == EPERM ? EPERM : 0; }
 static int clock_tuned(void) { struct timex t = { .modes = ADJ_TICK, .tick = 1 }; return result(adjtimex(&t)) == EPERM ? EPERM : 0; }
 static int name_set(void) { return result(sethostname("x", 1)); }
 static int ports(void) { return result(syscall(SYS_iopl, 3)); }
@@ -311,9 +311,9 @@ static int real_time(void) {
 }
 static int disk_first(void) { int r = result(syscall(SYS_ioprio_set, 1, 0, 1 << 13)); if (!r) syscall(SYS_ioprio_set, 1, 0, 0); return r; }
 static int oom_spared(void) {
-    int fd = open("/proc/self/oom_score_adj", O_RDWR); char b[16] = { 0 }; if (fd < 0) return errno;
-    if (read(fd, b, 15) < 1) return EIO;
-    char lower[16]; int n = snprintf(lower, 16, "%d", atoi(b) - 1); int r = pwrite(fd, lower, n, 0) < 0 ? errno : 0; close(fd); return r;
+    /* Back to what everybody has is no favour; less is. */
+    int fd = open("/proc/self/oom_score_adj", O_RDWR); if (fd < 0) return errno;
+    int r = pwrite(fd, "-1", 2, 0) < 0 ? errno : 0; close(fd); return r;
 }
 static int limits_raised(void) {
     struct rlimit l; getrlimit(RLIMIT_NOFILE, &l); l.rlim_max++; return result(setrlimit(RLIMIT_NOFILE, &l));
