@@ -102,7 +102,6 @@ fn build(birth: &Birth) -> Result<(i32, Option<Eye>), Fault> {
     let (meeting, meeting_wire) = (!birth.plan.ptrace).then(Meeting::new).transpose().map_err(met)?.unzip();
     let program = system::clone_process(0, None, || program::run(birth, wire.as_ref(), meeting.as_ref()))
         .map_err(machine("the program's process could not be made"))?;
-    set_apart(birth);
     let mut keep = vec![0, 1, 2, birth.control.as_raw_fd()];
     keep.extend(meeting_wire.iter().map(AsRawFd::as_raw_fd));
     keep.sort_unstable();
@@ -112,16 +111,6 @@ fn build(birth: &Birth) -> Result<(i32, Option<Eye>), Fault> {
     // A program that never came to the meeting has told the spawner why.
     let eye = meeting_wire.and_then(|wire| Eye::open(program, &wire, birth.plan.limits.core_bytes).ok());
     Ok((program, eye))
-}
-
-/// Gives init a saved user id that differs from its others, so that no program inside is the same person in all of them:
-/// the kernel asks for that before it lets somebody change another's limits, or trace it.
-fn set_apart(birth: &Birth) {
-    if birth.ids() > 1 {
-        let (own, other) = (rustix::process::Uid::ROOT, rustix::process::Uid::from_raw(1));
-        // Without it a program that is root inside could still harm nobody but its own sandbox.
-        let _ = rustix::thread::set_thread_res_uid(own, own, other);
-    }
 }
 
 /// What init has of a program that it traces.

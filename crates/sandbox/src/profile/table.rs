@@ -36,6 +36,9 @@ const FAMILIES: &[Clause] = &[
     Clause { tests: &[(0, Test::Is(libc::AF_NETLINK as u32))], verdict: Verdict::Refuse(EPROTONOSUPPORT) },
 ];
 
+/// Init is the first process; where there is one id only, nothing else keeps a program from it.
+const OTHERS_LIMITS: &[Clause] = &[Clause { tests: &[(0, Test::Is(1))], verdict: Verdict::Refuse(EPERM) }];
+
 const TERMINALS: &[Clause] = &[
     Clause { tests: &[(1, Test::Is(libc::TIOCSTI as u32))], verdict: Verdict::Refuse(EPERM) },
     Clause { tests: &[(1, Test::Is(libc::TIOCLINUX as u32))], verdict: Verdict::Refuse(EPERM) },
@@ -149,8 +152,13 @@ pub(crate) const GROUPS: &[Group] = &[
         reason: "Limits and accounts of one's own.",
         rule: ALLOW,
         calls: calls![
-            SYS_prlimit64 SYS_getrlimit SYS_setrlimit SYS_getrusage SYS_times SYS_sysinfo SYS_uname
+            SYS_getrlimit SYS_setrlimit SYS_getrusage SYS_times SYS_sysinfo SYS_uname
         ],
+    },
+    Group {
+        reason: "The same of others, but not of the sandbox's init.",
+        rule: Rule::Clauses(OTHERS_LIMITS, Verdict::Allow),
+        calls: calls![SYS_prlimit64],
     },
     Group {
         reason: "Who one is; a sandbox maps few ids and its programs have few capabilities or none.",

@@ -27,7 +27,7 @@ impl Keeper {
 
     /// Whom the tests can be.
     pub(crate) fn all() -> Vec<Self> {
-        if Self::me() == Self::Root { vec![Self::Root] } else { vec![Self::User] }
+        if Self::me() == Self::Root { vec![Self::Root, Self::User] } else { vec![Self::User] }
     }
 }
 
