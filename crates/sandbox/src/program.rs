@@ -39,7 +39,7 @@ fn become_program(birth: &Birth, wire: Option<&OwnedFd>, meeting: Option<&Meetin
     rustix::process::setsid().map_err(machine("a session could not be made"))?;
     let listener = confine::confine(&birth.plan, birth.means)?;
     if let (Some(meeting), Some(listener)) = (meeting, listener) {
-        meeting.keep(&listener).map_err(machine("init could not be met"))?;
+        meeting.show(&listener).map_err(machine("init could not be met"))?;
         system::close_one(&listener);
         std::mem::forget(listener);
     }
@@ -59,7 +59,7 @@ fn become_program(birth: &Birth, wire: Option<&OwnedFd>, meeting: Option<&Meetin
     if let Some(wire) = wire {
         system::close_one(wire);
     }
-    start(birth, order, stdio)
+    start(birth, meeting, order, stdio)
 }
 
 /// Waits for the order; a spawner that is gone, or says something else, ends this process.
@@ -74,9 +74,11 @@ fn wait(birth: &Birth) -> (Order, [OwnedFd; 3]) {
     }
 }
 
-fn start(birth: &Birth, order: &Order, stdio: &[OwnedFd; 3]) -> Result<Infallible, Fault> {
+fn start(birth: &Birth, meeting: Option<&Meeting>, order: &Order, stdio: &[OwnedFd; 3]) -> Result<Infallible, Fault> {
     let person = person::find(&order.user, birth.ids())?;
     let terminal = birth.plan.terminal.then(|| open_terminal(birth, order, person.uid)).transpose()?;
+    // As late as can be, since init does its part meanwhile.
+    meeting.map_or(Ok(()), Meeting::wait).map_err(machine("init could not be met"))?;
     if birth.ids() > 1 {
         ids::become_person(person.uid, person.gid, &person.groups)
             .map_err(machine("the program's user could not be set"))?;

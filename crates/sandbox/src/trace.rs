@@ -85,9 +85,13 @@ impl Meeting {
         message::pair().map(|(theirs, ours)| (Self(theirs), ours))
     }
 
-    /// Shows init the filter's listener, and waits until init has seized this process, which must be dumpable until then.
-    pub(crate) fn keep(&self, listener: &OwnedFd) -> rustix::io::Result<()> {
-        message::send(self.0.as_fd(), &[0], &[listener.as_fd()])?;
+    /// Shows init the filter's listener, without waiting.
+    pub(crate) fn show(&self, listener: &OwnedFd) -> rustix::io::Result<()> {
+        message::send(self.0.as_fd(), &[0], &[listener.as_fd()])
+    }
+
+    /// Waits until init has seized this process, which must be dumpable until then.
+    pub(crate) fn wait(&self) -> rustix::io::Result<()> {
         match message::receive(self.0.as_fd(), &mut [0], RecvFlags::empty())?.bytes {
             0 => Err(rustix::io::Errno::PIPE),
             _ => Ok(()),
