@@ -63,7 +63,7 @@ pub(crate) fn open(
 ) -> anyhow::Result<Client> {
     let retry = Retry { unreachable_max: UNREACHABLE_MAX, ..Retry::default() };
     let ca_file = ca_file.filter(|path| !path.as_os_str().is_empty());
-    Ok(Client::new(url, token, Options { ca_file, tenant: global.tenant.clone(), retry })?)
+    Ok(Client::new(url, token, Options { ca_file, tenant: global.tenant.clone(), retry, ..Options::default() })?)
 }
 
 /// An empty variable is as good as none.

@@ -348,6 +348,15 @@ pub struct ImageQuery {
     pub tenant: Option<String>,
 }
 
+/// What was dropped because no image needs it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageFreed {
+    /// Blobs that the tenant does not have any more.
+    pub blobs: u64,
+    /// How long they are.
+    pub bytes: u64,
+}
+
 /// A registry that a tenant has a credential for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Registry {

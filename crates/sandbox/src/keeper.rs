@@ -50,7 +50,7 @@ pub fn main() -> ExitCode {
     for tracing in [Tracing::Allowed, Tracing::Asked] {
         seccomp::filter(tracing);
     }
-    match open(socket) {
+    match open(&socket) {
         Ok(mut keeper) => {
             keeper.keep();
             keeper.close();
@@ -61,10 +61,10 @@ pub fn main() -> ExitCode {
 }
 
 /// Hears the settings and gets ready, or says why that cannot be.
-fn open(socket: OwnedFd) -> Result<Keeper, ()> {
+fn open(socket: &OwnedFd) -> Result<Keeper, ()> {
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     let Ok(Some((Request::Open { settings }, _))) =
-        message::hear::<Request<'_>>(&socket, &mut buffer, RecvFlags::empty())
+        message::hear::<Request<'_>>(socket, &mut buffer, RecvFlags::empty())
     else {
         return Err(());
     };

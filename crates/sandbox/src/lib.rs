@@ -24,6 +24,7 @@ mod seccomp;
 pub mod spawner;
 mod system;
 mod trace;
+pub mod unpack;
 
 pub use error::SandboxError;
 pub use event::{Core, Ending, Event, Fault, FaultKind, Status, Stop};

@@ -2,6 +2,7 @@
 
 mod blob;
 mod change;
+mod chaos;
 mod connection;
 mod doctor;
 mod entity;

@@ -35,7 +35,7 @@ pub(super) fn make(ground: &Ground) -> Result<OwnedFd, Fault> {
                 rustix::fs::symlinkat(target, &tree, &name).map_err(&what)?;
             }
             FileType::Directory if is_hidden => {
-                make_folder(tree.as_fd(), &name.to_string_lossy(), 0o755).map_err(&what)?
+                make_folder(tree.as_fd(), &name.to_string_lossy(), 0o755).map_err(&what)?;
             }
             FileType::Directory => {
                 make_folder(tree.as_fd(), &name.to_string_lossy(), 0o755).map_err(&what)?;

@@ -10,5 +10,7 @@ mod leftover;
 mod life;
 mod limit;
 mod root;
+mod seccomp;
 mod stop;
+mod unpack;
 mod warm;
