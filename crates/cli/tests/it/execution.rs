@@ -33,7 +33,8 @@ pub(crate) fn execution(new: &NewExecution, state: ExecutionState, outcome: Opti
     }
 }
 
-fn request(number: u128) -> NewExecution {
+/// Returns a request by its number.
+pub(crate) fn request(number: u128) -> NewExecution {
     let limits = model::Limits::default();
     let command = vec!["sh".to_owned(), "-c".to_owned(), "exit 3".to_owned()];
     let env = [("LEVEL".to_owned(), "3".to_owned())].into();

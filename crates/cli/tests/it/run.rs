@@ -278,7 +278,7 @@ async fn a_program_that_is_no_program_is_not_sent() {
     let mut said = check(&["--", "./nowhere"], 127).await;
     said += &check(&["--", "./data"], 126).await;
     said += &check(&["--", "../."], 126).await;
-    said += &check(&["--memory", "1", "--", "true"], 64).await.split("` is").nth(1).unwrap_or_default().to_owned();
+    said += check(&["--memory", "1", "--", "true"], 64).await.split("` is").nth(1).unwrap_or_default();
     said += &check(&["-t", "--detach", "--", "true"], 64).await;
     said += &check(&["--image", "debian", "--", "true"], 2).await;
     insta::assert_snapshot!(said, @"
