@@ -330,6 +330,9 @@ impl Workshop {
                     format!(r#"{{"digest":"{digest}","size":{size},"created_at":"2026-01-01T00:00:00Z"}}"#),
                 );
             }
+            if line.starts_with("GET /v1/executions/") {
+                return json(200, &execution(&request(1), ExecutionState::Succeeded, None));
+            }
             match line {
                 "POST /v1/images/gc" => answer(200, r#"{"blobs":3,"bytes":4194304}"#),
                 "GET /v1/images" => page(vec![shop.image()]),
