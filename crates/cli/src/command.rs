@@ -8,7 +8,9 @@ use crate::connection::Global;
 use crate::exit::{self, Exit, Failure, Told};
 use crate::output::{Colour, Output};
 use crate::session::Session;
-use crate::{blob, change, completion, config, doctor, execution, image, log, login, migrate, registry, run, serve};
+use crate::{
+    blob, change, completion, config, doctor, execution, image, log, login, migrate, node, registry, run, serve,
+};
 use crate::{ps, tenant, token, top, up, user};
 use clap::error::ErrorKind;
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -59,6 +61,7 @@ enum Command {
     Changes(change::Changes),
     #[command(subcommand)]
     Execution(execution::Execution),
+    Node(Box<node::Node>),
     #[command(subcommand)]
     Image(image::Image),
     #[command(subcommand)]
@@ -103,6 +106,7 @@ fn execute(command: Command, session: &mut Session) -> anyhow::Result<Exit> {
             Command::Up(up) => up.run(session).await,
             Command::Serve(serve) => serve.run(session).await,
             Command::Run(run) => run.run(session).await,
+            Command::Node(node) if node.is_role() => node.run(session).await,
             other => tokio::select! {
                 ended = ask(other, session) => ended,
                 pressed = tokio::signal::ctrl_c() => { pressed?; Ok(Exit::Interrupted) }
@@ -127,6 +131,7 @@ async fn ask(command: Command, session: &mut Session) -> anyhow::Result<Exit> {
         Command::Top(top) => top.run(session).await,
         Command::Changes(changes) => changes.run(session).await,
         Command::Execution(execution) => execution.run(session).await,
+        Command::Node(node) => node.run(session).await,
         Command::Image(image) => image.run(session).await,
         Command::Registry(registry) => registry.run(session).await,
         Command::Blob(blob) => blob.run(session).await,

@@ -75,6 +75,11 @@ pub(crate) fn open(
     made(url, token, Options { ca_file, tenant: global.tenant.clone(), retry, ..Options::default() })
 }
 
+/// Makes a client for a server and a token that are named, whose patience is known.
+pub(crate) fn open_with(url: &str, token: &str, retry: Retry, global: &Global) -> anyhow::Result<Client> {
+    made(url, Some(token), Options { ca_file: global.ca_file.clone(), retry, ..Options::default() })
+}
+
 fn made(url: &str, token: Option<&str>, mut options: Options) -> anyhow::Result<Client> {
     options.ca_file = options.ca_file.filter(|path| !path.as_os_str().is_empty());
     Ok(Client::new(url, token, options)?)

@@ -3,9 +3,9 @@
 //! A machine on which no sandbox can be built still gets a server; it says why there is no node.
 
 use crate::exit::{Exit, Failure};
+use ::node::{Agent, AllowedMount, NodeError, Settings};
 use clap::Args;
 use client::{Client, Options, Retry};
-use node::{Agent, AllowedMount, NodeError, Settings};
 use server::Server;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 /// Bytes that the cache may take.
 const CACHE_BYTES: u64 = 20 << 30;
 /// The first id, outside, of the users inside sandboxes: above those of people and packages.
-const FIRST_ID: u32 = 1_000_000_000;
+pub(crate) const FIRST_ID: u32 = 1_000_000_000;
 
 /// How the node inside works.
 #[derive(Args)]
@@ -40,6 +40,14 @@ pub(crate) struct InsideArgs {
     /// A word by which executions may choose this node
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
+}
+
+/// Returns this machine's name, as far as a node may be called so.
+pub(crate) fn machine_name() -> String {
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let good = |one: &char| one.is_ascii_alphanumeric() || "-_.".contains(*one);
+    let name: String = hostname.chars().filter(good).take(48).collect();
+    if name.is_empty() { "inside".to_owned() } else { name }
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -78,7 +86,7 @@ impl InsideArgs {
                 inside.tasks.spawn(async move { agent.run(stop).await });
             }
             Err(error) => {
-                tracing::error!(error = chain(&error), "there is no node inside; executions wait for nodes that join")
+                tracing::error!(error = chain(&error), "there is no node inside; executions wait for nodes that join");
             }
         }
         Ok(inside)
@@ -86,11 +94,8 @@ impl InsideArgs {
 
     fn settings(&self, data: &Path) -> Settings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let good = |one: &char| one.is_ascii_alphanumeric() || "-_.".contains(*one);
-        let name: String = hostname.chars().filter(good).take(48).collect();
         Settings {
-            name: if name.is_empty() { "inside".to_owned() } else { name },
+            name: machine_name(),
             state: data.join("node"),
             slots: self.slots.unwrap_or_else(|| u32::try_from(cores * 4).unwrap_or(8)),
             warm: self.warm,

@@ -17,6 +17,7 @@ mod list;
 mod log;
 mod login;
 mod migrate;
+mod node;
 mod output;
 mod ps;
 mod quantity;
@@ -38,8 +39,8 @@ fn main() -> std::process::ExitCode {
     let args = std::env::args_os().collect::<Vec<_>>();
     // What a node starts itself as, before anything else has begun: no thread, no runtime, no output.
     match args.get(1).and_then(|role| role.to_str()) {
-        Some("spawner") => node::spawner(),
-        Some("unpack") => node::unpack(),
+        Some("spawner") => ::node::spawner(),
+        Some("unpack") => ::node::unpack(),
         _ => command::run(&args),
     }
 }

@@ -44,7 +44,7 @@ impl Logs {
         let until = if self.follow { Until::End } else { Until::Now };
         loop {
             match transcript.next(until).await? {
-                Next::Nothing => return Ok(Exit::Ok),
+                Next::Nothing(_) => return Ok(Exit::Ok),
                 Next::Again(attempt) => session.output.say(&format!("attempt {attempt} begins from the beginning")),
                 Next::Chunks(chunks) => {
                     for chunk in chunks.iter().filter(|chunk| self.stream.is_none_or(|only| chunk.stream == only)) {

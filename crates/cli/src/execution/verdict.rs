@@ -65,16 +65,13 @@ pub(crate) fn exit(execution: &Execution) -> Exit {
     }
 }
 
-/// Tells a program that is not there or cannot be executed from all else that keeps one from beginning.
+/// Tells a program that is not there or cannot be executed from all else that keeps one from beginning, by the words of
+/// the sandbox, which begin with what they are about.
 fn not_begun(cause: &str) -> u8 {
-    let cause = cause.to_lowercase();
-    let is_program = ["program", "command", "exec"].iter().any(|word| cause.contains(word));
-    let has = |words: &[&str]| words.iter().any(|word| cause.contains(word));
+    let is_program = cause.starts_with("the program `");
     match () {
-        () if is_program && has(&["not found", "no such file", "does not exist", "is not there", "no program"]) => {
-            NO_PROGRAM
-        }
-        () if is_program && has(&["permission denied", "not executable", "cannot be executed", "exec format"]) => {
+        () if is_program && cause.ends_with("` does not exist inside") => NO_PROGRAM,
+        () if is_program && (cause.ends_with("` may not be run") || cause.contains("` cannot be run: ")) => {
             NOT_EXECUTABLE
         }
         () => NOT_BEGUN,
@@ -123,9 +120,10 @@ mod tests {
     #[test]
     fn what_keeps_a_program_from_beginning_has_the_code_that_shells_give_it() {
         let check = |cause: &str, expected: u8| assert_eq!(not_begun(cause), expected, "{cause}");
-        check("program `frobnicate` does not exist in the sandbox", NO_PROGRAM);
-        check("program `/bin/x` cannot be executed: Exec format error", NOT_EXECUTABLE);
-        check("command `x`: Permission denied (os error 13)", NOT_EXECUTABLE);
+        check("the program `frobnicate` does not exist inside", NO_PROGRAM);
+        check("the program `/work/x` cannot be run: Exec format error (os error 8)", NOT_EXECUTABLE);
+        check("the program `/work/x` may not be run", NOT_EXECUTABLE);
+        check("the user `program` does not exist inside", NOT_BEGUN);
         check("image `debian` does not exist", NOT_BEGUN);
         check("mount of `/data`: this node offers no folder", NOT_BEGUN);
     }

@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(
             entries,
             [
-                ("bin/".to_owned(), EntryType::Directory, 0, 0, None),
+                ("bin".to_owned(), EntryType::Directory, 0, 0, None),
                 ("bin/tool".to_owned(), EntryType::Regular, 0o4000, 10, None),
                 ("bin/twin".to_owned(), EntryType::Link, 0o4000, 0, text("bin/tool")),
                 (long, EntryType::Regular, 0, 1, None),

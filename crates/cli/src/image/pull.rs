@@ -129,7 +129,7 @@ async fn tell(session: &Session, client: &Client, id: ExecutionId) -> anyhow::Re
     let mut transcript = Transcript::new(client, id, None);
     loop {
         match transcript.next(Until::End).await? {
-            Next::Nothing => return Ok(()),
+            Next::Nothing(_) => return Ok(()),
             Next::Again(_) => session.output.say("the node was lost; another one begins"),
             Next::Chunks(chunks) => chunks.iter().for_each(|chunk| remark(session, chunk)),
         }

@@ -16,11 +16,8 @@ use futures_util::future::Fuse;
 use model::{Execution, ExecutionId, Outcome};
 use std::io;
 use std::pin::pin;
-use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How long to wait before looking again at an end that is not yet written down.
-const SETTLE: Duration = Duration::from_millis(50);
 /// What shells end with when nobody reads what a program writes.
 const NOBODY_READS: Exit = Exit::Program(128 + 13);
 
@@ -141,15 +138,9 @@ impl Attendance<'_> {
                 Next::Again(attempt) => {
                     self.output.output.say(&format!("the node was lost; attempt {attempt} begins from the beginning"));
                 }
-                Next::Nothing => break,
+                Next::Nothing(Some(execution)) if execution.state.is_final() => return Ok(execution),
+                Next::Nothing(_) => return Ok(Box::new(self.client.execution_get(self.id).await?)),
             }
-        }
-        loop {
-            let execution = self.client.execution_get(self.id).await?;
-            if execution.state.is_final() {
-                return Ok(Box::new(execution));
-            }
-            tokio::time::sleep(SETTLE).await;
         }
     }
 

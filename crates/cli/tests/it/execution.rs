@@ -33,6 +33,7 @@ pub(crate) fn execution(new: &NewExecution, state: ExecutionState, outcome: Opti
     }
 }
 
+/// Returns a request by its number.
 pub(crate) fn request(number: u128) -> NewExecution {
     let limits = model::Limits::default();
     let command = vec!["sh".to_owned(), "-c".to_owned(), "exit 3".to_owned()];

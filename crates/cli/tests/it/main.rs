@@ -9,6 +9,7 @@ mod entity;
 mod execution;
 mod kill;
 mod life;
+mod node;
 mod run;
 mod stub;
 mod system;

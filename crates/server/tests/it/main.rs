@@ -12,6 +12,7 @@ mod fuzz;
 mod health;
 mod interface;
 mod issuer;
+mod node;
 mod openapi;
 mod privilege;
 mod rate;
