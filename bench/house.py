@@ -58,11 +58,29 @@ def cargo(debug, *words):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
+def target():
+    """Returns cargo's folder."""
+    told = subprocess.run(["cargo", "metadata", "--format-version", "1", "--no-deps"], check=True, stdout=subprocess.PIPE)
+    return pathlib.Path(json.loads(told.stdout)["target_directory"])
+
+
 def fill(house, debug, *more):
     """Puts executions into a house whose server is not running."""
     place = ["--url", house.database] if house.database else ["--folder", str(house.folder / "data")]
     out = cargo(debug, "run", "--package", "store", "--example", "fill", "--", *place, *map(str, more))
     return json.loads(out)
+
+
+def fresh_id(noun):
+    """Makes an id: 48 bits of time, 80 of chance."""
+    bits = (time.time_ns() // 1_000_000) << 80 | random.getrandbits(80)
+    return f"{noun}_" + "".join("0123456789abcdefghjkmnpqrstvwxyz"[bits >> shift & 31] for shift in range(125, -1, -5))
+
+
+def connect(port):
+    stream = socket.create_connection(("127.0.0.1", port), timeout=60)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return stream
 
 
 def free_port():
@@ -108,11 +126,11 @@ class House:
         maintenance = f"--maintenance-db={os.environ['TEST_POSTGRES_URL']}"
         subprocess.run([f"{programs}/{program}", *words, maintenance, self.name], check=True)
 
-    def start(self):
-        """Starts a server, and returns the seconds from exec to the first 200 of /readyz."""
+    def start(self, role="serve", *more):
+        """Starts a server, with a node if its role is `up`, and returns the seconds to the first 200 of /readyz."""
         data, token = self.folder / "data", self.folder / "token"
-        command = [binary(), "up", "--data", data, "--token-file", token, "--listen", f"127.0.0.1:{self.port}"]
-        command += ["--set", "rate.per_second=0", "--set", "log.level=warn"]
+        command = [binary(), role, "--data", data, "--token-file", token, "--listen", f"127.0.0.1:{self.port}"]
+        command += ["--set", "rate.per_second=0", "--set", "log.level=warn", *more]
         if self.database:
             command += ["--db", self.database]
         # Nobody's configuration but this one.

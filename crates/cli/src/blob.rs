@@ -106,22 +106,42 @@ fn size_text(session: &Session, size: u64) -> String {
 }
 
 async fn put(session: &mut Session, client: &Client, file: &Path) -> anyhow::Result<Exit> {
+    let stored = store(session, client, file).await?;
+    if stored.is_old {
+        session.output.say("it was stored already");
+    }
+    if session.output.is_json() {
+        session.output.json(&stored.shown)?;
+    } else {
+        session.output.line(&stored.digest.to_string())?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// What came of storing a file.
+pub(crate) struct Stored {
+    pub(crate) digest: Digest,
+    is_old: bool,
+    shown: serde_json::Value,
+}
+
+/// Stores a file, or standard input if it is called `-`, and shows how it goes.
+pub(crate) async fn store(session: &Session, client: &Client, file: &Path) -> anyhow::Result<Stored> {
     if file == Path::new("-") {
         let bar = bar(session, None);
         let blob = client.blob_post(tokio::io::stdin(), progress(&bar)).await?;
         bar.finish_and_clear();
-        return stored(session, blob.digest, &blob);
+        return Ok(Stored { digest: blob.digest, is_old: false, shown: serde_json::to_value(blob)? });
     }
     let content = Content::File(file.to_owned());
     let (digest, size) = content.digest().await.with_context(|| format!("`{}` cannot be read", file.display()))?;
     if client.blob_size(digest).await? == Some(size) {
-        session.output.say("it was stored already");
-        return stored(session, digest, &serde_json::json!({ "digest": digest, "size": size }));
+        return Ok(Stored { digest, is_old: true, shown: serde_json::json!({ "digest": digest, "size": size }) });
     }
     let bar = bar(session, Some(size));
     let blob = client.blob_put(digest, size, &content, progress(&bar)).await?;
     bar.finish_and_clear();
-    stored(session, digest, &blob)
+    Ok(Stored { digest, is_old: false, shown: serde_json::to_value(blob)? })
 }
 
 /// Stores content that is held in memory and returns its digest.
@@ -144,16 +164,8 @@ async fn put_content(client: &Client, content: &Content) -> anyhow::Result<Diges
     Ok(digest)
 }
 
-fn stored(session: &mut Session, digest: Digest, blob: &impl serde::Serialize) -> anyhow::Result<Exit> {
-    if session.output.is_json() {
-        session.output.json(blob)?;
-    } else {
-        session.output.line(&digest.to_string())?;
-    }
-    Ok(Exit::Ok)
-}
-
-fn bar(session: &Session, size: Option<u64>) -> ProgressBar {
+/// Returns a bar that shows how a transfer goes, where somebody looks.
+pub(crate) fn bar(session: &Session, size: Option<u64>) -> ProgressBar {
     if !session.output.shows_progress() {
         return ProgressBar::hidden();
     }
@@ -164,7 +176,8 @@ fn bar(session: &Session, size: Option<u64>) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).expect("the template is well-formed"))
 }
 
-fn progress(bar: &ProgressBar) -> Progress {
+/// Returns what moves the bar.
+pub(crate) fn progress(bar: &ProgressBar) -> Progress {
     let bar = bar.clone();
     Arc::new(move |bytes| bar.set_position(bytes))
 }

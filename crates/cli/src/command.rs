@@ -1,13 +1,15 @@
 //! The whole of the command line: reads it, runs the command, reports how it ended.
 //!
 //! Every command gets a `Session` and returns an `Exit` or an error; only this file turns either into an exit code.
-//! Commands that ask a server end at once on Ctrl-C; a server has its own way to stop.
+//! Commands that ask a server end at once on Ctrl-C; a server, and what
+//! stands for a program, have their own way to stop.
 
 use crate::connection::Global;
 use crate::exit::{self, Exit, Failure, Told};
 use crate::output::{Colour, Output};
 use crate::session::Session;
-use crate::{blob, change, completion, config, doctor, execution, log, login, migrate, serve, tenant, token, up, user};
+use crate::{blob, change, completion, config, doctor, execution, image, log, login, migrate, registry, run, serve};
+use crate::{ps, tenant, token, top, up, user};
 use clap::error::ErrorKind;
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
@@ -25,7 +27,7 @@ use std::process::ExitCode;
 #[command(after_help = "Example:
   quarry up --data ./quarry-data --token-file ./token
   quarry login http://localhost:8080 --token-file ./token
-  quarry execution create -- echo hello
+  quarry run -- echo hello
   quarry changes -f
 
 Exit codes: 0 ok, 1 the thing failed, 2 not found, 3 conflict or not allowed, 4 server unreachable, 64 usage")]
@@ -51,9 +53,16 @@ enum Command {
     User(user::User),
     #[command(subcommand)]
     Tenant(tenant::Tenant),
+    Run(run::Run),
+    Ps(ps::Ps),
+    Top(top::Top),
     Changes(change::Changes),
     #[command(subcommand)]
     Execution(execution::Execution),
+    #[command(subcommand)]
+    Image(image::Image),
+    #[command(subcommand)]
+    Registry(registry::Registry),
     #[command(subcommand)]
     Blob(blob::Blob),
     #[command(subcommand)]
@@ -93,6 +102,7 @@ fn execute(command: Command, session: &mut Session) -> anyhow::Result<Exit> {
         match command {
             Command::Up(up) => up.run(session).await,
             Command::Serve(serve) => serve.run(session).await,
+            Command::Run(run) => run.run(session).await,
             other => tokio::select! {
                 ended = ask(other, session) => ended,
                 pressed = tokio::signal::ctrl_c() => { pressed?; Ok(Exit::Interrupted) }
@@ -113,12 +123,18 @@ async fn ask(command: Command, session: &mut Session) -> anyhow::Result<Exit> {
         Command::Token(token) => token.run(session).await,
         Command::User(user) => user.run(session).await,
         Command::Tenant(tenant) => tenant.run(session).await,
+        Command::Ps(ps) => ps.run(session).await,
+        Command::Top(top) => top.run(session).await,
         Command::Changes(changes) => changes.run(session).await,
         Command::Execution(execution) => execution.run(session).await,
+        Command::Image(image) => image.run(session).await,
+        Command::Registry(registry) => registry.run(session).await,
         Command::Blob(blob) => blob.run(session).await,
         Command::Log(log) => log.run(session).await,
         Command::Completion(completion) => completion.run(session, Quarry::command()),
-        Command::Up(_) | Command::Serve(_) | Command::Probe(_) => unreachable!("these were taken out before"),
+        Command::Up(_) | Command::Serve(_) | Command::Run(_) | Command::Probe(_) => {
+            unreachable!("these were taken out before")
+        }
     }
 }
 

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// How long a person waits for a server that is not there.
 const UNREACHABLE_MAX: Duration = Duration::from_secs(2);
+/// How long a command that has begun something there goes on asking for it.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The options of every command.
 #[derive(Args, Clone, Debug)]
@@ -42,16 +44,24 @@ pub(crate) struct Global {
 
 /// Makes a client for the server that is named.
 pub(crate) fn client(global: &Global) -> anyhow::Result<Client> {
+    named(global, Retry { unreachable_max: UNREACHABLE_MAX, ..Retry::default() })
+}
+
+/// Makes a client that bears a server's absence for long.
+pub(crate) fn patient(global: &Global) -> anyhow::Result<Client> {
+    named(global, Retry { unreachable_max: PATIENCE, busy_max: PATIENCE, follow_max: PATIENCE })
+}
+
+fn named(global: &Global, retry: Retry) -> anyhow::Result<Client> {
     let stored = Login::load()?;
-    let named = given(global.url.as_deref());
-    let url = named.or(stored.as_ref().map(|stored| stored.url.as_str())).ok_or_else(|| {
+    let url = given(global.url.as_deref()).or(stored.as_ref().map(|stored| stored.url.as_str())).ok_or_else(|| {
         Failure::usage("no_server", "no server is named")
             .hint("use --url or QUARRY_URL, or `quarry login URL` once; `quarry up` starts one")
     })?;
     let stored = stored.as_ref().filter(|stored| stored.url == url.trim_end_matches('/'));
     let token = given(global.token.as_deref()).or(stored.map(|stored| stored.token.as_str()));
     let ca_file = global.ca_file.clone().or_else(|| stored.and_then(|stored| stored.ca_file.clone()));
-    open(url, token, ca_file, global)
+    made(url, token, Options { ca_file, tenant: global.tenant.clone(), retry, ..Options::default() })
 }
 
 /// Makes a client for a server and a token.
@@ -62,8 +72,12 @@ pub(crate) fn open(
     global: &Global,
 ) -> anyhow::Result<Client> {
     let retry = Retry { unreachable_max: UNREACHABLE_MAX, ..Retry::default() };
-    let ca_file = ca_file.filter(|path| !path.as_os_str().is_empty());
-    Ok(Client::new(url, token, Options { ca_file, tenant: global.tenant.clone(), retry })?)
+    made(url, token, Options { ca_file, tenant: global.tenant.clone(), retry, ..Options::default() })
+}
+
+fn made(url: &str, token: Option<&str>, mut options: Options) -> anyhow::Result<Client> {
+    options.ca_file = options.ca_file.filter(|path| !path.as_os_str().is_empty());
+    Ok(Client::new(url, token, options)?)
 }
 
 /// An empty variable is as good as none.

@@ -12,27 +12,42 @@ use std::process::ExitCode;
 
 /// The exit codes, which never change their meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum Exit {
-    Ok = 0,
+    Ok,
     /// The thing failed.
-    Failed = 1,
-    NotFound = 2,
+    Failed,
+    NotFound,
     /// Conflict, or not allowed.
-    Refused = 3,
-    Unreachable = 4,
-    Usage = 64,
+    Refused,
+    Unreachable,
+    Usage,
     /// Ctrl-C, as shells count it.
-    Interrupted = 130,
+    Interrupted,
+    /// What became of a program that this command stands for, as shells count it.
+    Program(u8),
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(exit.code())
     }
 }
 
 impl Exit {
+    /// Returns the number that the process ends with.
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Failed => 1,
+            Self::NotFound => 2,
+            Self::Refused => 3,
+            Self::Unreachable => 4,
+            Self::Usage => 64,
+            Self::Interrupted => 130,
+            Self::Program(code) => code,
+        }
+    }
+
     /// Returns the first of the two that is not `Ok`.
     pub(crate) fn or(self, other: Self) -> Self {
         if self == Self::Ok { other } else { self }
@@ -211,7 +226,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_refusal_has_its_exit_code() {
-        let codes = ErrorKind::ALL.map(|kind| (kind.status(), Exit::of_kind(kind) as u8));
+        let codes = ErrorKind::ALL.map(|kind| (kind.status(), Exit::of_kind(kind).code()));
         insta::assert_compact_debug_snapshot!(codes, @"[(400, 64), (401, 3), (403, 3), (404, 2), (405, 1), (408, 1), (409, 3), (410, 3), (413, 64), (415, 64), (416, 64), (429, 1), (500, 1), (503, 4)]");
     }
 

@@ -170,17 +170,26 @@ fn token_from(reader: impl BufRead) -> anyhow::Result<String> {
 }
 
 async fn token_from_input(session: &Session) -> anyhow::Result<String> {
+    ask(session, "token: ", || token_from(io::stdin().lock())).await
+}
+
+/// Asks for a secret; what is typed at a terminal is not shown.
+pub(crate) async fn ask(
+    session: &Session,
+    prompt: &str,
+    read: impl FnOnce() -> anyhow::Result<String> + Send + 'static,
+) -> anyhow::Result<String> {
     let hidden = if io::stdin().is_terminal() {
-        session.output.prompt("token: ")?;
+        session.output.prompt(prompt)?;
         Some(Hidden::begin()?)
     } else {
         None
     };
-    let token = tokio::task::spawn_blocking(|| token_from(io::stdin().lock())).await?;
+    let secret = tokio::task::spawn_blocking(read).await?;
     if hidden.is_some() {
         session.output.prompt("\n")?;
     }
-    token
+    secret
 }
 
 /// A terminal that does not show what is typed. It shows again when this is dropped, on Ctrl-C too.

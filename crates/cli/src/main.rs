@@ -11,17 +11,23 @@ mod doctor;
 mod draft;
 mod execution;
 mod exit;
+mod image;
+mod inside;
 mod list;
 mod log;
 mod login;
 mod migrate;
 mod output;
+mod ps;
 mod quantity;
+mod registry;
+mod run;
 mod serve;
 mod server;
 mod session;
 mod tenant;
 mod token;
+mod top;
 mod up;
 mod user;
 
@@ -29,5 +35,11 @@ mod user;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
-    command::run(&std::env::args_os().collect::<Vec<_>>())
+    let args = std::env::args_os().collect::<Vec<_>>();
+    // What a node starts itself as, before anything else has begun: no thread, no runtime, no output.
+    match args.get(1).and_then(|role| role.to_str()) {
+        Some("spawner") => node::spawner(),
+        Some("unpack") => node::unpack(),
+        _ => command::run(&args),
+    }
 }

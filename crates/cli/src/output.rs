@@ -8,9 +8,12 @@ use clap::ValueEnum;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ColumnConstraint, ContentArrangement, Row, Table};
 use jiff::{SignedDuration, Timestamp};
+use model::Stream;
 use serde::Serialize;
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use tokio::io::AsyncWriteExt;
 
 /// Whether to colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -62,6 +65,15 @@ impl Style {
     }
 }
 
+/// What a line feed does at the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LineFeed {
+    /// It goes to the beginning of the next line.
+    Cooked,
+    /// It goes down, and no further.
+    Raw,
+}
+
 /// The way out.
 pub(crate) struct Output {
     out: BufWriter<Stdout>,
@@ -71,6 +83,8 @@ pub(crate) struct Output {
     colours: (bool, bool),
     width: Option<u16>,
     now: Timestamp,
+    /// Whether the terminal needs to be told to go back to the beginning of a line.
+    is_raw: Cell<bool>,
 }
 
 impl Output {
@@ -81,7 +95,16 @@ impl Output {
         let colours = (global.color.applies(is_terminal), global.color.applies(io::stderr().is_terminal()));
         let out = BufWriter::new(io::stdout());
         let now = client::id::now();
-        Self { out, is_json: global.json, is_quiet: global.quiet, is_terminal, colours, width, now }
+        Self {
+            out,
+            is_json: global.json,
+            is_quiet: global.quiet,
+            is_terminal,
+            colours,
+            width,
+            now,
+            is_raw: Cell::new(false),
+        }
     }
 
     /// Tells whether the result is to be JSON.
@@ -97,6 +120,11 @@ impl Output {
     /// Tells whether moving things may be shown on standard error.
     pub(crate) fn shows_progress(&self) -> bool {
         !self.is_quiet && !self.is_json && io::stderr().is_terminal()
+    }
+
+    /// Tells whether standard output is coloured.
+    pub(crate) const fn is_coloured(&self) -> bool {
+        self.colours.0
     }
 
     /// Writes one JSON document.
@@ -174,13 +202,42 @@ impl Output {
     pub(crate) fn say(&self, text: &str) {
         if !self.is_quiet && !self.is_json {
             // If standard error is closed, nobody wants to hear it.
-            let _ = writeln!(io::stderr(), "{}", printable(text));
+            let _ = write!(io::stderr(), "{}{}", printable(text), self.line_end());
         }
     }
 
     /// Says what went wrong, quiet or not.
     pub(crate) fn complain(&self, label: &str, text: &str) {
-        let _ = writeln!(io::stderr(), "{label} {}", printable(text));
+        let _ = write!(io::stderr(), "{label} {}{}", printable(text), self.line_end());
+    }
+
+    /// Says one JSON document, on a line of its own, beside a result that is somebody else's.
+    pub(crate) fn say_json(&self, value: &impl Serialize) -> io::Result<()> {
+        let line = serde_json::to_string(value)?;
+        // If standard error is closed, nobody wants to hear it.
+        let _ = writeln!(io::stderr(), "{line}");
+        Ok(())
+    }
+
+    /// Passes on what a program wrote, as it is and at once, to where it wrote it.
+    pub(crate) async fn relay(&self, stream: Stream, bytes: &[u8]) -> io::Result<()> {
+        if stream == Stream::Error {
+            let mut stderr = tokio::io::stderr();
+            stderr.write_all(bytes).await?;
+            return stderr.flush().await;
+        }
+        let mut stdout = tokio::io::stdout();
+        stdout.write_all(bytes).await?;
+        stdout.flush().await
+    }
+
+    /// Notes whether the terminal is in raw mode, where a line feed does not go back.
+    pub(crate) fn set_raw(&self, mode: LineFeed) {
+        self.is_raw.set(mode == LineFeed::Raw);
+    }
+
+    fn line_end(&self) -> &'static str {
+        if self.is_raw.get() { "\r\n" } else { "\n" }
     }
 
     /// Asks something without ending the line.
@@ -210,6 +267,11 @@ impl Output {
         at.map_or_else(|| otherwise.to_owned(), |at| self.time(at))
     }
 
+    /// Returns the moment that ages are counted from.
+    pub(crate) const fn now(&self) -> Timestamp {
+        self.now
+    }
+
     /// Takes a new look at the clock, for commands that go on for long.
     pub(crate) fn refresh(&mut self) {
         self.now = client::id::now();
@@ -229,6 +291,16 @@ pub(crate) fn printable(text: &str) -> String {
         return text.to_owned();
     }
     text.chars().map(|c| if steers(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// Returns how long ago an instant was, in the fewest words: `7s`, `12m`, `3h`, `5d`.
+pub(crate) fn age(at: Timestamp, now: Timestamp) -> String {
+    match u64::try_from(now.duration_since(at).as_secs()).unwrap_or(0) {
+        seconds @ 0..120 => format!("{seconds}s"),
+        seconds @ 120..7_200 => format!("{}m", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
 }
 
 /// Returns how far an instant is from now, as people say it.

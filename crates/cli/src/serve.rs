@@ -21,6 +21,6 @@ pub(crate) struct Serve {
 impl Serve {
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
-        self.server.run(session).await
+        self.server.run(None, session).await
     }
 }

@@ -3,6 +3,7 @@
 //! SIGTERM or Ctrl-C stops in order, a second one at once; SIGHUP reads certificates and issuers' keys again.
 
 use crate::exit::{Exit, Failure};
+use crate::inside::{Inside, InsideArgs};
 use crate::session::Session;
 use clap::Args;
 use server::config::{Config, ConfigErrors, ConfigFile, Loaded, Sources};
@@ -90,12 +91,13 @@ pub(crate) fn refused(errors: &ConfigErrors) -> Failure {
 
 impl ServerArgs {
     /// Runs a server until it is told to stop.
-    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+    pub(crate) async fn run(self, inside: Option<&InsideArgs>, session: &mut Session) -> anyhow::Result<Exit> {
         let listen = self.listen.as_ref().map(|listen| ("server.listen", listen.clone(), "--listen"));
         let config = self.place.load(listen.into_iter().collect())?.config;
         let clock = Clock::System;
         // What is kept is for the server alone: hashes of tokens, inputs, contents.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.server.data)?;
+        let data = config.server.data.clone();
         let output = LogOutput::of(&config.log, &config.server.data);
         let log = Log::start(&config.log, output, clock.clone())?;
         let (mut stop, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -108,18 +110,33 @@ impl ServerArgs {
             return Err(error);
         }
         tracing::info!(address = %server.address, version = env!("CARGO_PKG_VERSION"), "ready");
+        let mut node = match inside {
+            None => None,
+            Some(inside) => Some(inside.start(&mut server, &data).await?),
+        };
+        let mut broken = None;
         loop {
             tokio::select! {
                 _ = stop.recv() => break,
                 _ = interrupt.recv() => break,
+                error = broke(&mut node) => {
+                    broken = Some(error);
+                    break;
+                }
                 _ = reload.recv() => server.reload().await,
             }
         }
         tracing::info!("stopping: no new connections; those under way may finish");
+        let ending = async move {
+            if let Some(node) = node {
+                node.stop().await;
+            }
+            server.stop().await;
+        };
         tokio::select! {
-            () = server.stop() => {
+            () = ending => {
                 tracing::info!("stopped");
-                Ok(Exit::Ok)
+                broken.map_or(Ok(Exit::Ok), Err)
             }
             _ = stop.recv() => Ok(Exit::Failed),
             _ = interrupt.recv() => Ok(Exit::Interrupted),
@@ -149,6 +166,14 @@ impl ServerArgs {
             output.line(&format!("next, in another terminal: export QUARRY_URL={url} QUARRY_TOKEN={token}"))?;
         }
         Ok(output.flush()?)
+    }
+}
+
+/// Waits until the node inside breaks, if there is one.
+async fn broke(node: &mut Option<Inside>) -> anyhow::Error {
+    match node {
+        Some(node) => node.broken().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -196,7 +221,7 @@ pub(crate) fn explain(error: &StartError) -> anyhow::Error {
         StartError::Tls(_) | StartError::Issuer(_) => {
             (Exit::Usage, "config_invalid", "`quarry config check` looks at every file that is named")
         }
-        StartError::Store(_) | StartError::Blob(_) => {
+        StartError::Store(_) | StartError::Blob(_) | StartError::Inside { .. } | StartError::Seal(_) => {
             (Exit::Failed, "start_failed", "`quarry doctor` looks at this machine")
         }
     };

@@ -16,6 +16,11 @@ impl Session {
         crate::connection::client(&self.global)
     }
 
+    /// Returns a client that bears the server's absence for long, for what was begun there.
+    pub(crate) fn patient_client(&self) -> anyhow::Result<client::Client> {
+        crate::connection::patient(&self.global)
+    }
+
     /// Reports an error and goes on; for commands that do several things.
     pub(crate) fn report(&self, error: &anyhow::Error) -> Exit {
         let Some(told) = Told::of(error) else { return Exit::Ok };

@@ -1,11 +1,12 @@
 //! `quarry up`: a whole house in one process.
 
 use crate::exit::Exit;
+use crate::inside::InsideArgs;
 use crate::server::ServerArgs;
 use crate::session::Session;
 use clap::Args;
 
-/// Starts everything in one process, with its database and blobs in one folder
+/// Starts everything in one process: server, database, blobs and a node, in one folder
 ///
 /// The first start makes an admin and shows a token once; --token-file keeps it as well. Ctrl-C or SIGTERM stops in
 /// order, a second one at once.
@@ -17,11 +18,13 @@ use clap::Args;
 pub(crate) struct Up {
     #[command(flatten)]
     server: ServerArgs,
+    #[command(flatten)]
+    inside: InsideArgs,
 }
 
 impl Up {
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
-        self.server.run(session).await
+        self.server.run(Some(&self.inside), session).await
     }
 }

@@ -8,14 +8,15 @@ use crate::request::{Again, Backoff, Fault, MAX_ANSWER, MAX_SILENCE, Replay};
 use crate::{Client, ClientError};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use model::{Blob, Digest, ErrorKind, Page, PageQuery};
+use model::node::Held;
+use model::{Blob, Digest, ErrorKind, Page, PageQuery, SessionId};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
 use reqwest::{Body, Method, RequestBuilder, Response};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 /// Bytes of a piece that is read, hashed and sent at once.
@@ -40,6 +41,22 @@ pub struct ByteRange {
     pub first: u64,
     /// The last byte.
     pub last: Option<u64>,
+}
+
+/// By what right a node touches the blobs of an execution's tenant: it holds this attempt under this session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// The attempt.
+    pub held: Held,
+    /// The session.
+    pub session: SessionId,
+}
+
+/// Where a blob is asked for.
+#[derive(Clone, Debug)]
+struct Address {
+    path: String,
+    query: Vec<(&'static str, String)>,
 }
 
 impl Content {
@@ -102,7 +119,7 @@ impl Client {
 
     /// Returns the length of a blob, or nothing when the tenant does not have it.
     pub async fn blob_size(&self, digest: Digest) -> Result<Option<u64>, ClientError> {
-        self.retried(Replay::Safe, async || {
+        self.retried(Replay::Safe, || async move {
             let request = self.request(Method::HEAD, &blob_path(digest)).query(&self.tenant_query());
             match self.send(request.timeout(MAX_ANSWER)).await {
                 Ok(response) => Ok(Some(size_of(&self.url, &response)?)),
@@ -121,13 +138,44 @@ impl Client {
         content: &Content,
         progress: Progress,
     ) -> Result<Blob, ClientError> {
-        let sent = Arc::new(AtomicU64::new(0));
-        self.retried(Replay::Safe, async || {
-            let body = content.body(&sent, &progress).await.map_err(ClientError::Content)?;
-            let request = self.request(Method::PUT, &blob_path(digest)).header(CONTENT_LENGTH, size);
-            self.upload(request.body(body), &sent).await
+        self.blob_put_at(&self.blob_address(digest), size, content, progress).await
+    }
+
+    /// Stores content for the tenant of an execution that a node holds.
+    pub async fn execution_blob_put(
+        &self,
+        fence: Fence,
+        digest: Digest,
+        size: u64,
+        content: &Content,
+    ) -> Result<Blob, ClientError> {
+        self.blob_put_at(&fence.address(digest), size, content, Arc::new(|_| ())).await
+    }
+
+    /// Opens a blob of the tenant of an execution that a node holds.
+    pub async fn execution_blob_get(&self, fence: Fence, digest: Digest) -> Result<BlobReader, ClientError> {
+        self.blob_get_at(fence.address(digest), digest, None).await
+    }
+
+    async fn blob_put_at(
+        &self,
+        address: &Address,
+        size: u64,
+        content: &Content,
+        progress: Progress,
+    ) -> Result<Blob, ClientError> {
+        let (sent, progress) = (&Arc::new(AtomicU64::new(0)), &progress);
+        self.retried(Replay::Safe, || async move {
+            let body = content.body(sent, progress).await.map_err(ClientError::Content)?;
+            let request = self.request(Method::PUT, &address.path).query(&address.query).header(CONTENT_LENGTH, size);
+            self.upload(request.body(body), sent).await
         })
         .await
+    }
+
+    fn blob_address(&self, digest: Digest) -> Address {
+        let query = self.tenant_query().into_iter().map(|(name, value)| (name, value.to_owned())).collect();
+        Address { path: blob_path(digest), query }
     }
 
     /// Stores content that can be read only once; the server tells its digest.
@@ -138,13 +186,13 @@ impl Client {
     ) -> Result<Blob, ClientError> {
         let sent = Arc::new(AtomicU64::new(0));
         let body = Body::wrap_stream(pieces(reader, &sent, &progress));
-        let request = self.request(Method::POST, "/v1/blobs").body(body);
+        let request = self.request(Method::POST, "/v1/blobs").query(&self.tenant_query()).body(body);
         self.upload(request, &sent).await.map_err(|fault| fault.error)
     }
 
     /// Sends a request with a long body, watching that it moves.
     async fn upload(&self, request: RequestBuilder, sent: &AtomicU64) -> Result<Blob, Fault> {
-        let request = request.query(&self.tenant_query()).header(CONTENT_TYPE, "application/octet-stream");
+        let request = request.header(CONTENT_TYPE, "application/octet-stream");
         let stalled = async {
             let mut before = u64::MAX;
             loop {
@@ -171,8 +219,18 @@ impl Client {
 
     /// Opens a blob, or a part of it, for reading.
     pub async fn blob_get(&self, digest: Digest, range: Option<ByteRange>) -> Result<BlobReader, ClientError> {
+        self.blob_get_at(self.blob_address(digest), digest, range).await
+    }
+
+    async fn blob_get_at(
+        &self,
+        address: Address,
+        digest: Digest,
+        range: Option<ByteRange>,
+    ) -> Result<BlobReader, ClientError> {
         let mut reader = BlobReader {
             client: self.clone(),
+            address,
             digest,
             hasher: range.is_none().then(blake3::Hasher::new),
             offset: range.map_or(0, |range| range.first),
@@ -181,7 +239,10 @@ impl Client {
             response: None,
             backoff: None,
         };
-        let response = self.retried(Replay::Safe, async || reader.open(range.is_some()).await).await?;
+        let response = {
+            let reader = &reader;
+            self.retried(Replay::Safe, || reader.open(range.is_some())).await?
+        };
         let size = size_of(&self.url, &response)?;
         reader.size = size;
         reader.last = Some(reader.offset.saturating_add(size).saturating_sub(1));
@@ -196,6 +257,7 @@ impl Client {
 /// A blob on its way here.
 pub struct BlobReader {
     client: Client,
+    address: Address,
     digest: Digest,
     /// There when the whole blob was asked for.
     hasher: Option<blake3::Hasher>,
@@ -235,6 +297,14 @@ impl BlobReader {
         }
     }
 
+    /// Writes all of it into a file, which is whole and verified once this returns.
+    pub async fn save(mut self, file: &mut tokio::fs::File) -> Result<(), ClientError> {
+        while let Some(piece) = self.next().await? {
+            file.write_all(&piece).await.map_err(ClientError::Content)?;
+        }
+        file.flush().await.map_err(ClientError::Content)
+    }
+
     fn is_done(&self) -> bool {
         self.size == 0 || self.last.is_some_and(|last| self.offset > last)
     }
@@ -246,7 +316,7 @@ impl BlobReader {
         };
         let response = match &mut self.response {
             Some(response) => response,
-            none => none.insert(self.client.blob_open(self.digest, Some((self.offset, self.last))).await?),
+            none => none.insert(self.client.blob_open(&self.address, Some((self.offset, self.last))).await?),
         };
         let piece = match timeout(MAX_SILENCE, response.chunk()).await {
             Err(_) => return Err(broken("the download fell silent")),
@@ -278,13 +348,13 @@ impl BlobReader {
     }
 
     async fn open(&self, is_part: bool) -> Result<Response, Fault> {
-        self.client.blob_open(self.digest, is_part.then_some((self.offset, self.last))).await
+        self.client.blob_open(&self.address, is_part.then_some((self.offset, self.last))).await
     }
 }
 
 impl Client {
-    async fn blob_open(&self, digest: Digest, part: Option<(u64, Option<u64>)>) -> Result<Response, Fault> {
-        let mut request = self.request(Method::GET, &blob_path(digest)).query(&self.tenant_query());
+    async fn blob_open(&self, address: &Address, part: Option<(u64, Option<u64>)>) -> Result<Response, Fault> {
+        let mut request = self.request(Method::GET, &address.path).query(&address.query);
         if let Some((first, last)) = part {
             let last = last.map(|last| last.to_string()).unwrap_or_default();
             request = request.header(RANGE, format!("bytes={first}-{last}"));
@@ -300,6 +370,14 @@ impl Client {
             return Err(ClientError::unexpected(&self.url, what).into());
         }
         Ok(response)
+    }
+}
+
+impl Fence {
+    fn address(&self, digest: Digest) -> Address {
+        let Held { execution, attempt } = self.held;
+        let query = vec![("session", self.session.to_string()), ("attempt", attempt.to_string())];
+        Address { path: format!("/v1/executions/{execution}/blobs/{digest}"), query }
     }
 }
 

@@ -1,7 +1,7 @@
-//! Executions: create, list, get, cancel.
+//! Executions: create, list, get, cancel, retry.
 
 use crate::{Client, ClientError};
-use model::{Execution, ExecutionId, ExecutionQuery, NewExecution, Page};
+use model::{Execution, ExecutionId, ExecutionQuery, NewExecution, Page, Retry};
 use reqwest::Method;
 
 impl Client {
@@ -25,5 +25,10 @@ impl Client {
     /// Stops an execution, or keeps it from beginning.
     pub async fn execution_cancel(&self, id: ExecutionId) -> Result<Execution, ClientError> {
         self.act(Method::POST, &format!("/v1/executions/{id}/cancel"), None::<&()>).await
+    }
+
+    /// Tries once more what has ended, as a new execution.
+    pub async fn execution_retry(&self, id: ExecutionId, retry: &Retry) -> Result<Execution, ClientError> {
+        self.create(&format!("/v1/executions/{id}/retry"), retry).await
     }
 }

@@ -7,12 +7,16 @@
 
 pub mod blob;
 mod change;
+mod chunk;
 mod error;
 mod event;
 mod execution;
 mod health;
 pub mod id;
+mod image;
 mod log;
+mod node;
+mod registry;
 mod request;
 mod tenant;
 mod token;
@@ -42,6 +46,8 @@ pub struct Options {
     pub tenant: Option<String>,
     /// For how long a request is tried again.
     pub retry: Retry,
+    /// The server's socket on this machine, in place of the address; that then only names the server.
+    pub socket: Option<PathBuf>,
 }
 
 /// A server's address and the credential to show there. Cheap to clone; clones share their connections.
@@ -59,7 +65,7 @@ impl Client {
     pub fn new(url: &str, token: Option<&str>, options: Options) -> Result<Self, ClientError> {
         let url = parse(url)?;
         let token = token.map(credential).transpose()?;
-        let http = connector(&url, options.ca_file.as_deref())?;
+        let http = connector(&url, &options)?;
         let url = url.as_str().trim_end_matches('/').to_owned();
         Ok(Self { http, url, token, tenant: options.tenant, retry: options.retry })
     }
@@ -104,7 +110,7 @@ fn credential(token: &str) -> Result<HeaderValue, ClientError> {
     Ok(value)
 }
 
-fn connector(url: &Url, ca_file: Option<&Path>) -> Result<reqwest::Client, ClientError> {
+fn connector(url: &Url, options: &Options) -> Result<reqwest::Client, ClientError> {
     // Somebody else in this process may have installed it before us; ring is the only provider there is.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder()
@@ -116,8 +122,12 @@ fn connector(url: &Url, ca_file: Option<&Path>) -> Result<reqwest::Client, Clien
     if is_loopback(url) {
         builder = builder.no_proxy();
     }
+    if let Some(socket) = &options.socket {
+        builder = builder.unix_socket(socket.clone());
+    }
     if url.scheme() == "https" {
-        builder = builder.tls_certs_merge(ca_file.map(certificates).transpose()?.unwrap_or_default());
+        builder =
+            builder.tls_certs_merge(options.ca_file.as_deref().map(certificates).transpose()?.unwrap_or_default());
     } else {
         // Without this the system's certificates are read, and a machine that has none could not even speak plain HTTP.
         builder = builder.tls_certs_only([]);

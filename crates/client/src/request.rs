@@ -174,7 +174,11 @@ impl Client {
         replay: Replay,
         build: impl Fn() -> RequestBuilder,
     ) -> Result<T, ClientError> {
-        self.retried(replay, async || self.json_once(build()).await).await
+        self.retried(replay, || {
+            let request = build();
+            async move { self.json_once(request).await }
+        })
+        .await
     }
 
     /// Sends a request once, and reads the answer.
@@ -192,10 +196,11 @@ impl Client {
     }
 
     /// Tries until it succeeds, cannot succeed, or has been tried for long enough.
-    pub(crate) async fn retried<T>(
+    pub(crate) async fn retried<T, F: Future<Output = Result<T, Fault>>>(
         &self,
         replay: Replay,
-        once: impl AsyncFn() -> Result<T, Fault>,
+        // Not an `AsyncFn`: what it returns could not be proved to be `Send`, and no task could own it.
+        once: impl Fn() -> F,
     ) -> Result<T, ClientError> {
         let mut backoff = Backoff::new(self.retry);
         loop {
@@ -258,6 +263,20 @@ impl Client {
     }
 }
 
+/// Writes a name so that it stands in a path as one piece.
+pub(crate) fn segment(name: &str) -> String {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~:@".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    text
+}
+
 /// Makes the error for a refusal that is not in our words: a proxy's, or some other program's.
 fn foreign_refusal(url: &str, status: StatusCode) -> ApiError {
     let kind = ErrorKind::from_status(status.as_u16());
@@ -303,6 +322,14 @@ mod tests {
         check(Again::Busy(Some(seconds(u64::MAX / 2))), None);
         check(Again::Never, None);
         assert_eq!(Backoff::new(Retry::NEVER).pause(Again::Unreachable), None);
+    }
+
+    #[test]
+    fn a_name_is_one_piece_of_a_path() {
+        let check = |name: &str, expected: &str| assert_eq!(segment(name), expected);
+        check("nod_01", "nod_01");
+        check("library/busybox:1.36@sha256:ab", "library%2Fbusybox:1.36@sha256:ab");
+        check("a b?#%", "a%20b%3F%23%25");
     }
 
     #[test]

@@ -68,6 +68,10 @@ pub const MAX_RUNTIMES: usize = 64;
 pub const MAX_SYNC_CHUNKS: usize = 1_024;
 /// Bytes of one sync's body.
 pub const MAX_SYNC_BYTES: usize = 4 << 20;
+/// Bytes of a shape's text: an index of PostgreSQL takes no more than a third of a page.
+pub const MAX_SHAPE_BYTES: usize = 2_048;
+/// Bytes of output and error beyond an execution's limit that are still taken, for the mark that says so.
+pub const MAX_MARK_BYTES: u64 = 64 << 10;
 /// Layers of one image.
 pub const MAX_LAYERS: usize = 128;
 

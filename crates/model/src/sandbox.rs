@@ -158,9 +158,7 @@ pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 impl Sandbox {
     /// Refuses what no node could build, naming the field.
     pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
-        for (field, path) in [("sandbox.cwd", self.cwd.as_ref())] {
-            path.map_or(Ok(()), |path| check_path(field, path))?;
-        }
+        self.cwd.as_ref().map_or(Ok(()), |path| check_path("sandbox.cwd", path))?;
         if self.mounts.len() > MAX_MOUNTS {
             return Err(("sandbox.mounts", format!("must be at most {MAX_MOUNTS}")));
         }

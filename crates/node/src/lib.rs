@@ -1,5 +1,33 @@
 //! The node agent: takes executions from a server, runs them in sandboxes, and says what became of them.
+//!
+//! Two actors. The *dispatcher* (`dispatcher.rs`) alone speaks with the server and owns what this node holds; each *attempt*
+//! (`attempt.rs`) is a task of its own that prepares, starts and follows one execution, and tells the dispatcher. A node holds
+//! no credential but its own token, keeps nothing but a cache, and trusts nothing that an image or a program says.
 #![forbid(unsafe_code)]
 
+mod agent;
+mod attempt;
 pub mod cache;
+mod dispatcher;
+mod files;
 pub mod image;
+mod input;
+mod outbox;
+mod output;
+mod recipe;
+mod sandboxes;
+mod settings;
+mod worker;
+
+pub use agent::{Agent, NodeError};
+pub use settings::{AllowedMount, Settings};
+
+/// Becomes the spawner of a node; what a node starts its own program for.
+pub fn spawner() -> std::process::ExitCode {
+    sandbox::spawner::main()
+}
+
+/// Becomes the child that unpacks one layer; what a node starts its own program for.
+pub fn unpack() -> std::process::ExitCode {
+    sandbox::unpack::main()
+}

@@ -1,12 +1,32 @@
 //! Sandboxes: prepared, parked, started, stopped, accounted for; and the cores of what dies in them.
 //!
-//! A *spawner* is a process of its own with one thread. It holds the privileges, builds sandboxes by `clone3` and starts
-//! programs in them on order; this crate's `Spawner` is the handle by which a node speaks to it. What a sandbox is made of
-//! stands in a `Plan`, what runs in it in an `Order`. This is the only crate that says `unsafe`.
+//! A *spawner* is a process of its own that does one thing at a time (`keeper.rs`). It holds the privileges, builds
+//! sandboxes by `clone3` and starts programs in them on order; this crate's `Spawner` is the handle by which a node speaks
+//! to it. What a sandbox is made of stands in a `Plan`, what runs in it in an `Order`. This is the only crate that says
+//! `unsafe`.
 
+mod cell;
+mod confine;
+mod core;
+mod error;
 mod event;
+mod ids;
+mod init;
+mod keeper;
+mod message;
+mod network;
+mod person;
 mod plan;
+mod profile;
+mod program;
+mod root;
+mod seccomp;
+pub mod spawner;
+mod system;
+mod trace;
 pub mod unpack;
 
+pub use error::SandboxError;
 pub use event::{Core, Ending, Event, Fault, FaultKind, Status, Stop};
 pub use plan::{Bind, Order, Place, Plan, Root};
+pub use spawner::{Abilities, Events, MAX_SANDBOXES, Settings, Spawner};

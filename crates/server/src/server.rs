@@ -5,12 +5,15 @@
 
 use crate::app::{App, Parts};
 use crate::caller::Known;
+use crate::chunk::Followers;
 use crate::config::{Config, Database, Synchronous};
 use crate::connection::Bounded;
 use crate::credential::Credential;
 use crate::issuer::{IssuerError, Issuers};
 use crate::log::Log;
 use crate::rate::Rates;
+use crate::seal::{Seal, SealError};
+use crate::session::{self, Sessions};
 use crate::tls::{POLL_EVERY, Tls, TlsError};
 use crate::{openapi, retention};
 use axum_server::Handle;
@@ -20,12 +23,17 @@ use hyper_util::rt::TokioTimer;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use model::tenant::HOUSE;
 use model::user::UserState;
-use model::{Role, Tenant, TenantId, Token, User, UserId};
+use model::{Role, Scope, Tenant, TenantId, Token, User, UserId};
+use std::fs::{DirBuilder, File};
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixListener};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::blob::{BlobConfig, BlobError, Blobs};
-use store::{Clock, Place, Store, StoreConfig, StoreError, TenantKey, TokenRow, UserKey, chain, random};
+use store::{Bearer, Clock, Place, Store, StoreConfig, StoreError, TenantKey, TokenRow, UserKey, chain, random};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -41,9 +49,21 @@ pub enum StartError {
     /// A trusted issuer.
     #[error("the trusted issuers cannot be read")]
     Issuer(#[from] IssuerError),
+    /// What secrets are sealed with.
+    #[error("the key that secrets are sealed with cannot be read")]
+    Seal(#[from] SealError),
     /// The certificate.
     #[error("the certificate cannot be used")]
     Tls(#[from] TlsError),
+    /// The socket for the node in the same process.
+    #[error("the socket for the node in `{folder}` cannot be made")]
+    Inside {
+        /// The folder it was to lie in.
+        folder: String,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The address.
     #[error("cannot listen on `{address}`")]
     Listen {
@@ -67,6 +87,7 @@ pub struct Server {
     listener: Option<TcpListener>,
     tls: Option<Arc<Tls>>,
     handle: Handle<SocketAddr>,
+    inside: Handle<UnixSocketAddr>,
     tasks: JoinSet<()>,
 }
 
@@ -134,12 +155,16 @@ impl Server {
         let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
         let issuers = Issuers::load(&config.issuers)?;
+        let seal = Seal::open(&config.server)?;
         // This comes last: the credential of a start that failed would never be shown.
         let first_credential = open_house(&store, &clock).await?;
         let app = App::new(Parts {
             issuers,
             rates: Rates::new(&config.rate),
             known: Known::default(),
+            sessions: Sessions::default(),
+            followers: Followers::default(),
+            seal,
             metrics: metrics_handle(),
             stop: CancellationToken::new(),
             config,
@@ -149,7 +174,8 @@ impl Server {
             clock,
         });
         let (listener, handle, tasks) = (Some(listener), Handle::new(), JoinSet::new());
-        let mut server = Self { address, first_credential, listener, tls, handle, tasks, app };
+        let inside = Handle::new();
+        let mut server = Self { address, first_credential, listener, tls, handle, inside, tasks, app };
         server.spawn_controllers();
         Ok(server)
     }
@@ -160,6 +186,7 @@ impl Server {
         let retention = app.config.retention.clone();
         self.tasks.spawn(retention::run(app.store.clone(), retention, app.clock.clone(), stop.clone()));
         self.tasks.spawn(look_at_blobs(app.clone()));
+        self.tasks.spawn(session::watch::run(app.clone()));
         if let Some(log) = app.log.clone() {
             self.tasks.spawn(async move { log.run(stop).await });
         }
@@ -199,6 +226,38 @@ impl Server {
         Ok(())
     }
 
+    /// Serves the node of this process on a socket in the data folder, which leaves TLS and addresses out of it; returns
+    /// where it is to be found, in this process only.
+    pub fn serve_inside(&mut self) -> Result<PathBuf, StartError> {
+        let folder = self.app.config.server.data.join("inside");
+        let failed = |source| StartError::Inside { folder: folder.display().to_string(), source };
+        let open = || {
+            match std::fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            DirBuilder::new().mode(0o700).create(&folder)?;
+            let opened = File::open(&folder)?;
+            // A socket's path is short or refused; this one is, wherever the folder lies.
+            let path = PathBuf::from(format!("/proc/self/fd/{}/node", opened.as_raw_fd()));
+            let listener = UnixListener::bind(&path)?;
+            listener.set_nonblocking(true)?;
+            Ok((opened, path, listener))
+        };
+        let (opened, path, listener) = open().map_err(failed)?;
+        let server = axum_server::from_unix(listener).map_err(failed)?;
+        let mut server = server.handle(self.inside.clone());
+        server.http_builder().http1().timer(TokioTimer::new());
+        let service = openapi::router(&self.app).into_make_service();
+        self.tasks.spawn(async move {
+            if let Err(error) = server.serve(service).await {
+                tracing::error!(%error, "the socket for the node inside ended");
+            }
+            drop(opened);
+        });
+        Ok(path)
+    }
+
     /// Returns a new credential for the house's first admin: whoever starts the server may always come in.
     pub async fn admin_credential(&self) -> Result<String, StoreError> {
         let store = &self.app.store;
@@ -206,6 +265,20 @@ impl Server {
         let admin = store.user_get(UserKey::Name(FIRST_ADMIN.to_owned()), tenant.id).await?;
         let (row, secret) = new_token(&tenant, &admin, "start", self.app.clock.now());
         store.token_create(row, "quarry").await?;
+        Ok(secret)
+    }
+
+    /// Returns the credential of the node in this process, good for being a node and for nothing else. It is kept nowhere
+    /// and ends with the process; one server makes one.
+    pub async fn node_credential(&self) -> Result<String, StoreError> {
+        let store = &self.app.store;
+        let tenant = store.tenant_get(TenantKey::Name(HOUSE.to_owned())).await?;
+        let user = store.user_get(UserKey::Name(FIRST_ADMIN.to_owned()), tenant.id).await?;
+        let (mut row, secret) = new_token(&tenant, &user, "node inside", self.app.clock.now());
+        row.token.scopes = vec![Scope::NodeRun];
+        // No use of it is noted: there is no row to note it in.
+        row.token.used_at = Some(jiff::Timestamp::MAX);
+        self.app.known.admit(Bearer { row, user, tenant });
         Ok(secret)
     }
 
@@ -236,6 +309,7 @@ impl Server {
     pub async fn stop(mut self) {
         let drain = self.app.config.server.drain_timeout;
         self.handle.graceful_shutdown(Some(drain));
+        self.inside.graceful_shutdown(Some(drain));
         self.app.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         self.app.store.close().await;

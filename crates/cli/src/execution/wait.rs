@@ -1,20 +1,22 @@
 //! `quarry execution wait`: until executions have ended. It looks once and then follows the log, so nothing is missed
 //! and nobody polls.
 
-use super::said;
+use super::{said, verdict};
 use crate::exit::{Exit, Failure};
 use crate::session::Session;
 use clap::Args;
 use client::Client;
 use futures_util::StreamExt;
 use jiff::SignedDuration;
-use model::{ChangeQuery, Execution, ExecutionId, ExecutionState, Noun};
+use model::{ChangeQuery, Execution, ExecutionId, Noun};
 use std::collections::BTreeSet;
 use std::pin::pin;
 
 use crate::quantity;
 
 /// Waits until executions have ended; fails unless all have succeeded
+///
+/// Of one execution the exit code is the one that `quarry run` would have ended with.
 #[derive(Args)]
 #[command(after_help = "Example:
   quarry execution wait exe_01k9yvx0g8m6f3s2d1a0q7w5e4 --timeout 1m")]
@@ -31,10 +33,12 @@ impl Wait {
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session, client: &Client) -> anyhow::Result<Exit> {
         let mut open: BTreeSet<ExecutionId> = self.id.into_iter().collect();
-        let Some(time) = self.timeout else { return wait(session, client, &mut open).await };
+        let is_one = open.len() == 1;
+        let told = |exit| if is_one || exit == Exit::Ok { exit } else { Exit::Failed };
+        let Some(time) = self.timeout else { return wait(session, client, &mut open).await.map(told) };
         let limit = time.unsigned_abs();
         if let Ok(ended) = tokio::time::timeout(limit, wait(session, client, &mut open)).await {
-            return ended;
+            return ended.map(told);
         }
         session.output.flush()?;
         let first = open.first().map(ToString::to_string).unwrap_or_default();
@@ -92,5 +96,5 @@ fn take(session: &mut Session, open: &mut BTreeSet<ExecutionId>, execution: &Exe
     }
     said(session, execution)?;
     session.output.flush()?;
-    Ok(if execution.state == ExecutionState::Succeeded { Exit::Ok } else { Exit::Failed })
+    Ok(verdict::exit(execution))
 }

@@ -5,11 +5,12 @@ use axum::body::Body;
 use axum::response::Response;
 use model::{Execution, ExecutionId, ExecutionState, NewExecution, Outcome, TenantId};
 
-fn id(number: u128) -> ExecutionId {
+pub(crate) fn id(number: u128) -> ExecutionId {
     ExecutionId::new(jiff::Timestamp::UNIX_EPOCH, number)
 }
 
-fn execution(new: &NewExecution, state: ExecutionState, outcome: Option<Outcome>) -> Execution {
+/// Returns the execution that a request makes.
+pub(crate) fn execution(new: &NewExecution, state: ExecutionState, outcome: Option<Outcome>) -> Execution {
     Execution {
         id: new.id,
         tenant: TenantId::new(jiff::Timestamp::UNIX_EPOCH, 1),
@@ -32,7 +33,7 @@ fn execution(new: &NewExecution, state: ExecutionState, outcome: Option<Outcome>
     }
 }
 
-fn request(number: u128) -> NewExecution {
+pub(crate) fn request(number: u128) -> NewExecution {
     let limits = model::Limits::default();
     let command = vec!["sh".to_owned(), "-c".to_owned(), "exit 3".to_owned()];
     let env = [("LEVEL".to_owned(), "3".to_owned())].into();
@@ -49,7 +50,8 @@ fn request(number: u128) -> NewExecution {
     }
 }
 
-fn json(status: u16, value: &impl serde::Serialize) -> Response {
+/// Makes an answer of what is sent.
+pub(crate) fn json(status: u16, value: &impl serde::Serialize) -> Response {
     answer(status, serde_json::to_string(value).expect("serialises"))
 }
 
@@ -102,6 +104,7 @@ async fn words_become_a_request() {
         pids: 9,
         wall_ms: 90_000,
         log_bytes: 1024,
+        demand: model::LimitSet { memory: true, cpu: true, pids: true, io: false },
         ..model::Limits::default()
     };
     assert_eq!(new.limits, limits);
@@ -190,7 +193,7 @@ async fn an_execution_is_shown_whole() {
     outcome  exit code 3
     command  sh -c 'exit 3'
     env      LEVEL=3
-    limits   512 MiB memory, 1 cores, 256 processes, 60 min, 16 MiB of log
+    limits   512 MiB memory, 1 cores, 256 processes, 60 min, 256 MiB of files, 16 MiB of log
     used     1.5 s, 20 ms of processor, 3 MiB memory
     class    human
     by       \u{1b}[31mmallory
@@ -257,8 +260,12 @@ async fn waiting_ends_with_the_executions() {
     ");
     let stub = waiting(Outcome::Signalled { signal: 11 }).await;
     let ran = stub.run(&["execution", "wait", &both[0]]).await;
-    assert_eq!(ran.code, 1, "{}", ran.err);
-    insta::assert_snapshot!(ran.out, @"exe_00000000000000000000000001  failed  ended by signal 11");
+    assert_eq!(ran.code, 139, "{}", ran.err);
+    insta::assert_snapshot!(ran.out, @"exe_00000000000000000000000001  failed  ended by signal 11 (SEGV)");
+    let stub = waiting(Outcome::Exited { code: 9 }).await;
+    assert_eq!(stub.run(&["execution", "wait", &both[0], &both[1]]).await.code, 1);
+    let stub = waiting(Outcome::Exited { code: 9 }).await;
+    assert_eq!(stub.run(&["execution", "wait", &both[0]]).await.code, 9);
     assert_eq!(stub.run(&["execution", "wait", &id(9).to_string()]).await.code, 2);
 }
 

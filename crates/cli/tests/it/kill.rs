@@ -20,7 +20,7 @@ fn kills() -> u32 {
 }
 
 /// Returns a random moment of a time span.
-fn moment(span: Duration) -> Duration {
+pub(crate) fn moment(span: Duration) -> Duration {
     let share = u32::try_from(store::random() >> 96).expect("has 32 bits");
     span.mul_f64(f64::from(share) / f64::from(u32::MAX))
 }

@@ -2,13 +2,16 @@
 
 mod blob;
 mod change;
+mod chaos;
 mod connection;
 mod doctor;
 mod entity;
 mod execution;
 mod kill;
 mod life;
+mod run;
 mod stub;
 mod system;
 mod tour;
 mod usage;
+mod view;

@@ -44,6 +44,17 @@ impl House {
         self
     }
 
+    /// Lets every server of this house listen at every address, always at the same port.
+    pub(crate) fn everywhere(mut self) -> Self {
+        self.listen = format!("0.0.0.0:{}", free_port());
+        self
+    }
+
+    /// Returns the port that was settled.
+    pub(crate) fn port(&self) -> u16 {
+        self.listen.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("has a port")
+    }
+
     /// Adds words to the command that starts a server.
     pub(crate) fn with(mut self, more: &[&str]) -> Self {
         self.more.extend(more.iter().map(|word| (*word).to_owned()));
@@ -77,7 +88,7 @@ impl House {
 
     /// Returns the command that starts a server, always the same.
     pub(crate) fn command(&self) -> Command {
-        self.command_with(&["up"], &self.data())
+        self.command_with(&["serve"], &self.data())
     }
 
     /// Returns a command that starts a server by another verb or with a folder of its own.

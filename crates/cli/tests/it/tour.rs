@@ -228,14 +228,14 @@ fn check_executions(said: &str) {
     user  admin
     tenant  house
     role  admin
-    scopes  change:read execution:read execution:write blob:read blob:write token:read token:write user:read user:write tenant:read tenant:write log:read log:write
+    scopes  change:read execution:read execution:write blob:read blob:write image:read image:write registry:read registry:write node:read node:write node:run token:read token:write user:read user:write tenant:read tenant:write log:read log:write
     token  tok_…
     $ quarry login --show
     server  URL
     user  admin
     tenant  house
     role  admin
-    scopes  change:read execution:read execution:write blob:read blob:write token:read token:write user:read user:write tenant:read tenant:write log:read log:write
+    scopes  change:read execution:read execution:write blob:read blob:write image:read image:write registry:read registry:write node:read node:write node:run token:read token:write user:read user:write tenant:read tenant:write log:read log:write
     token  tok_…
     $ quarry execution create --env LEVEL=3 -- echo hello world
     exe_…
@@ -250,7 +250,7 @@ fn check_executions(said: &str) {
     state  queued
     command  echo 'hello world'
     env  LEVEL=3
-    limits  512 MiB memory, 1 cores, 256 processes, 60 min, 16 MiB of log
+    limits  512 MiB memory, 1 cores, 256 processes, 60 min, 256 MiB of files, 16 MiB of log
     class  human
     by  admin
     attempt  0

@@ -1,0 +1,114 @@
+//! `quarry image import`: an archive or a folder of this side becomes a blob, and the blob an image.
+
+use super::pull::make;
+use super::{folder, show};
+use crate::blob;
+use crate::execution::recipe::variable;
+use crate::exit::Exit;
+use crate::session::Session;
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use client::Client;
+use model::image::ArchiveKind;
+use model::{Digest, ImageConfig, ImageSource};
+use std::path::{Path, PathBuf};
+
+/// What an archive is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    // No doc comments on these: they would stretch the help to its long form.
+    #[default]
+    Auto,
+    Root,
+    OciLayout,
+    DockerArchive,
+}
+
+/// Makes an image of an archive or a folder
+///
+/// A folder is taken as a root, with modes, links and owners as they are; an archive may be a tar of a root, an OCI
+/// layout or what `docker save` writes, packed by gzip or Zstandard or not at all.
+#[derive(Args)]
+#[command(after_help = "Example:
+  quarry image import --name tools:1 ./rootfs --cmd /bin/sh --env PATH=/bin
+  quarry image import --name debian:mine debian.tar
+  quarry image import --name busybox:1 - < busybox.tar")]
+pub(crate) struct Import {
+    /// What to call it
+    #[arg(long)]
+    name: String,
+    /// The archive or folder; `-` is an archive from standard input
+    #[arg(value_name = "FILE|FOLDER|-")]
+    source: PathBuf,
+    /// What the archive is; found out by looking, if nothing is said
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    kind: Kind,
+    /// A word of its command in place of the archive's; several times for several words
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    cmd: Vec<String>,
+    /// A word that goes before the command in place of the archive's; several times for several words
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    entrypoint: Vec<String>,
+    /// A variable of its environment
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// The folder that it begins in
+    #[arg(long, value_name = "FOLDER")]
+    cwd: Option<String>,
+    /// Who it is inside
+    #[arg(long)]
+    user: Option<String>,
+}
+
+impl Import {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session, client: &Client) -> anyhow::Result<Exit> {
+        let config = ImageConfig {
+            entrypoint: self.entrypoint,
+            cmd: self.cmd,
+            env: self.env.into_iter().collect(),
+            cwd: self.cwd,
+            user: self.user,
+            ..ImageConfig::default()
+        };
+        let cannot = || format!("`{}` cannot be read", self.source.display());
+        let is_input = self.source == Path::new("-");
+        let is_folder = !is_input && tokio::fs::metadata(&self.source).await.with_context(cannot)?.is_dir();
+        let blob = match () {
+            () if is_folder => send_folder(session, client, &self.source).await?,
+            () => blob::store(session, client, &self.source).await?.digest,
+        };
+        let archive = match self.kind {
+            // A folder is a root, whatever it looks like.
+            _ if is_folder => ArchiveKind::Root,
+            Kind::Auto => ArchiveKind::Auto,
+            Kind::Root => ArchiveKind::Root,
+            Kind::OciLayout => ArchiveKind::OciLayout,
+            Kind::DockerArchive => ArchiveKind::DockerArchive,
+        };
+        let source = ImageSource::Archive { blob, archive, config };
+        let image = make(session, client, source, Some(self.name), false).await?;
+        show(session, &image)
+    }
+}
+
+/// Stores a folder as an archive, while it is packed.
+async fn send_folder(session: &Session, client: &Client, path: &Path) -> anyhow::Result<Digest> {
+    let (reader, writer) = std::io::pipe()?;
+    let reader = tokio::fs::File::from_std(std::fs::File::from(std::os::fd::OwnedFd::from(reader)));
+    let folder = path.to_owned();
+    let packing = tokio::task::spawn_blocking(move || folder::pack(&folder, std::io::BufWriter::new(writer)));
+    let bar = blob::bar(session, None);
+    let stored = client.blob_post(reader, blob::progress(&bar)).await;
+    bar.finish_and_clear();
+    // What went wrong here explains what went wrong there.
+    let packed = match packing.await? {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => None,
+        packed => Some(packed.with_context(|| format!("`{}` cannot be packed", path.display()))?),
+    };
+    let stored = stored?;
+    if let Some(packed) = packed.filter(|packed| packed.left_out > 0) {
+        session.output.say(&format!("{} devices and sockets are left out", packed.left_out));
+    }
+    Ok(stored.digest)
+}

@@ -1,0 +1,163 @@
+//! `quarry image pull`, and the making of an image in general: an execution on a node, whose log is the progress.
+
+use super::{failed, show};
+use crate::execution;
+use crate::execution::transcript::{Next, Transcript, Until};
+use crate::exit::{Exit, Failure};
+use crate::session::Session;
+use clap::Args;
+use client::Client;
+use futures_util::FutureExt;
+use model::{
+    Chunk, Content, ErrorKind, ExecutionId, Image as Entity, ImageId, ImageSource, ImageState, NewImage, Platform,
+};
+use std::pin::pin;
+use std::time::Duration;
+
+/// How long to wait before looking again at an end that is not yet written down.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Pulls an image from a registry, through a node, and pins its digest
+#[derive(Args)]
+#[command(after_help = "Example:
+  quarry image pull debian:stable
+  quarry image pull registry.example.org/team/tools:1 --platform linux/arm64
+  quarry image pull localhost:5000/tools --plain-http --name tools")]
+pub(crate) struct Pull {
+    /// What to pull: `[HOST/]NAME[:TAG][@sha256:…]`
+    #[arg(value_name = "REFERENCE")]
+    reference: String,
+    /// For which machines, such as `linux/arm64`; for those of the node that pulls, if nothing is said
+    #[arg(long, value_name = "OS/ARCHITECTURE", value_parser = platform)]
+    platform: Option<Platform>,
+    /// Speak to the registry without TLS
+    #[arg(long)]
+    plain_http: bool,
+    /// What to call it here; as it was pulled, if nothing is said
+    #[arg(long)]
+    name: Option<String>,
+}
+
+fn platform(text: &str) -> Result<Platform, String> {
+    let mut parts = text.split('/').map(str::to_owned);
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(os), Some(architecture), variant, None) if !os.is_empty() && !architecture.is_empty() => {
+            Ok(Platform { os, architecture, variant })
+        }
+        _ => Err(format!("`{text}` is not of the form `OS/ARCHITECTURE`, such as `linux/amd64`")),
+    }
+}
+
+/// What to pull, and how.
+#[derive(Debug)]
+pub(crate) struct Pulled {
+    reference: String,
+    platform: Option<Platform>,
+    plain_http: bool,
+    name: Option<String>,
+}
+
+impl Pulled {
+    /// Names what to pull as it is usual.
+    pub(crate) fn of(reference: &str) -> Self {
+        Self { reference: reference.to_owned(), platform: None, plain_http: false, name: None }
+    }
+}
+
+impl Pull {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session, client: &Client) -> anyhow::Result<Exit> {
+        let Self { reference, platform, plain_http, name } = self;
+        let image = pull(session, client, Pulled { reference, platform, plain_http, name }).await?;
+        show(session, &image)
+    }
+}
+
+/// Tells whether there is no image of this name that is ready.
+pub(crate) async fn is_missing(client: &Client, name: &str) -> anyhow::Result<bool> {
+    match client.image_get(name).await {
+        Ok(image) => Ok(image.state != ImageState::Ready),
+        Err(error) if error.api().is_some_and(|error| error.kind == ErrorKind::NotFound) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Pulls an image, telling its progress.
+pub(crate) async fn pull(session: &Session, client: &Client, what: Pulled) -> anyhow::Result<Entity> {
+    let Pulled { reference, platform, plain_http, name } = what;
+    make(session, client, ImageSource::Registry { reference, platform }, name, plain_http).await
+}
+
+/// Makes an image, telling its progress.
+pub(super) async fn make(
+    session: &Session,
+    client: &Client,
+    source: ImageSource,
+    name: Option<String>,
+    plain_http: bool,
+) -> anyhow::Result<Entity> {
+    let (id, execution) = (client::id::fresh(ImageId::new), client::id::fresh(ExecutionId::new));
+    let new = NewImage { id, execution, name, source, plain_http };
+    new.check()?;
+    let image = client.image_create(&new).await?;
+    let patient = session.patient_client()?;
+    let mut telling = pin!(tell(session, &patient, image.execution));
+    let mut waiting = pin!(execution::wait_reasons(session, &patient, image.execution).fuse());
+    loop {
+        tokio::select! {
+            told = &mut telling => break told?,
+            () = &mut waiting => {}
+        }
+    }
+    loop {
+        let image = patient.image_get(&image.id.to_string()).await?;
+        match image.state {
+            ImageState::Importing => {}
+            ImageState::Ready => return Ok(image),
+            ImageState::Failed => return Err(failed(&image).into()),
+            ImageState::Gone => {
+                let message = format!("image `{}` was removed while it was made", image.name);
+                return Err(Failure::new(Exit::Refused, "image_gone", message).into());
+            }
+        }
+        tokio::time::sleep(SETTLE).await;
+    }
+}
+
+/// Says what the making of an image writes, until it has ended.
+async fn tell(session: &Session, client: &Client, id: ExecutionId) -> anyhow::Result<()> {
+    let mut transcript = Transcript::new(client, id, None);
+    loop {
+        match transcript.next(Until::End).await? {
+            Next::Nothing => return Ok(()),
+            Next::Again(_) => session.output.say("the node was lost; another one begins"),
+            Next::Chunks(chunks) => chunks.iter().for_each(|chunk| remark(session, chunk)),
+        }
+    }
+}
+
+/// Says the lines of a chunk; what is too long to be a remark is passed over.
+fn remark(session: &Session, chunk: &Chunk) {
+    if let Content::Inline { bytes } = &chunk.content {
+        String::from_utf8_lossy(&bytes.0).lines().for_each(|line| session.output.say(line));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms_are_read() {
+        let check = |text: &str, is_good: bool| {
+            let found = platform(text);
+            assert_eq!(found.is_ok(), is_good, "{text}");
+            assert!(found.is_err() || found.expect("is one").to_string() == text);
+        };
+        check("linux/amd64", true);
+        check("linux/arm64/v8", true);
+        for bad in ["", "linux", "/amd64", "linux/", "a/b/c/d"] {
+            check(bad, false);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! `quarry run`: a program in a sandbox, as if run by hand: its input, its output, its signals, its exit code.
+//!
+//! What is this side's (the program if it is a file here, other files, standard input) is stored first; then the execution
+//! is made, attended (`attendance.rs`) until it has ended, and this process ends as it did.
+
+mod attendance;
+mod input;
+mod place;
+mod terminal;
+
+use crate::execution::recipe::RecipeArgs;
+use crate::execution::{create, verdict};
+use crate::exit::{Exit, Failure};
+use crate::image::pull;
+use crate::session::Session;
+use attendance::{Attendance, End};
+use clap::{Args, ValueEnum};
+use client::Client;
+use std::io::{self, IsTerminal};
+use terminal::Terminal;
+
+/// When to pull the image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Pull {
+    // No doc comments on these: they would stretch the help to its long form.
+    #[default]
+    Missing,
+    Never,
+    Always,
+}
+
+/// Runs a program in a sandbox, as if run by hand
+///
+/// Standard input, output and error are the program's, and this command ends with its exit code: 128 and the number if a
+/// signal ended it, 124 if its time was up, 137 if it needed too much memory, 127 if there is no such program, 126 if it
+/// cannot be executed, 125 if it never began for another reason. With --json, the last line of standard error is the
+/// execution as it ended.
+///
+/// A program whose name holds a `/` is a file of yours: it is sent along and run from /work; only what lies under /bin,
+/// /sbin, /lib, /usr, /opt and /nix is taken for the node's. With an image, programs are always the image's. Ctrl-C stops
+/// the program gently; a second one leaves it to itself.
+#[derive(Args)]
+#[command(after_help = "Example:
+  quarry run -- echo hello
+  quarry run --memory 64M --time 10s -- ./solve
+  quarry run --file numbers.txt -- sort -n numbers.txt
+  quarry run --image debian:stable -t -- bash
+  quarry run --detach --class batch -- ./scan")]
+pub(crate) struct Run {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// A file of yours to see in the sandbox, at /work/NAME if no place is named
+    #[arg(long, value_name = "SOURCE[:TARGET]", value_parser = place::file)]
+    file: Vec<place::File>,
+    /// Give it a terminal, of this one's size
+    #[arg(short, long)]
+    terminal: bool,
+    /// Pass on what is typed, too: standard input is read even if it is a terminal
+    #[arg(short, long)]
+    interactive: bool,
+    /// Print the execution's id and leave it to itself; it reads nothing but a file, or with -i all that comes
+    #[arg(short, long)]
+    detach: bool,
+    /// When to pull the image first
+    #[arg(long, value_name = "WHEN", default_value = "missing")]
+    pull: Pull,
+    /// Say what is done besides
+    #[arg(short, long)]
+    verbose: bool,
+    /// The program and its arguments; with an image it may be left out, which means the image's own
+    #[arg(required_unless_present = "image", trailing_var_arg = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Run {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        let client = session.client()?;
+        if self.detach && self.terminal {
+            let failure = Failure::usage("usage", "what is left to itself has nobody at its terminal");
+            return Err(failure.hint("leave out --detach or -t").into());
+        }
+        let mut new = self.recipe.request(self.command)?;
+        let terminal = self.terminal.then(Terminal::find);
+        new.sandbox.terminal = terminal.as_ref().map(Terminal::window);
+        let program = place::program(&new)?;
+        // What is wrong with the words shall be told before anything is sent.
+        new.check()?;
+        if let Some(image) = &new.image {
+            provide(session, &client, image, self.pull).await?;
+        }
+        let notes = place::send(&client, &mut new, program, self.file).await?;
+        if self.verbose {
+            notes.iter().for_each(|note| session.output.say(note));
+        }
+        let wants = input::Wants { terminal: self.terminal, typed: self.interactive, whole: self.detach };
+        let feed = input::look(&client, wants, &mut new).await?;
+        new.check()?;
+        let execution = client.execution_create(&new).await?;
+        if self.detach {
+            return create::told(session, &execution);
+        }
+        let patient = session.patient_client()?;
+        let attendance = Attendance { client: &patient, output: session, id: execution.id };
+        match attendance.run(feed, terminal).await? {
+            End::Left(exit) => Ok(exit),
+            End::Ended { execution, exit } => {
+                if session.output.is_json() {
+                    session.output.say_json(&*execution)?;
+                } else {
+                    verdict::tell(session, &execution);
+                }
+                Ok(exit)
+            }
+        }
+    }
+}
+
+/// Sees to it that the image is there.
+async fn provide(session: &Session, client: &Client, image: &str, pull: Pull) -> anyhow::Result<()> {
+    let is_wanted = match pull {
+        Pull::Never => false,
+        Pull::Always => true,
+        Pull::Missing => pull::is_missing(client, image).await?,
+    };
+    if is_wanted {
+        session.output.say(&format!("pulling image `{image}`"));
+        pull::pull(session, client, pull::Pulled::of(image)).await?;
+    }
+    Ok(())
+}
+
+/// Tells whether standard input is a terminal.
+fn is_typed() -> bool {
+    io::stdin().is_terminal()
+}

@@ -1,0 +1,169 @@
+//! Attendance: being there while an execution runs. What it writes is passed on, what is typed is sent, signals stop it.
+//!
+//! The first signal stops it gently and this goes on to its end; the second leaves it. Nobody who reads any more is as
+//! good as a signal. A lost connection is taken up where it broke.
+
+use super::input::Feed;
+use super::terminal::Terminal;
+use crate::execution;
+use crate::execution::transcript::{self, Next, Transcript, Until};
+use crate::execution::verdict;
+use crate::exit::Exit;
+use crate::session::Session;
+use client::Client;
+use futures_util::FutureExt;
+use futures_util::future::Fuse;
+use model::{Execution, ExecutionId, Outcome};
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long to wait before looking again at an end that is not yet written down.
+const SETTLE: Duration = Duration::from_millis(50);
+/// What shells end with when nobody reads what a program writes.
+const NOBODY_READS: Exit = Exit::Program(128 + 13);
+
+/// How an attendance ended.
+pub(super) enum End {
+    /// The execution has ended.
+    Ended {
+        /// As it ended.
+        execution: Box<Execution>,
+        /// What to end with.
+        exit: Exit,
+    },
+    /// It goes on without us.
+    Left(Exit),
+}
+
+/// Somebody who attends an execution.
+pub(super) struct Attendance<'a> {
+    pub(super) client: &'a Client,
+    pub(super) output: &'a Session,
+    pub(super) id: ExecutionId,
+}
+
+/// The signals that stop it.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns the exit code of the next one.
+    async fn next(&mut self) -> Exit {
+        tokio::select! {
+            _ = self.interrupt.recv() => Exit::Interrupted,
+            _ = self.terminate.recv() => Exit::Program(128 + 15),
+            _ = self.hangup.recv() => Exit::Program(128 + 1),
+        }
+    }
+}
+
+impl Attendance<'_> {
+    /// Stays until it has ended, or until told to leave it.
+    pub(super) async fn run(self, feed: Option<Feed>, terminal: Option<Terminal>) -> anyhow::Result<End> {
+        let mut signals = Signals::new()?;
+        let output = &self.output.output;
+        let raw = terminal.as_ref().map(|terminal| terminal.raw(output)).transpose()?;
+        let mut follow = pin!(self.follow());
+        let mut wait = pin!(execution::wait_reasons(self.output, self.client, self.id).fuse());
+        let mut cancel = pin!(Fuse::terminated());
+        let mut fed = pin!(self.feed(feed).fuse());
+        let mut stopped: Option<Exit> = None;
+        loop {
+            tokio::select! {
+                biased;
+                exit = signals.next() => {
+                    if stopped.replace(exit).is_some() {
+                        drop(raw);
+                        output.say(&format!("execution `{}` is left to itself", self.id));
+                        return Ok(End::Left(exit));
+                    }
+                    cancel.set(self.client.execution_cancel(self.id).fuse());
+                }
+                cancelled = &mut cancel => {
+                    if let Err(error) = cancelled {
+                        output.say(&format!("execution `{}` cannot be stopped: {error}", self.id));
+                    }
+                }
+                ended = &mut follow => {
+                    drop(raw);
+                    return self.ended(ended, stopped).await;
+                }
+                () = &mut wait => {}
+                () = &mut fed => {}
+            }
+        }
+    }
+
+    /// Judges the end of what was followed.
+    async fn ended(&self, ended: anyhow::Result<Box<Execution>>, stopped: Option<Exit>) -> anyhow::Result<End> {
+        let output = &self.output.output;
+        match ended {
+            Ok(execution) => {
+                let is_cancelled = matches!(execution.outcome, Some(Outcome::Cancelled));
+                let exit = stopped.filter(|_| is_cancelled).unwrap_or_else(|| verdict::exit(&execution));
+                Ok(End::Ended { execution, exit })
+            }
+            Err(error) if is_closed(&error) => {
+                // A program whose reader has gone would be ended by that; so is this one.
+                self.client.execution_cancel(self.id).await?;
+                Ok(End::Left(NOBODY_READS))
+            }
+            Err(error) => {
+                output.say(&format!("execution `{0}` may go on; see `quarry execution logs -f {0}`", self.id));
+                Err(error)
+            }
+        }
+    }
+
+    /// Passes on what it writes, to its end.
+    async fn follow(&self) -> anyhow::Result<Box<Execution>> {
+        let mut transcript = Transcript::new(self.client, self.id, None);
+        loop {
+            match transcript.next(Until::End).await? {
+                Next::Chunks(chunks) => {
+                    for chunk in &chunks {
+                        transcript::write(self.output, self.client, chunk, chunk.stream).await?;
+                    }
+                }
+                Next::Again(attempt) => {
+                    self.output.output.say(&format!("the node was lost; attempt {attempt} begins from the beginning"));
+                }
+                Next::Nothing => break,
+            }
+        }
+        loop {
+            let execution = self.client.execution_get(self.id).await?;
+            if execution.state.is_final() {
+                return Ok(Box::new(execution));
+            }
+            tokio::time::sleep(SETTLE).await;
+        }
+    }
+
+    /// Sends what comes in.
+    async fn feed(&self, feed: Option<Feed>) {
+        let Some(feed) = feed else { return };
+        if let Err(error) = feed.run(self.client, self.id).await {
+            self.output.output.say(&format!("standard input is not passed on any more: {error:#}"));
+        }
+    }
+}
+
+fn is_closed(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+}

@@ -1,0 +1,153 @@
+//! The agent: a node's life, from its folder and its spawner to its last goodbye.
+
+use crate::attempt::Shop;
+use crate::cache::{Cache, CacheError, CacheSettings};
+use crate::dispatcher::Dispatcher;
+use crate::files::Files;
+use crate::sandboxes::Sandboxes;
+use crate::settings::Settings;
+use crate::worker::Workers;
+use client::{Client, ClientError};
+use model::image::Platform;
+use model::{Network, NodeId, Offer};
+use sandbox::{SandboxError, Spawner};
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Why a node did not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Its folder.
+    #[error("the node's folder `{path}` cannot be used")]
+    Folder {
+        /// Where it is.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: io::Error,
+    },
+    /// Its spawner.
+    #[error("the spawner of sandboxes cannot be started")]
+    Spawner(#[from] SandboxError),
+    /// Its cache.
+    #[error("the cache cannot be opened")]
+    Cache(#[from] CacheError),
+    /// The server does not want it.
+    #[error("the server refused this node")]
+    Refused(#[source] Box<ClientError>),
+    /// The spawner died.
+    #[error("the spawner of sandboxes died, and all sandboxes with it")]
+    SpawnerGone,
+    /// A task of its own died.
+    #[error("a task of the node broke: {0}")]
+    Broken(String),
+}
+
+/// A node that is ready to join.
+pub struct Agent {
+    shop: Arc<Shop>,
+    client: Client,
+    id: NodeId,
+    offer: Offer,
+    notes: Vec<String>,
+    joined: watch::Sender<Option<NodeId>>,
+}
+
+impl Agent {
+    /// Opens the node's folder, starts its spawner and finds out what the machine can do. Speaks with nobody yet.
+    pub async fn open(settings: Settings, client: Client) -> Result<Self, NodeError> {
+        let folder = |source| NodeError::Folder { path: settings.state.display().to_string(), source };
+        let id = settings.identity().map_err(folder)?;
+        let mut hidden = settings.hidden.clone();
+        hidden.push(settings.state.clone());
+        let spawning = sandbox::Settings {
+            program: settings.helper.clone(),
+            arguments: vec!["spawner".to_owned()],
+            state: settings.state.join("spawner"),
+            place: settings.place(),
+            cells: settings.slots + settings.warm,
+            hidden,
+        };
+        let (spawner, events) = Spawner::start(&spawning)?;
+        let sandboxes = Sandboxes::new(spawner, events);
+        let unpack = sandbox::unpack::Settings {
+            program: settings.helper.clone(),
+            ..sandbox::unpack::Settings::new(settings.place())
+        };
+        let layers =
+            CacheSettings { folder: settings.state.join("layers"), budget_bytes: settings.cache_bytes, unpack };
+        let cache = Cache::open(layers).await?;
+        let files = Files::open(settings.state.join("files"), settings.cache_bytes / 4).map_err(folder)?;
+        let offer = offer(&settings, &sandboxes);
+        let notes = sandboxes.abilities().notes.clone();
+        let workers = Workers::new(sandboxes.clone(), settings.warm, settings.slots + settings.warm);
+        let shop = Arc::new(Shop { settings, sandboxes, workers, cache, files });
+        Ok(Self { shop, client, id, offer, notes, joined: watch::Sender::new(None) })
+    }
+
+    /// Returns the node's id, which it keeps over restarts.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// Returns what it offers.
+    pub fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
+    /// Returns what this machine lacks, one clear sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Returns a view of the node's id, once it has joined.
+    pub fn joined(&self) -> watch::Receiver<Option<NodeId>> {
+        self.joined.subscribe()
+    }
+
+    /// Joins, and works until told to stop or drained by the server.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), NodeError> {
+        let Self { shop, client, id, offer, joined, .. } = self;
+        Dispatcher::new(shop, client, id, offer, joined).run(stop).await
+    }
+}
+
+fn offer(settings: &Settings, sandboxes: &Sandboxes) -> Offer {
+    let abilities = sandboxes.abilities();
+    let mut networks = abilities.networks.clone();
+    networks.retain(|network| *network != Network::Host || settings.host_network);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Offer {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        platform: platform(),
+        kinds: abilities.kinds.clone(),
+        networks,
+        runtimes: Vec::new(),
+        slots: settings.slots,
+        cpu_milli: u32::try_from(cores * 1_000).unwrap_or(u32::MAX),
+        memory_bytes: memory_bytes().unwrap_or(0),
+        enforces: abilities.limits,
+        mounts: settings.mounts.iter().map(ToString::to_string).collect(),
+        labels: settings.labels.clone(),
+    }
+}
+
+/// Returns this machine's platform by the words that registries use.
+pub(crate) fn platform() -> Platform {
+    let (architecture, variant) = match std::env::consts::ARCH {
+        "x86_64" => ("amd64", None),
+        "aarch64" => ("arm64", Some("v8".to_owned())),
+        other => (other, None),
+    };
+    Platform { os: std::env::consts::OS.to_owned(), architecture: architecture.to_owned(), variant }
+}
+
+/// Returns the machine's memory, as the kernel tells it.
+fn memory_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+}

@@ -1,0 +1,474 @@
+//! An attempt: one execution on this node, from its assignment to what is reported of its end.
+//!
+//! ```text
+//! prepare ─► (worker | cold sandbox) ─► started ─► ended ─► output flushed, core stored ─► finished
+//!    └── trouble ─► finished: set-up failed     └── cancel ─► stop gently ─► ended
+//! ```
+//! An attempt that is abandoned, because its lease is gone, ends its sandbox and reports nothing. Everything that it says
+//! carries its fence, so what a slow attempt says after it was given to another node does not count.
+
+use crate::cache::Cache;
+use crate::files::{FileError, Files, Form};
+use crate::image::{self, BlobFault, Blobs, Step};
+use crate::input;
+use crate::output::{Output, Say, Source};
+use crate::recipe::{self, Placed};
+use crate::sandboxes::{Handle, Sandboxes};
+use crate::settings::Settings;
+use crate::worker::{Keep, Workers};
+use client::blob::Content as BlobContent;
+use client::{Client, ClientError};
+use model::chunk::{Content, Stream};
+use model::image::{ImageOrder, Manifest};
+use model::limits::MAX_CHUNK_BLOB_BYTES;
+use model::node::{Assignment, Finished, Held, Work};
+use model::{Digest, Input, Outcome, SessionId, Usage};
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::PipeFlags;
+use sandbox::{Core, Ending, Event, FaultKind, Order, Plan, Status, Stop};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// How long output is read after everything inside has ended; then somebody outside holds it open.
+const MAX_AFTERMATH: Duration = Duration::from_secs(10);
+
+/// What a dispatcher wants of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// Go on.
+    Run,
+    /// Stop gently and report it.
+    Cancel,
+    /// End at once and report nothing.
+    Abandon,
+}
+
+/// Why an attempt did not run.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// What was asked for cannot be done.
+    Refused(String),
+    /// The machine, the server or a registry failed.
+    Machine(String),
+}
+
+/// What proves that an attempt is still ours, and the way to the server for it alone.
+pub(crate) struct Fence {
+    pub(crate) client: Client,
+    pub(crate) session: SessionId,
+    pub(crate) held: Held,
+}
+
+/// What every attempt of a node shares.
+pub(crate) struct Shop {
+    pub(crate) settings: Settings,
+    pub(crate) sandboxes: Sandboxes,
+    pub(crate) workers: Workers,
+    pub(crate) cache: Cache,
+    pub(crate) files: Files,
+}
+
+/// One execution on this node.
+pub(crate) struct Attempt {
+    pub(crate) shop: Arc<Shop>,
+    pub(crate) fence: Arc<Fence>,
+    pub(crate) assignment: Assignment,
+    pub(crate) say: Say,
+    pub(crate) wish: watch::Receiver<Wish>,
+}
+
+/// What an attempt came to.
+pub(crate) struct Ended {
+    pub(crate) held: Held,
+    /// Nothing, if it was abandoned.
+    pub(crate) finished: Option<Finished>,
+    /// The machine's failure, if it was one.
+    pub(crate) failure: Option<String>,
+}
+
+/// How the work came out.
+struct Product {
+    outcome: Outcome,
+    usage: Usage,
+    core: Option<Core>,
+    manifest: Option<Manifest>,
+}
+
+impl Product {
+    fn bare(outcome: Outcome) -> Self {
+        Self { outcome, usage: Usage::default(), core: None, manifest: None }
+    }
+}
+
+impl Fence {
+    /// Stores content for the execution's tenant.
+    pub(crate) async fn store(&self, content: BlobContent) -> Result<(Digest, u64), ClientError> {
+        let (digest, size) = content.digest().await.map_err(ClientError::Content)?;
+        let blob = self.client.execution_blob_put(self.show(), digest, size, &content).await?;
+        Ok((blob.digest, blob.size))
+    }
+
+    fn show(&self) -> client::blob::Fence {
+        client::blob::Fence { held: self.held, session: self.session }
+    }
+
+    /// Returns a blob that a chunk may name.
+    async fn read(&self, digest: Digest) -> Result<Vec<u8>, ClientError> {
+        let mut reader = self.client.execution_blob_get(self.show(), digest).await?;
+        let mut bytes = Vec::new();
+        // What a chunk says of its size is its user's word; the blob's own length is what counts.
+        if reader.size() > MAX_CHUNK_BLOB_BYTES {
+            return Err(ClientError::Content(io::Error::other(format!("{} bytes are too many", reader.size()))));
+        }
+        while let Some(piece) = reader.next().await? {
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    }
+
+    /// Returns what a chunk holds.
+    pub(crate) async fn content(&self, content: &Content) -> Result<Vec<u8>, Trouble> {
+        match content {
+            Content::Inline { bytes } => Ok(bytes.0.clone()),
+            Content::Blob { size, .. } if *size > MAX_CHUNK_BLOB_BYTES => {
+                Err(Trouble::Refused(format!("a chunk of input has {size} bytes of {MAX_CHUNK_BLOB_BYTES}")))
+            }
+            Content::Blob { digest, .. } => {
+                self.read(*digest).await.map_err(|error| Trouble::Machine(format!("blob `{digest}`: {error}")))
+            }
+        }
+    }
+}
+
+impl Blobs for Fence {
+    async fn store(&self, digest: Digest, bytes: u64, file: &Path) -> Result<(), BlobFault> {
+        let content = BlobContent::File(file.to_owned());
+        self.client.execution_blob_put(self.show(), digest, bytes, &content).await?;
+        Ok(())
+    }
+
+    async fn fetch(&self, digest: Digest, file: &Path) -> Result<(), BlobFault> {
+        let mut file = tokio::fs::File::create_new(file).await?;
+        self.client.execution_blob_get(self.show(), digest).await?.save(&mut file).await?;
+        Ok(())
+    }
+}
+
+impl Attempt {
+    /// Runs the attempt to its end.
+    pub(crate) async fn run(mut self) -> Ended {
+        let held = self.fence.held;
+        let mut output =
+            Output::new(Arc::clone(&self.fence), self.say.clone(), self.assignment.recipe.limits.log_bytes);
+        let mut wish = self.wish.clone();
+        let worked = tokio::select! {
+            biased;
+            () = wished(&mut wish, Wish::Abandon) => None,
+            worked = self.work(&mut output) => Some(worked),
+        };
+        let Some(worked) = worked else { return Ended { held, finished: None, failure: None } };
+        let (mut result, failure) = match worked {
+            Ok(result) => (result, None),
+            Err(Trouble::Refused(cause)) => (Product::bare(Outcome::SetUpFailed { cause }), None),
+            Err(Trouble::Machine(cause)) => {
+                tracing::warn!(execution = %held.execution, cause, "an execution could not be set up");
+                (Product::bare(Outcome::SetUpFailed { cause: cause.clone() }), Some(cause))
+            }
+        };
+        let dump = match result.core.take() {
+            None => None,
+            Some(core) => self.keep_core(core, &mut output).await,
+        };
+        result.usage.log_bytes = output.finish().await.bytes;
+        let Product { outcome, usage, manifest, .. } = result;
+        Ended { held, finished: Some(Finished { held, outcome, usage, dump, manifest }), failure }
+    }
+
+    async fn work(&mut self, output: &mut Output) -> Result<Product, Trouble> {
+        match self.assignment.work.clone() {
+            Work::Run { image } => self.run_recipe(image.as_ref(), output).await,
+            Work::Image { order } => self.make_image(&order, output).await,
+        }
+    }
+
+    async fn make_image(&mut self, order: &ImageOrder, output: &mut Output) -> Result<Product, Trouble> {
+        let mut wish = self.wish.clone();
+        let (steps, mut taken) = mpsc::channel(64);
+        // A step that finds no room is only one line less for whoever looks on.
+        let progress = move |step| {
+            let _ = steps.try_send(step);
+        };
+        let making = image::make(order, &self.shop.cache, &*self.fence, &progress);
+        tokio::pin!(making);
+        let mut last = String::new();
+        let made = loop {
+            tokio::select! {
+                biased;
+                () = wished(&mut wish, Wish::Cancel) => return Ok(Product::bare(Outcome::Cancelled)),
+                Some(step) = taken.recv() => {
+                    let line = line(step);
+                    if line != last {
+                        output.remark(&format!("{line}\n")).await;
+                        last = line;
+                    }
+                }
+                made = &mut making => break made,
+            }
+        };
+        let manifest = made.map_err(|error| {
+            let cause = whole(&error);
+            if error.is_machine() { Trouble::Machine(cause) } else { Trouble::Refused(cause) }
+        })?;
+        let product = Product::bare(Outcome::Exited { code: 0 });
+        Ok(Product { manifest: Some(manifest), ..product })
+    }
+
+    async fn run_recipe(&mut self, image: Option<&Manifest>, output: &mut Output) -> Result<Product, Trouble> {
+        let mut wish = self.wish.clone();
+        let prepared = tokio::select! {
+            biased;
+            () = wished(&mut wish, Wish::Cancel) => return Ok(Product::bare(Outcome::Cancelled)),
+            prepared = self.prepare(image) => prepared?,
+        };
+        let order = recipe::order(&self.assignment, image)?;
+        let stdio = self.stdio().await?;
+        let (handle, events) = self.start(&prepared, &order, &stdio.inside)?;
+        // The program's ends are its own now; ours would keep its output from ever ending.
+        drop(stdio.inside);
+        let ending = self.accompany(handle, events, stdio.outside, output).await?;
+        drop(prepared.keep);
+        Ok(self.result(ending))
+    }
+
+    /// Fetches what the sandbox is made of.
+    async fn prepare(&self, image: Option<&Manifest>) -> Result<Prepared, Trouble> {
+        let fence = &*self.fence;
+        let set = match image {
+            None => None,
+            Some(manifest) => Some(self.shop.cache.layers(manifest, fence).await.map_err(|error| {
+                let cause = whole(&error);
+                if error.is_machine() { Trouble::Machine(cause) } else { Trouble::Refused(cause) }
+            })?),
+        };
+        let (mut files, mut kept) = (Vec::new(), Vec::new());
+        for file in &self.assignment.recipe.sandbox.files {
+            let form = if file.executable { Form::Executable } else { Form::Plain };
+            let blob = self.shop.files.get(file.digest, form, fence).await?;
+            files.push(Placed { source: blob.path().to_owned(), target: file.target.clone() });
+            kept.push(blob);
+        }
+        let layers = set.as_ref().map(|set| set.folders().to_vec());
+        let plan = recipe::plan(&self.assignment, layers, files, &self.shop.settings)?;
+        Ok(Prepared { plan, keep: Arc::new((set, kept)) })
+    }
+
+    /// Starts the program in a worker if there is one, else in a new sandbox.
+    fn start(
+        &self,
+        prepared: &Prepared,
+        order: &Order,
+        stdio: &[OwnedFd; 3],
+    ) -> Result<(Handle, mpsc::Receiver<Event>), Trouble> {
+        let gone = |error: sandbox::SandboxError| Trouble::Machine(error.to_string());
+        if let Some(worker) = self.shop.workers.take(&prepared.plan, Some(&prepared.keep)) {
+            worker.handle.start(order, stdio).map_err(gone)?;
+            return Ok((worker.handle, worker.events));
+        }
+        let (handle, events) = self.shop.sandboxes.open();
+        handle.run(&prepared.plan, order, stdio).map_err(gone)?;
+        Ok((handle, events))
+    }
+
+    /// Makes the program's standard streams, and our ends of them.
+    async fn stdio(&self) -> Result<Stdio, Trouble> {
+        let failed = |error: io::Error| Trouble::Machine(format!("pipes cannot be made: {error}"));
+        let recipe = &self.assignment.recipe;
+        let nothing = || rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        if recipe.sandbox.terminal.is_some() {
+            let [a, b, c] = [nothing(), nothing(), nothing()].map(|fd| fd.map_err(|error| failed(error.into())));
+            return Ok(Stdio { inside: [a?, b?, c?], outside: Outside { feed: None, sources: Vec::new() } });
+        }
+        let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()));
+        let (out, out_inside) = pipe()?;
+        let (err, err_inside) = pipe()?;
+        let sources = vec![Source { stream: Stream::Output, fd: out }, Source { stream: Stream::Error, fd: err }];
+        let (inside, feed) = match &recipe.input {
+            Input::None => (nothing().map_err(|error| failed(error.into()))?, None),
+            Input::Blob { digest } => {
+                let blob = self.shop.files.get(*digest, Form::Plain, &*self.fence).await?;
+                (std::fs::File::open(blob.path()).map_err(failed)?.into(), None)
+            }
+            Input::Text { .. } | Input::Stream => {
+                let (inside, feed) = pipe()?;
+                (inside, Some(feed))
+            }
+        };
+        Ok(Stdio { inside: [inside, out_inside, err_inside], outside: Outside { feed, sources } })
+    }
+
+    /// Follows a sandbox to its end: output out, input in, and what the dispatcher wishes.
+    async fn accompany(
+        &mut self,
+        handle: Handle,
+        mut events: mpsc::Receiver<Event>,
+        mut outside: Outside,
+        output: &mut Output,
+    ) -> Result<Ending, Trouble> {
+        if let Some(terminal) = started(&handle, &mut events).await? {
+            output.hurry();
+            let copy = terminal.try_clone().map_err(|error| Trouble::Machine(error.to_string()))?;
+            outside = Outside { feed: Some(copy), sources: vec![Source { stream: Stream::Output, fd: terminal }] };
+        }
+        let feeding = self.feed(handle.clone(), outside.feed);
+        let following = output.follow(outside.sources);
+        tokio::pin!(feeding, following);
+        let (mut is_fed, mut is_read, mut is_stopping) = (false, false, false);
+        let ending = loop {
+            tokio::select! {
+                biased;
+                event = events.recv() => match event {
+                    Some(Event::Ended { ending, .. }) => break *ending,
+                    Some(Event::Failed { fault, .. }) => return Err(fault.into()),
+                    Some(Event::Built { .. } | Event::Started { .. }) => {}
+                    None => return Err(Trouble::Machine("the spawner has gone".to_owned())),
+                },
+                () = wished(&mut self.wish, Wish::Cancel), if !is_stopping => {
+                    is_stopping = true;
+                    handle.stop(Stop::Gently);
+                }
+                () = &mut following, if !is_read => is_read = true,
+                fed = &mut feeding, if !is_fed => {
+                    is_fed = true;
+                    if let Err(Trouble::Refused(cause) | Trouble::Machine(cause)) = fed {
+                        tracing::warn!(execution = %self.assignment.held.execution, cause, "input broke off");
+                    }
+                }
+            }
+        };
+        handle.ended();
+        if !is_read && tokio::time::timeout(MAX_AFTERMATH, &mut following).await.is_err() {
+            tracing::warn!(execution = %self.assignment.held.execution, "output is held open from outside");
+        }
+        Ok(ending)
+    }
+
+    fn feed(&self, handle: Handle, to: Option<OwnedFd>) -> impl Future<Output = Result<(), Trouble>> + use<> {
+        let (fence, input) = (Arc::clone(&self.fence), self.assignment.recipe.input.clone());
+        async move {
+            match (to, input) {
+                (Some(to), Input::Text { text }) => input::pour(to, text.as_bytes())
+                    .await
+                    .map_err(|error| Trouble::Machine(format!("standard input cannot be written: {error}"))),
+                (Some(to), Input::Stream) => input::follow(fence, handle, to).await,
+                (None, _) | (Some(_), Input::None | Input::Blob { .. }) => Ok(()),
+            }
+        }
+    }
+
+    fn result(&self, ending: Ending) -> Product {
+        let is_cancelled = *self.wish.borrow() == Wish::Cancel;
+        let outcome = match ending.status {
+            _ if ending.is_timed_out => Outcome::TimedOut,
+            _ if ending.is_stopped && is_cancelled => Outcome::Cancelled,
+            Status::Signalled(9) if ending.usage.oom_kills > 0 => Outcome::OutOfMemory,
+            Status::Signalled(signal) => Outcome::Signalled { signal },
+            Status::Exited(code) => Outcome::Exited { code },
+        };
+        Product { outcome, usage: ending.usage, core: ending.core, manifest: None }
+    }
+
+    /// Stores a core; if that fails the execution still ends as it ended, and its log says why there is no core.
+    async fn keep_core(&self, core: Core, output: &mut Output) -> Option<Digest> {
+        // By its descriptor, as it has no name.
+        let path = format!("/proc/self/fd/{}", core.file.as_raw_fd());
+        match self.fence.store(BlobContent::File(path.into())).await {
+            Ok((digest, _)) => Some(digest),
+            Err(error) => {
+                tracing::warn!(execution = %self.fence.held.execution, %error, "a core cannot be stored");
+                output.remark(&format!("[the core of {} bytes could not be stored: {error}]\n", core.bytes)).await;
+                None
+            }
+        }
+    }
+}
+
+/// What a sandbox is made of, and what must last as long as it.
+struct Prepared {
+    plan: Plan,
+    keep: Keep,
+}
+
+struct Stdio {
+    inside: [OwnedFd; 3],
+    outside: Outside,
+}
+
+/// Our ends of a program's standard streams.
+struct Outside {
+    feed: Option<OwnedFd>,
+    sources: Vec<Source>,
+}
+
+impl From<FileError> for Trouble {
+    fn from(error: FileError) -> Self {
+        Self::Machine(whole(&error))
+    }
+}
+
+/// Returns an error with all that caused it, in one line.
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Says a step of the making of an image in one line, the same for all of its bytes but each tenth.
+fn line(step: Step) -> String {
+    match step {
+        Step::Fetching { layer, layers, bytes, bytes_total } => {
+            let tenths = bytes.saturating_mul(10).checked_div(bytes_total).unwrap_or(0).min(10);
+            format!("layer {layer} of {layers}: {}% of {bytes_total} bytes", tenths * 10)
+        }
+        Step::Unpacking { layer, layers } => format!("layer {layer} of {layers}: unpacking"),
+        Step::Storing { layer, layers } => format!("layer {layer} of {layers}: storing"),
+    }
+}
+
+impl From<sandbox::Fault> for Trouble {
+    fn from(fault: sandbox::Fault) -> Self {
+        match fault.kind {
+            FaultKind::Order | FaultKind::Plan => Self::Refused(fault.cause),
+            FaultKind::Machine => Self::Machine(fault.cause),
+        }
+    }
+}
+
+/// Waits until the program runs; returns its terminal, if it has one.
+async fn started(handle: &Handle, events: &mut mpsc::Receiver<Event>) -> Result<Option<OwnedFd>, Trouble> {
+    loop {
+        match events.recv().await {
+            Some(Event::Started { terminal, .. }) => return Ok(terminal),
+            Some(Event::Built { .. }) => {}
+            Some(Event::Failed { fault, .. }) => {
+                handle.ended();
+                return Err(fault.into());
+            }
+            Some(Event::Ended { .. }) | None => return Err(Trouble::Machine("the sandbox has gone".to_owned())),
+        }
+    }
+}
+
+/// Waits until the dispatcher wishes `what`, or has itself gone, which means to abandon.
+async fn wished(wish: &mut watch::Receiver<Wish>, what: Wish) {
+    if wish.wait_for(|now| *now == what).await.is_err() && what != Wish::Abandon {
+        std::future::pending::<()>().await;
+    }
+}
