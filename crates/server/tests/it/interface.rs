@@ -104,6 +104,7 @@ impl Interface {
                 let count = schema["minItems"].as_u64().unwrap_or(0);
                 (0..count).map(|_| self.example(&schema["items"])).collect()
             }
+            Some("string") if schema["format"] == "date-time" => json!("2025-01-01T00:00:00Z"),
             Some("string") => schema["pattern"].as_str().map_or_else(|| json!("example"), |text| json!(text_of(text))),
             Some("integer") => schema["minimum"].as_u64().unwrap_or(1).into(),
             Some("boolean") => true.into(),
@@ -172,6 +173,7 @@ pub(crate) fn text_of(pattern: &str) -> String {
         return format!("{}_0{}", prefix.trim_start_matches('^'), &random[..25]);
     }
     match pattern {
+        "^[A-Za-z0-9+/]*={0,2}$" => "aGVsbG8=".to_owned(),
         "^[0-9a-f]{64}$" => random.repeat(2),
         "^[A-Za-z0-9._-]{1,64}$" | "^[!-~]{1,512}$" | "^[A-Za-z0-9._:\\[\\]-]{1,255}$" => format!("x{random}"),
         "^[A-Za-z0-9][A-Za-z0-9._@-]*$" => format!("x{random}"),
