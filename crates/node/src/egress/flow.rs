@@ -4,6 +4,7 @@
 use super::count::{Counters, add};
 use super::packet::{Pair, write_datagram};
 use super::wire::Wire;
+use rustix::net::SendFlags;
 use std::collections::HashMap;
 use std::io;
 use std::task::Context;
@@ -43,8 +44,8 @@ impl Flows {
     pub(crate) fn send(&mut self, pair: Pair, content: &[u8], now: Instant, counters: &Counters) -> bool {
         let Some(flow) = self.flows.get_mut(&pair) else { return false };
         flow.used_at = now;
-        // What the network does not take is lost, as datagrams are.
-        match flow.socket.try_send(content) {
+        // Not by tokio, which would first wait to hear that a new socket takes anything. What finds no room is lost.
+        match rustix::net::send(&flow.socket, content, SendFlags::DONTWAIT) {
             Ok(bytes) => add(&counters.bytes_out, bytes),
             Err(_) => add(&counters.dropped, 1),
         }

@@ -130,10 +130,10 @@ fn range(text: &str) -> Result<Range, RuleError> {
 }
 
 fn whom(host: &str) -> Result<Whom, RuleError> {
-    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     if host == "*" {
         return Ok(Whom::Anyone);
     }
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     if let Some(domain) = host.strip_prefix("*.") {
         return if is_name(domain) { Ok(Whom::Below(format!(".{domain}"))) } else { Err(RuleError::Name) };
     }

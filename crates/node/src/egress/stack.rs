@@ -157,7 +157,7 @@ impl Stack {
 
     /// Does what can be done now, and sees to it that the task is woken when there is more.
     fn turn(&mut self, context: &mut Context<'_>) -> Turn {
-        let mut is_busy = self.take_events(context);
+        let mut is_busy = false;
         let throttled_until = match self.take_packets(context) {
             Ok(Taken::Everything) => None,
             Ok(Taken::Many) => {
@@ -170,6 +170,8 @@ impl Stack {
                 return Turn::Over;
             }
         };
+        // After the packets, for they begin futures that must be asked once before they can wake us.
+        is_busy |= self.take_events(context);
         for connection in self.connections.values_mut() {
             let near = self.sockets.get_mut(connection.handle);
             is_busy |= connection.carry(near, &self.counters, context) == Progress::More;
