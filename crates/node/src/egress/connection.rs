@@ -13,8 +13,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 /// Bytes on their way in one direction of one connection.
 const MAX_BUFFER_BYTES: usize = 128 * 1024;
-/// How long the sandbox may leave unanswered what was sent to it.
-const MAX_SILENCE: Duration = Duration::from_secs(60);
+/// How long the sandbox may take to acknowledge that its connection was accepted.
+const MAX_HANDSHAKE_TIME: Duration = Duration::from_secs(15);
 /// Reads and writes of one connection before another has its turn.
 const MAX_STEPS: usize = 4;
 
@@ -46,7 +46,7 @@ pub(crate) struct Connection {
 pub(crate) fn near() -> Socket<'static> {
     let buffer = || SocketBuffer::new(vec![0; MAX_BUFFER_BYTES]);
     let mut socket = Socket::new(buffer(), buffer());
-    socket.set_timeout(Some(smoltcp::time::Duration::from(MAX_SILENCE)));
+    socket.set_timeout(Some(smoltcp::time::Duration::from(MAX_HANDSHAKE_TIME)));
     // Segments are taken in batches and acknowledged once after each; to wait longer only slows the sender.
     socket.set_ack_delay(None);
     socket.set_nagle_enabled(false);
@@ -70,6 +70,11 @@ impl Connection {
 
     /// Carries what can be carried without waiting.
     pub(crate) fn carry(&mut self, near: &mut Socket, counters: &Counters, context: &mut Context<'_>) -> Progress {
+        if near.timeout().is_some() && near.state() != State::SynReceived {
+            // smoltcp would take a connection that is merely idle for a dead one. The sandbox's kernel lives as long as
+            // the wire does.
+            near.set_timeout(None);
+        }
         let out = self.carry_out(near, counters, context);
         let back = self.carry_in(near, counters, context);
         match (out, back) {

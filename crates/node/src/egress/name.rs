@@ -8,6 +8,7 @@ use super::count::{Counters, add};
 use super::message::{Family, MAX_STREAM_BYTES, Outcome, Question, Transport};
 use super::outside::{Outside, ResolveError};
 use super::reach::Reach;
+use super::rule::is_name;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -55,7 +56,8 @@ impl Names {
             Ok(question) => question,
             Err(answer) => return answer,
         };
-        if !self.reach().covers(&question.name) {
+        // What some resolver would take for an address in disguise is no name.
+        if !is_name(&question.name) || !self.reach().covers(&question.name) {
             add(&self.counters.names_refused, 1);
             tracing::debug!(name = question.name, "egress: a name that no rule covers");
             return Some(question.answer(Outcome::Unknown, &[]));
@@ -75,7 +77,7 @@ impl Names {
         let addresses = self.reach().admit(&question.name, &found);
         if addresses.is_empty() && !found.is_empty() {
             add(&self.counters.names_refused, 1);
-            tracing::info!(name = question.name, "egress: a name that leads only where a sandbox may not go");
+            tracing::debug!(name = question.name, "egress: a name that leads only where a sandbox may not go");
             return question.answer(Outcome::Refused, &[]);
         }
         question.answer(Outcome::Answered, &addresses)

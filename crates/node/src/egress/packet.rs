@@ -129,6 +129,9 @@ fn parse_transport(
     (near, far): (IpAddr, IpAddr),
     content: Range<usize>,
 ) -> Option<Packet> {
+    if far.is_multicast() || far == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        return None;
+    }
     let inner = bytes.get(content.clone())?;
     let pair = |near_port, far_port| Pair { near: (near, near_port).into(), far: (far, far_port).into() };
     match protocol {

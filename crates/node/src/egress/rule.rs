@@ -141,7 +141,7 @@ fn whom(host: &str) -> Result<Whom, RuleError> {
 }
 
 /// Whether a text can be a name; one whose last label is a number would be taken for an address by some.
-fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     let is_label = |label: &str| {
         (1..=MAX_LABEL_CHARS).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')

@@ -43,8 +43,8 @@ const MAX_OPENED_BURST: u32 = 1000;
 const MAX_PACKETS_PER_S: u32 = 200_000;
 /// Packets of one turn.
 const MAX_PACKETS: u32 = 128;
-/// Messages from our own futures in one turn.
-const MAX_EVENTS: usize = 64;
+/// Messages from our own futures in one turn; more than the packets of a turn could begin.
+const MAX_EVENTS: usize = 512;
 /// Rounds of sending in one turn; each socket sends one segment a round.
 const MAX_ROUNDS: usize = 64;
 /// Refused peers that are logged by name; more are only counted.
@@ -76,8 +76,9 @@ pub(crate) struct Stack {
     interface: Interface,
     sockets: SocketSet<'static>,
     connections: HashMap<Pair, Connection>,
-    /// Connections in the making, each with the packet that asked for it.
-    connecting: HashMap<Pair, Vec<u8>>,
+    /// Connections in the making, each with the packet that asked for it, unless the sandbox has given up meanwhile. The
+    /// sockets are still there then, and still count.
+    connecting: HashMap<Pair, Option<Vec<u8>>>,
     flows: Flows,
     events: FuturesUnordered<BoxFuture<'static, Event>>,
     names: Arc<Names>,
@@ -253,7 +254,7 @@ impl Stack {
             Deed::Open if self.connecting.contains_key(&pair) => {}
             Deed::Open => self.open(bytes, pair, now),
             Deed::Reset => {
-                self.connecting.remove(&pair);
+                self.connecting.entry(pair).and_modify(|packet| *packet = None);
             }
             // Nobody knows of such a connection: a reset says so.
             Deed::Continue => self.hand_over(bytes),
@@ -275,7 +276,7 @@ impl Stack {
             add(&self.counters.failed, 1);
             return self.hand_over(bytes);
         }
-        self.connecting.insert(pair, self.wire.packet(bytes).to_vec());
+        self.connecting.insert(pair, Some(self.wire.packet(bytes).to_vec()));
         if pair.is_for_names() {
             return self.connect_names(pair);
         }
@@ -304,7 +305,7 @@ impl Stack {
         match result {
             Ok(stream) => self.accept(pair, Far::Peer(stream)),
             Err(error) => {
-                let Some(packet) = self.connecting.remove(&pair) else { return };
+                let Some(Some(packet)) = self.connecting.remove(&pair) else { return };
                 if error.kind() == io::ErrorKind::PermissionDenied {
                     self.refused(pair);
                 } else {
@@ -321,7 +322,7 @@ impl Stack {
 
     /// Accepts inside what was connected outside. If the sandbox has given up meanwhile, the peer is let go.
     fn accept(&mut self, pair: Pair, far: Far) {
-        let Some(packet) = self.connecting.remove(&pair) else { return };
+        let Some(Some(packet)) = self.connecting.remove(&pair) else { return };
         let mut socket = near();
         let is_listening = socket.listen((IpAddress::from(pair.far.ip()), pair.far.port())).is_ok();
         let handle = self.sockets.add(socket);
@@ -442,7 +443,7 @@ impl Stack {
     /// Returns when smoltcp wants to be called again.
     fn timer(&mut self) -> Option<Instant> {
         let now = self.now();
-        let at = self.interface.poll_at(now, &self.sockets)?;
+        let at = self.interface.poll_at(now, &self.sockets).filter(|_| self.wire.is_free())?;
         let micros = u64::try_from(at.total_micros()).unwrap_or(0);
         Some(self.started_at + Duration::from_micros(micros))
     }

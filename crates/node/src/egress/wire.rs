@@ -70,6 +70,11 @@ impl Wire {
         Outgoing { fd: &self.fd, outbox: &mut self.outbox, is_clogged: &mut self.is_clogged }.consume(bytes, fill);
     }
 
+    /// Whether it took the last packet.
+    pub(crate) fn is_free(&self) -> bool {
+        !self.is_clogged
+    }
+
     /// Is ready when the wire takes packets; a TUN device always does.
     pub(crate) fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.is_clogged {

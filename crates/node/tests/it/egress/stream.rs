@@ -270,6 +270,39 @@ assert time.monotonic() - start < 5
         .await;
     let all = spoken.load(Ordering::Relaxed);
     assert!(all < 5 * (24 << 20), "{all}");
+    // Connections that wait cost nothing meanwhile.
+    let held = inside
+        .start("held = [dial('192.0.2.7', n % 3 + 1) for n in range(60)]\nprint('open', flush=True)\ntime.sleep(60)\n");
+    inside.counts_until(|counts| counts.connections - counts.connections_ended >= 60).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let before = cpu_ticks();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let ticks = cpu_ticks() - before;
+    assert!(ticks < 20, "{ticks} ticks in a second");
+    drop(held);
+}
+
+/// Returns what this process has used of the processors, in hundredths of a second.
+fn cpu_ticks() -> u64 {
+    let line = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = line.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes over a minute"]
+async fn an_idle_connection_lives() {
+    let servers = TaskTracker::new();
+    let outside = Outside::default().with_peer(abroad(7), serve(&servers, echo).await);
+    let Some(inside) = Inside::new(outside, &["192.0.2.7"]).await else { return };
+    let program = "s = dial('192.0.2.7', 7)\ntime.sleep(SECONDS)\ns.sendall(b'hello')\nassert s.recv(5) == b'hello'\n";
+    let child = inside.start(&program.replace("SECONDS", "75"));
+    // Others keep the stack awake meanwhile.
+    for seconds in ["0", "20", "20", "20"] {
+        inside.python(&program.replace("SECONDS", seconds)).await;
+    }
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Measures; `cargo nextest run -p node --release --run-ignored only throughput --no-capture` shows the numbers.
