@@ -3,6 +3,7 @@
 use super::inside::{PATIENCE, abroad, echo, noise, serve};
 use node::egress::{Egress, Outside};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use tokio_util::task::TaskTracker;
 
@@ -164,6 +165,35 @@ async fn a_flood_of_openings_is_bounded() {
     let counts = egress.counts();
     assert!(counts.refused >= 1000 && counts.dropped >= 1000, "{counts:?}");
     assert!(counts.refused + counts.dropped <= 5999, "{counts:?}");
+}
+
+#[tokio::test]
+async fn openings_that_hang_are_bounded_even_if_they_are_given_up() {
+    // Who never accepts soon has no room, and then a connection to it is neither made nor refused.
+    let deaf = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&deaf, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    rustix::net::listen(&deaf, 0).unwrap();
+    let place = SocketAddr::try_from(rustix::net::getsockname(&deaf).unwrap()).unwrap();
+    let (ours, theirs) = pair();
+    let tracker = TaskTracker::new();
+    let outside = Outside::default().with_peer(abroad(80), place);
+    let egress = Egress::start_towards(outside, theirs, &["192.0.2.7".to_owned()], &tracker).unwrap();
+    let sockets = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = sockets();
+    for port in 1000..1900_u16 {
+        send(&ours, &opening(port)).await;
+        let mut reset = opening(port);
+        reset[33] = 4;
+        send(&ours, &reset).await;
+    }
+    answered(&ours).await;
+    let counts = egress.counts();
+    assert!(counts.dropped >= 700, "{counts:?}");
+    assert!(sockets() - before <= 130, "{} sockets", sockets() - before);
+    drop(egress);
+    tracker.close();
+    tokio::time::timeout(PATIENCE, tracker.wait()).await.expect("the task ends");
+    assert!(sockets() <= before, "{} sockets are left", sockets() - before);
 }
 
 #[tokio::test]
