@@ -55,6 +55,9 @@ pub enum EgressError {
 }
 
 /// The network of one sandbox. It ends when this is dropped: connections are reset, the wire is closed.
+///
+/// The wire keeps the sandbox's network namespace alive, so the end of the sandbox alone ends nothing here: whoever hears
+/// of that end drops this.
 #[derive(Debug)]
 pub struct Egress {
     counters: Arc<Counters>,
