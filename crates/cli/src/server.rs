@@ -221,7 +221,7 @@ pub(crate) fn explain(error: &StartError) -> anyhow::Error {
         StartError::Tls(_) | StartError::Issuer(_) => {
             (Exit::Usage, "config_invalid", "`quarry config check` looks at every file that is named")
         }
-        StartError::Store(_) | StartError::Blob(_) | StartError::Inside { .. } => {
+        StartError::Store(_) | StartError::Blob(_) | StartError::Inside { .. } | StartError::Seal(_) => {
             (Exit::Failed, "start_failed", "`quarry doctor` looks at this machine")
         }
     };

@@ -210,6 +210,16 @@ pub enum ImageSource {
     },
 }
 
+impl ImageSource {
+    /// Returns the host of the registry that is asked, as a credential for it is stored.
+    pub fn host(&self) -> Option<&str> {
+        let Self::Registry { reference, .. } = self else { return None };
+        let first = reference.split_once('/').map(|(first, _)| first);
+        // A first part that could be no host is a part of the name, in the registry that everybody means.
+        Some(first.filter(|host| host.contains(['.', ':']) || *host == "localhost").unwrap_or("docker.io"))
+    }
+}
+
 /// How to show oneself to a registry.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Credential {

@@ -5,12 +5,21 @@
 //! to it. What a sandbox is made of stands in a `Plan`, what runs in it in an `Order`. This is the only crate that says
 //! `unsafe`.
 
+mod cell;
+mod confine;
 mod error;
 mod event;
+mod ids;
+mod init;
 mod keeper;
 mod message;
+mod network;
+mod person;
 mod plan;
+mod program;
+mod root;
 pub mod spawner;
+mod system;
 pub mod unpack;
 
 pub use error::SandboxError;

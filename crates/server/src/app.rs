@@ -1,10 +1,13 @@
 //! What every handler shares: the store, the rules, the clock. Made once by the server, never changed.
 
 use crate::caller::Known;
+use crate::chunk::Followers;
 use crate::config::Config;
 use crate::issuer::Issuers;
 use crate::log::Log;
 use crate::rate::Rates;
+use crate::seal::Seal;
+use crate::session::Sessions;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
 use store::blob::Blobs;
@@ -27,6 +30,9 @@ pub(crate) struct Parts {
     pub(crate) known: Known,
     pub(crate) log: Option<Log>,
     pub(crate) clock: Clock,
+    pub(crate) sessions: Sessions,
+    pub(crate) followers: Followers,
+    pub(crate) seal: Seal,
     pub(crate) metrics: PrometheusHandle,
     /// Cancelled when the server is told to stop: whoever waits for changes is let go.
     pub(crate) stop: CancellationToken,

@@ -8,6 +8,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::{StatusCode, header, request::Parts};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use model::limits::MAX_SYNC_BYTES;
 use model::{ApiError, ErrorKind, PageQuery};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -22,23 +23,45 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, app: &App) -> Answer<Self> {
-        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
-        let kind = kind.split(';').next().unwrap_or("").trim();
-        if !kind.eq_ignore_ascii_case("application/json") {
-            let message = format!("the body's type is `{}`, not `application/json`", kind.escape_debug());
-            return Err(ApiError::new(ErrorKind::UnsupportedMedia, "body_not_json", message).into());
-        }
-        let bytes = read(request, app.config.server.body_bytes_max.as_usize()).await?;
-        let refuse = |why: String| {
-            let message = format!("the body is not what this route takes: {why}");
-            Failure::from(ApiError::invalid("body_invalid", message).with_hint("`/v1/openapi.json` says what it takes"))
-        };
-        // A list would be read as the fields in their order, which is nothing that we promise.
-        if bytes.trim_ascii_start().first() == Some(&b'[') {
-            return Err(refuse("it is a list, not an object".to_owned()));
-        }
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| refuse(error.to_string()))
+        json(request, app.config.server.body_bytes_max.as_usize()).await.map(Self)
     }
+}
+
+/// What a node says: longer than other bodies, and on a route that may last, so its arrival has a limit of its own.
+#[derive(Debug)]
+pub(crate) struct Spoken<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Spoken<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, app: &App) -> Answer<Self> {
+        let limit = app.config.server.request_timeout;
+        let read = tokio::time::timeout(limit, json(request, MAX_SYNC_BYTES)).await;
+        let late = || {
+            let message = format!("the body took longer than {} s", limit.as_secs_f64());
+            Failure::from(ApiError::new(ErrorKind::TimedOut, "body_too_slow", message))
+        };
+        read.map_err(|_| late())?.map(Self)
+    }
+}
+
+async fn json<T: DeserializeOwned>(request: Request, bytes_max: usize) -> Answer<T> {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+    let kind = kind.split(';').next().unwrap_or("").trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        let message = format!("the body's type is `{}`, not `application/json`", kind.escape_debug());
+        return Err(ApiError::new(ErrorKind::UnsupportedMedia, "body_not_json", message).into());
+    }
+    let bytes = read(request, bytes_max).await?;
+    let refuse = |why: String| {
+        let message = format!("the body is not what this route takes: {why}");
+        Failure::from(ApiError::invalid("body_invalid", message).with_hint("`/v1/openapi.json` says what it takes"))
+    };
+    // A list would be read as the fields in their order, which is nothing that we promise.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(refuse("it is a list, not an object".to_owned()));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))
 }
 
 async fn read(request: Request, bytes_max: usize) -> Answer<Bytes> {

@@ -10,7 +10,7 @@ use crate::credential::{Credential, PREFIX};
 use crate::error::{Answer, Failure};
 use crate::issuer::Identity;
 use crate::rate::CallerKind;
-use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
@@ -62,7 +62,8 @@ impl Caller {
         Err(error.with_hint(hint).into())
     }
 
-    fn may(&self, scope: Scope) -> bool {
+    /// Tells whether the caller has the scope.
+    pub(crate) fn may(&self, scope: Scope) -> bool {
         self.role.has(scope)
             && (self.scopes.is_empty() || self.scopes.contains(&scope))
             && (!scope.is_of_the_house() || self.tenant.is_house())
@@ -86,6 +87,11 @@ impl Caller {
     /// Returns whose things an id may name: the caller's tenant's, or anybody's for who keeps the house.
     pub(crate) fn reach(&self) -> Option<TenantId> {
         (!self.keeps_the_house()).then_some(self.tenant.id)
+    }
+
+    /// Returns as whom the caller owns nodes.
+    pub(crate) fn owner(&self) -> (TenantId, &str) {
+        (self.tenant.id, &self.user)
     }
 
     /// Returns the tenant that is asked for: the caller's own, unless they keep the house and name another.
@@ -144,6 +150,12 @@ pub(crate) async fn identify(State(app): State<App>, mut request: Request, next:
             return paid.err().unwrap_or(failure).into_response();
         }
     };
+    if is_of_a_node(&request) && caller.may(Scope::NodeRun) {
+        // How often a node speaks follows from what it is given, and one token may stand behind thousands of nodes.
+        tracing::Span::current().record("tenant", &caller.tenant.name).record("user", &caller.user);
+        request.extensions_mut().insert(caller);
+        return next.run(request).await;
+    }
     let key = caller.token.map_or_else(|| format!("{}/{}", caller.tenant.id, caller.user), |token| token.to_string());
     // A node speaks as often as its executions make it; holding it back would hold back everybody it works for.
     if !caller.is_only_a_node()
@@ -154,6 +166,12 @@ pub(crate) async fn identify(State(app): State<App>, mut request: Request, next:
     tracing::Span::current().record("tenant", &caller.tenant.name).record("user", &caller.user);
     request.extensions_mut().insert(caller);
     next.run(request).await
+}
+
+/// Tells whether a request is one that a node makes in the course of its work.
+fn is_of_a_node(request: &Request) -> bool {
+    const OF_NODES: [&str; 2] = ["/v1/nodes/{id}/sync", "/v1/executions/{id}/blobs/{digest}"];
+    request.extensions().get::<MatchedPath>().is_some_and(|path| OF_NODES.contains(&path.as_str()))
 }
 
 /// Returns what an address is counted as: one host may have all of an IPv6 network of 64 bits.

@@ -22,7 +22,8 @@ pub use problem::{ConfigErrors, Origin, Problem};
 pub use quantity::Bytes;
 pub use secret::{Database, Secret};
 pub use section::{
-    BlobConfig, LogConfig, LogFormat, RateConfig, RetentionConfig, ServerConfig, StoreConfig, Synchronous, TlsConfig,
+    BlobConfig, LogConfig, LogFormat, NodeConfig, RateConfig, RetentionConfig, ServerConfig, StoreConfig, Synchronous,
+    TlsConfig,
 };
 pub use setting::{Setting, Settings};
 pub use source::{ConfigFile, Sources};
@@ -42,6 +43,8 @@ pub struct Config {
     pub blob: BlobConfig,
     /// How much of the log of changes is kept.
     pub retention: RetentionConfig,
+    /// What nodes are held to.
+    pub node: NodeConfig,
     /// How often a caller may ask.
     pub rate: RateConfig,
     /// What the server writes about itself.

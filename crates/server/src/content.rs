@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use model::limits::MAX_BLOB_BYTES;
 use model::page::page_limit;
-use model::{ApiError, Blob, Digest, ErrorKind, Page, PageQuery, Scope};
+use model::{ApiError, Blob, Digest, ErrorKind, Page, PageQuery, Scope, TenantId};
 use range::Wanted;
 use std::time::Duration;
 use store::blob::{BlobError, BodyError};
@@ -70,7 +70,7 @@ async fn post(
     Asked(asked): Asked<TenantQuery>,
     request: Request,
 ) -> Answer<Made<Blob>> {
-    store(&app, &caller, asked, None, request).await
+    put_for(&app, &caller, asked, None, request).await
 }
 
 /// Stores content under its digest; asking again is harmless.
@@ -91,10 +91,10 @@ async fn put(
     Asked(asked): Asked<TenantQuery>,
     request: Request,
 ) -> Answer<Made<Blob>> {
-    store(&app, &caller, asked, Some(digest), request).await
+    put_for(&app, &caller, asked, Some(digest), request).await
 }
 
-async fn store(
+async fn put_for(
     app: &App,
     caller: &Caller,
     asked: TenantQuery,
@@ -103,6 +103,17 @@ async fn store(
 ) -> Answer<Made<Blob>> {
     caller.must(Scope::BlobWrite)?;
     let tenant = caller.tenant(app, asked.tenant.as_deref()).await?;
+    store(app, &caller.user, tenant, digest, request).await
+}
+
+/// Stores content that comes with a request, for a tenant.
+pub(crate) async fn store(
+    app: &App,
+    by: &str,
+    tenant: TenantId,
+    digest: Option<Digest>,
+    request: Request,
+) -> Answer<Made<Blob>> {
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > MAX_BLOB_BYTES) {
         return Err(failure(&BlobError::TooLong { max_bytes: MAX_BLOB_BYTES }));
@@ -110,7 +121,13 @@ async fn store(
     let body = paced(request.into_body().into_data_stream(), app.config.server.request_timeout);
     let stored = app.blobs.put(digest, body, MAX_BLOB_BYTES).await.map_err(|error| failure(&error))?;
     let blob = Blob { digest: stored.digest, size: stored.size, created_at: app.clock.now() };
-    Ok(app.store.blob_create(blob, tenant, &caller.user).await?.into())
+    let (blob, is_new) = app.store.blob_create(blob, tenant, by).await?;
+    // Its content may have been removed after we found it there and before the row was made.
+    if is_new && app.blobs.head(blob.digest).await.map_err(|error| failure(&error))?.is_none() {
+        app.store.blob_drop(blob.digest, tenant, by, app.clock.now()).await?;
+        return Err(failure(&BlobError::Vanished { digest: blob.digest }));
+    }
+    Ok((blob, is_new).into())
 }
 
 /// A piece of content did not come in time.
@@ -179,7 +196,7 @@ async fn find(app: &App, caller: &Caller, digest: Digest, asked: TenantQuery) ->
     Ok(app.store.blob_get(digest, tenant).await?)
 }
 
-async fn serve(app: &App, blob: Blob, method: &Method, headers: &HeaderMap) -> Answer<Response> {
+pub(crate) async fn serve(app: &App, blob: Blob, method: &Method, headers: &HeaderMap) -> Answer<Response> {
     let tag = format!("\"{}\"", blob.digest);
     let seen = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
     if seen.is_some_and(|tags| tags == "*" || tags.split(',').any(|one| one.trim().trim_start_matches("W/") == tag)) {

@@ -1,19 +1,29 @@
-//! Routes of executions: make, list, look, cancel.
+//! Routes of executions: make, list, look, cancel, retry.
+
+mod waiting;
 
 use crate::app::App;
 use crate::body::{Asked, Body, Made, Named, TenantQuery};
 use crate::caller::Caller;
 use crate::error::Answer;
+use crate::session::watch::moved;
 use axum::Json;
 use axum::extract::State;
 use model::page::page_limit;
-use model::{ApiError, Execution, ExecutionId, ExecutionQuery, NewExecution, Origin, Page, Scope};
+use model::{
+    ApiError, Execution, ExecutionId, ExecutionQuery, Image, NewExecution, Origin, OriginKind, Page, Retry, Scope,
+    Shape, TenantId,
+};
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get)).routes(routes!(cancel))
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(get))
+        .routes(routes!(cancel))
+        .routes(routes!(retry))
 }
 
 /// Accepts an execution; asking again with the same id and content is harmless.
@@ -36,7 +46,30 @@ async fn create(
     new.check()?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
     let now = app.clock.now();
-    Ok(app.store.execution_create(&new, tenant, Origin::default(), &caller.user, now).await?.into())
+    let image = match &new.image {
+        Some(name) => Some(resolve(&app, name, tenant, &new).await?),
+        None => None,
+    };
+    let platform = image.as_ref().and_then(|image| Some(&image.manifest.as_ref()?.platform));
+    let shape = Shape::of(&new.recipe(), OriginKind::Hand, platform);
+    shape.check()?;
+    let (execution, is_new) = match &image {
+        Some(image) => app.store.execution_create_in(&new, image, &caller.user, now).await?,
+        None => app.store.execution_create(&new, tenant, Origin::default(), &caller.user, now).await?,
+    };
+    if is_new {
+        app.sessions.ring(&shape, tenant, image.map(|image| image.id));
+    }
+    Ok((execution, is_new).into())
+}
+
+/// Finds the image that an execution is to run in.
+async fn resolve(app: &App, name: &str, tenant: TenantId, new: &NewExecution) -> Answer<Image> {
+    if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let message = format!("`image` of execution `{}` must be plain characters without spaces", new.id);
+        return Err(ApiError::invalid("execution_invalid", message).into());
+    }
+    Ok(app.store.image_resolve(name, tenant).await?)
 }
 
 /// Lists executions, newest first.
@@ -72,7 +105,9 @@ async fn list(
 )]
 async fn get(State(app): State<App>, caller: Caller, Named(id): Named<ExecutionId>) -> Answer<Json<Execution>> {
     caller.must(Scope::ExecutionRead)?;
-    Ok(Json(app.store.execution_get(id, caller.reach()).await?))
+    let mut execution = app.store.execution_get(id, caller.reach()).await?;
+    execution.waiting = waiting::cause(&app, &execution).await?;
+    Ok(Json(execution))
 }
 
 /// Stops an execution: at once while it waits, through its node once it runs. Asking again is harmless.
@@ -86,5 +121,35 @@ async fn get(State(app): State<App>, caller: Caller, Named(id): Named<ExecutionI
 )]
 async fn cancel(State(app): State<App>, caller: Caller, Named(id): Named<ExecutionId>) -> Answer<Json<Execution>> {
     caller.must(Scope::ExecutionWrite)?;
-    Ok(Json(app.store.execution_cancel(id, caller.reach(), &caller.user, app.clock.now()).await?))
+    let execution = app.store.execution_cancel(id, caller.reach(), &caller.user, app.clock.now()).await?;
+    match execution.lease {
+        Some(lease) => app.sessions.touch(lease.session),
+        None => moved(&app, std::slice::from_ref(&execution)),
+    }
+    Ok(Json(execution))
+}
+
+/// Tries once more what has ended, as a new execution with the same recipe.
+#[utoipa::path(
+    post, path = "/v1/executions/{id}/retry", tag = "execution", operation_id = "execution_retry",
+    params(("id" = ExecutionId, Path, description = "Which execution.")), request_body = Retry,
+    responses(
+        (status = 201, description = "The new one.", body = Execution),
+        (status = 200, description = "It had been accepted before.", body = Execution),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn retry(
+    State(app): State<App>,
+    caller: Caller,
+    Named(id): Named<ExecutionId>,
+    Body(Retry { id: new }): Body<Retry>,
+) -> Answer<Made<Arc<Execution>>> {
+    caller.must(Scope::ExecutionWrite)?;
+    let now = app.clock.now();
+    let (execution, is_new) = app.store.execution_retry(id, new, caller.reach(), &caller.user, now).await?;
+    if is_new {
+        moved(&app, std::slice::from_ref(&*execution));
+    }
+    Ok((execution, is_new).into())
 }

@@ -1,7 +1,9 @@
 //! The description of the interface, made from the handlers themselves, and the router that they make up.
 
 use crate::app::App;
-use crate::{caller, change, content, execution, health, log, request, tenant, token, user};
+use crate::{
+    caller, change, chunk, content, execution, health, image, log, node, registry, request, tenant, token, user,
+};
 use axum::Router;
 use axum::http::header;
 use axum::middleware;
@@ -26,7 +28,11 @@ struct Interface;
 
 /// Routes whose requests or answers may last: streams, held requests, large contents.
 fn lasting() -> OpenApiRouter<App> {
-    OpenApiRouter::new().merge(change::routes()).merge(content::lasting_routes())
+    OpenApiRouter::new()
+        .merge(change::routes())
+        .merge(content::lasting_routes())
+        .merge(chunk::lasting_routes())
+        .merge(node::lasting_routes())
 }
 
 /// Routes that are over soon.
@@ -37,6 +43,10 @@ fn brief() -> OpenApiRouter<App> {
         .merge(user::routes())
         .merge(token::routes())
         .merge(content::routes())
+        .merge(chunk::routes())
+        .merge(node::routes())
+        .merge(image::routes())
+        .merge(registry::routes())
         .merge(log::route::routes())
 }
 

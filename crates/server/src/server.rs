@@ -5,12 +5,15 @@
 
 use crate::app::{App, Parts};
 use crate::caller::Known;
+use crate::chunk::Followers;
 use crate::config::{Config, Database, Synchronous};
 use crate::connection::Bounded;
 use crate::credential::Credential;
 use crate::issuer::{IssuerError, Issuers};
 use crate::log::Log;
 use crate::rate::Rates;
+use crate::seal::{Seal, SealError};
+use crate::session::{self, Sessions};
 use crate::tls::{POLL_EVERY, Tls, TlsError};
 use crate::{openapi, retention};
 use axum_server::Handle;
@@ -46,6 +49,9 @@ pub enum StartError {
     /// A trusted issuer.
     #[error("the trusted issuers cannot be read")]
     Issuer(#[from] IssuerError),
+    /// What secrets are sealed with.
+    #[error("the key that secrets are sealed with cannot be read")]
+    Seal(#[from] SealError),
     /// The certificate.
     #[error("the certificate cannot be used")]
     Tls(#[from] TlsError),
@@ -149,12 +155,16 @@ impl Server {
         let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
         let issuers = Issuers::load(&config.issuers)?;
+        let seal = Seal::open(&config.server)?;
         // This comes last: the credential of a start that failed would never be shown.
         let first_credential = open_house(&store, &clock).await?;
         let app = App::new(Parts {
             issuers,
             rates: Rates::new(&config.rate),
             known: Known::default(),
+            sessions: Sessions::default(),
+            followers: Followers::default(),
+            seal,
             metrics: metrics_handle(),
             stop: CancellationToken::new(),
             config,
@@ -176,6 +186,7 @@ impl Server {
         let retention = app.config.retention.clone();
         self.tasks.spawn(retention::run(app.store.clone(), retention, app.clock.clone(), stop.clone()));
         self.tasks.spawn(look_at_blobs(app.clone()));
+        self.tasks.spawn(session::watch::run(app.clone()));
         if let Some(log) = app.log.clone() {
             self.tasks.spawn(async move { log.run(stop).await });
         }

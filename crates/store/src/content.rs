@@ -4,11 +4,12 @@ use crate::error::StoreError;
 use crate::statement::statements;
 use crate::transaction::{NewChange, Operation, Tx};
 use crate::value::{Row, Value, to_json};
-use model::{Blob, Digest, Noun, TenantId};
+use model::{ApiError, Blob, Digest, ErrorKind, Noun, TenantId};
 
 statements! {
     INSERT = "INSERT INTO blob (tenant, digest, size, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
     GET = "SELECT digest, size, created_at FROM blob WHERE tenant = $1 AND digest = $2";
+    REMOVAL = "SELECT digest FROM blob_removal WHERE digest = $1";
     LIST = "SELECT digest, size, created_at FROM blob WHERE tenant = $1 AND digest > $2 ORDER BY digest LIMIT $3";
 }
 
@@ -28,6 +29,11 @@ impl Operation for BlobCreate {
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
         let Blob { digest, size, created_at } = self.blob;
+        if tx.row(REMOVAL, &[digest.into()]).await?.is_some() {
+            let message = format!("blob `{digest}` is being removed, and can be stored again in a moment");
+            let error = ApiError::new(ErrorKind::Unavailable, "blob_vanishing", message);
+            return Err(StoreError::Refused(Box::new(error.with_hint("try again in a second"))));
+        }
         let values = [self.tenant.into(), digest.into(), size.into(), created_at.into()];
         if tx.execute(INSERT, &values).await? == 0 {
             let there = tx.row(GET, &[self.tenant.into(), digest.into()]).await?.ok_or(StoreError::Again)?;
@@ -60,6 +66,11 @@ impl Operation for BlobGet {
         let missing = || StoreError::NotFound { noun: "blob", id: self.digest.to_string() };
         row.as_ref().map(read).transpose()?.ok_or_else(missing)
     }
+}
+
+/// Refuses a blob that a tenant does not have.
+pub(crate) async fn must_have(tx: &Tx<'_>, tenant: TenantId, digest: Digest) -> Result<(), StoreError> {
+    BlobGet { digest, tenant }.run(tx).await.map(drop)
 }
 
 /// Lists a tenant's content, by digest.

@@ -39,6 +39,9 @@ pub enum StoreError {
         /// Which user.
         id: String,
     },
+    /// What was asked is not allowed as things stand, in the words for whoever asked.
+    #[error("{0}")]
+    Refused(Box<ApiError>),
     /// The attempt that speaks is not the one that holds the execution.
     #[error("attempt {attempt} of execution `{id}` does not hold it any more")]
     Stale {
@@ -137,6 +140,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Makes the refusal of what conflicts with how things stand.
+    pub(crate) fn conflict(code: &str, message: String, hint: &str) -> Self {
+        Self::Refused(Box::new(ApiError::new(ErrorKind::Conflict, code, message).with_hint(hint)))
+    }
+
     /// Tells whether the store itself failed, rather than refusing what was asked.
     pub const fn is_failure(&self) -> bool {
         !matches!(
@@ -145,6 +153,7 @@ impl StoreError {
                 | Self::Exists { .. }
                 | Self::Conflict { .. }
                 | Self::LastAdmin { .. }
+                | Self::Refused(_)
                 | Self::Stale { .. }
                 | Self::CursorGone { .. }
         )
@@ -202,6 +211,7 @@ impl From<StoreError> for ApiError {
             StoreError::LastAdmin { .. } => {
                 Self::new(ErrorKind::Conflict, "user_last_admin", message).with_hint("make another admin first")
             }
+            StoreError::Refused(said) => Self::clone(said),
             StoreError::Stale { .. } => Self::new(ErrorKind::Conflict, "attempt_stale", message),
             StoreError::CursorGone { .. } => Self::new(ErrorKind::Gone, "cursor_gone", message)
                 .with_hint("list the things again and follow the log from that page's `as_of`"),

@@ -2,6 +2,7 @@
 
 pub(crate) mod claim;
 pub(crate) mod lane;
+pub(crate) mod retry;
 
 use crate::bulk::{Insert, Kind};
 use crate::error::StoreError;
@@ -10,7 +11,8 @@ use crate::transaction::{NewChange, Operation, Tx};
 use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
 use model::{
-    Execution, ExecutionId, ExecutionState, Lease, NewExecution, Noun, Origin, Outcome, SessionId, TenantId, Usage,
+    Digest, Execution, ExecutionId, ExecutionState, Lease, Manifest, NewExecution, Noun, Origin, OriginKind, Outcome,
+    Platform, Recipe, SessionId, Shape, TenantId, Usage,
 };
 use std::sync::Arc;
 
@@ -18,23 +20,25 @@ use std::sync::Arc;
 macro_rules! columns {
     () => {
         "id, tenant, state, origin_kind, origin_id, lane, class, recipe, attempt, losses, node, session, \
-         created_by, created_at, started_at, ended_at, outcome, usage"
+         created_by, created_at, started_at, ended_at, outcome, usage, dump"
     };
 }
 pub(crate) use columns;
 
 statements! {
     INSERT = "INSERT INTO execution (id, tenant, state, ready, origin_kind, origin_id, lane, position, class, recipe, \
-              attempt, losses, created_by, created_at) \
-              VALUES ($1, $2, 'queued', $3, $4, $5, $6, $7, $8, $9, 0, 0, $10, $11) ON CONFLICT (id) DO NOTHING";
+              attempt, losses, created_by, created_at, image_id, shape) \
+              VALUES ($1, $2, 'queued', $3, $4, $5, $6, $7, $8, $9, 0, 0, $10, $11, $12, $13) ON CONFLICT (id) DO NOTHING";
     INSERT_MANY_POSTGRES = "INSERT INTO execution (id, tenant, state, ready, origin_kind, origin_id, lane, position, \
-              class, recipe, attempt, losses, created_by, created_at) \
+              class, recipe, attempt, losses, created_by, created_at, image_id, shape) \
               SELECT new.id, new.tenant, 'queued', new.ready, new.origin_kind, new.origin_id, new.lane, new.position, \
-              new.class, new.recipe, 0, 0, new.created_by, new.created_at \
+              new.class, new.recipe, 0, 0, new.created_by, new.created_at, new.image_id, new.shape \
               FROM unnest(cast($1 AS text[]), cast($2 AS text[]), cast($3 AS bigint[]), cast($4 AS text[]), \
                   cast($5 AS text[]), cast($6 AS text[]), cast($7 AS bigint[]), cast($8 AS bigint[]), \
-                  cast($9 AS text[]), cast($10 AS text[]), cast($11 AS bigint[])) \
-              AS new (id, tenant, ready, origin_kind, origin_id, lane, position, class, recipe, created_by, created_at) \
+                  cast($9 AS text[]), cast($10 AS text[]), cast($11 AS bigint[]), cast($12 AS text[]), \
+                  cast($13 AS text[])) \
+              AS new (id, tenant, ready, origin_kind, origin_id, lane, position, class, recipe, created_by, \
+                  created_at, image_id, shape) \
               ON CONFLICT (id) DO NOTHING RETURNING id";
     GET = concat!("SELECT ", columns!(), " FROM execution WHERE id = $1");
     LIST = concat!("SELECT ", columns!(), " FROM execution WHERE tenant = $1 AND id < $2 ORDER BY id DESC LIMIT $3");
@@ -50,8 +54,8 @@ statements! {
         "UPDATE execution SET state = 'cancelling' WHERE id = $1 AND state IN ($2, $3) RETURNING ", columns!()
     );
     FINISH = concat!(
-        "UPDATE execution SET state = $1, node = NULL, session = NULL, ended_at = $2, outcome = $3, usage = $4 \
-         WHERE id = $5 AND attempt = $6 AND session = $7 AND state IN ($8, $9) RETURNING ", columns!()
+        "UPDATE execution SET state = $1, node = NULL, session = NULL, ended_at = $2, outcome = $3, usage = $4, \
+         dump = $5 WHERE id = $6 AND attempt = $7 AND session = $8 AND state IN ($9, $10) RETURNING ", columns!()
     );
     COUNT_WAITING = "SELECT count(*) FROM (SELECT 1 FROM execution WHERE ready = 1 LIMIT 10000) AS waiting";
 }
@@ -62,7 +66,7 @@ static INSERT_EXECUTION: Insert = {
     Insert {
         one: INSERT,
         many: INSERT_MANY_POSTGRES,
-        kinds: &[Text, Text, Int, Text, Text, Text, Int, Int, Text, Text, Int],
+        kinds: &[Text, Text, Int, Text, Text, Text, Int, Int, Text, Text, Int, Text, Text],
     }
 };
 
@@ -91,7 +95,7 @@ pub(crate) fn read(row: &Row) -> Result<Execution, StoreError> {
         ended_at: row.maybe_time(15)?,
         outcome: row.maybe_json(16)?,
         usage: row.maybe_json(17)?,
-        dump: None,
+        dump: row.maybe_parsed(18)?,
         waiting: None,
     })
 }
@@ -116,11 +120,11 @@ pub(crate) fn note(tx: &Tx<'_>, execution: &Execution, at: Timestamp, by: &str) 
     });
 }
 
-async fn get(tx: &Tx<'_>, id: ExecutionId) -> Result<Option<Execution>, StoreError> {
+pub(crate) async fn get(tx: &Tx<'_>, id: ExecutionId) -> Result<Option<Execution>, StoreError> {
     tx.row(GET, &[id.into()]).await?.as_ref().map(read).transpose()
 }
 
-fn missing(id: ExecutionId) -> StoreError {
+pub(crate) fn missing(id: ExecutionId) -> StoreError {
     StoreError::NotFound { noun: "execution", id: id.to_string() }
 }
 
@@ -134,29 +138,15 @@ pub(crate) struct ExecutionCreate {
 
 impl ExecutionCreate {
     pub(crate) fn new(new: &NewExecution, tenant: TenantId, origin: Origin, by: &str, at: Timestamp) -> Self {
-        let execution = Execution {
-            id: new.id,
-            tenant,
-            state: ExecutionState::Queued,
-            origin,
-            lane: new.lane.clone(),
-            class: new.class,
-            recipe: new.recipe(),
-            attempt: 0,
-            losses: 0,
-            lease: None,
-            by: by.to_owned(),
-            created_at: at,
-            started_at: None,
-            ended_at: None,
-            outcome: None,
-            usage: None,
-            dump: None,
-            waiting: None,
-        };
+        Self::of(queued(new, tenant, origin, by, at), None)
+    }
+
+    /// Takes an execution as it shall stand, and the platform of its image.
+    pub(crate) fn of(execution: Execution, platform: Option<&Platform>) -> Self {
+        let shape = Shape::of(&execution.recipe, execution.origin.kind, platform);
         let values = vec![
-            new.id.into(),
-            tenant.into(),
+            execution.id.into(),
+            execution.tenant.into(),
             Value::Int(1),
             word(execution.origin.kind),
             execution.origin.id.as_ref().into(),
@@ -164,8 +154,10 @@ impl ExecutionCreate {
             Value::Null,
             execution.class.rank().into(),
             to_json(&execution.recipe).into(),
-            by.into(),
-            at.into(),
+            execution.by.as_str().into(),
+            execution.created_at.into(),
+            execution.recipe.image_id.into(),
+            shape.text().into(),
         ];
         Self { body: to_json(&execution), values, execution: Arc::new(execution) }
     }
@@ -174,8 +166,10 @@ impl ExecutionCreate {
     async fn again(&self, tx: &Tx<'_>) -> Result<(Arc<Execution>, bool), StoreError> {
         let there = get(tx, self.execution.id).await?.ok_or(StoreError::Again)?;
         let ours = &self.execution;
+        // The name may stand for a newer image by now: what was asked for is the name.
+        let asked = |recipe: &Recipe| Recipe { image_id: None, ..recipe.clone() };
         let same = there.tenant == ours.tenant
-            && there.recipe == ours.recipe
+            && asked(&there.recipe) == asked(&ours.recipe)
             && there.lane == ours.lane
             && there.class == ours.class
             && there.origin == ours.origin;
@@ -184,6 +178,45 @@ impl ExecutionCreate {
         }
         Err(StoreError::Exists { noun: "execution", id: ours.id.to_string() })
     }
+}
+
+/// Returns an execution that has just been asked for.
+pub(crate) fn queued(new: &NewExecution, tenant: TenantId, origin: Origin, by: &str, at: Timestamp) -> Execution {
+    Execution {
+        id: new.id,
+        tenant,
+        state: ExecutionState::Queued,
+        origin,
+        lane: new.lane.clone(),
+        class: new.class,
+        recipe: new.recipe(),
+        attempt: 0,
+        losses: 0,
+        lease: None,
+        by: by.to_owned(),
+        created_at: at,
+        started_at: None,
+        ended_at: None,
+        outcome: None,
+        usage: None,
+        dump: None,
+        waiting: None,
+    }
+}
+
+/// Does what the end of an execution brings about: the next one of its lane may go, and the image that it was to make
+/// is ready or has failed.
+pub(crate) async fn ended(
+    tx: &Tx<'_>,
+    execution: &Execution,
+    manifest: Option<&Manifest>,
+    at: Timestamp,
+    by: &str,
+) -> Result<(), StoreError> {
+    if execution.origin.kind == OriginKind::Image {
+        crate::image::finish(tx, execution, manifest, at, by).await?;
+    }
+    lane::leave(tx, execution).await
 }
 
 /// Returns an enum's word.
@@ -295,7 +328,7 @@ impl Operation for ExecutionCancel {
         if let Some(row) = tx.write(CANCEL, &[self.at.into(), outcome.into(), self.id.into()]).await?.pop() {
             let cancelled = read(&row)?;
             note(tx, &cancelled, self.at, &self.by);
-            lane::leave(tx, &cancelled).await?;
+            ended(tx, &cancelled, None, self.at, &self.by).await?;
             return Ok(cancelled);
         }
         let [first, last] = sources(ExecutionState::Cancelling);
@@ -335,6 +368,10 @@ pub struct ExecutionEnd {
     pub outcome: Outcome,
     /// What it used.
     pub usage: Usage,
+    /// The core that it left, as a blob of its tenant.
+    pub dump: Option<Digest>,
+    /// The image that it made, if that was its work.
+    pub manifest: Option<Manifest>,
 }
 
 /// Records the end of an attempt, once.
@@ -353,11 +390,16 @@ impl Operation for ExecutionFinish {
         let [first, last] = sources(to);
         // A node cannot cancel what still waits; from `queued` only a user leads to `cancelled`.
         let first = if to == ExecutionState::Cancelled { last.clone() } else { first };
+        if let Some(dump) = end.dump {
+            let found = get(tx, end.id).await?.ok_or_else(|| missing(end.id))?;
+            crate::content::must_have(tx, found.tenant, dump).await?;
+        }
         let values = [
             to.as_str().into(),
             self.at.into(),
             to_json(&end.outcome).into(),
             to_json(&end.usage).into(),
+            end.dump.into(),
             end.id.into(),
             end.attempt.into(),
             end.session.into(),
@@ -367,7 +409,7 @@ impl Operation for ExecutionFinish {
         if let Some(row) = tx.write(FINISH, &values).await?.pop() {
             let finished = read(&row)?;
             note(tx, &finished, self.at, &self.by);
-            lane::leave(tx, &finished).await?;
+            ended(tx, &finished, end.manifest.as_ref(), self.at, &self.by).await?;
             return Ok(finished);
         }
         let found = get(tx, end.id).await?.ok_or_else(|| missing(end.id))?;

@@ -20,7 +20,9 @@ struct Migration {
 }
 
 /// The schema's history, oldest first.
-const MIGRATIONS: &[Migration] = &[Migration {
+const MIGRATIONS: &[Migration] = &[GROUND, NODES];
+
+const GROUND: Migration = Migration {
     version: 1,
     name: "ground",
     both: include_str!("migration/0001_ground.sql"),
@@ -35,7 +37,10 @@ const MIGRATIONS: &[Migration] = &[Migration {
     ) PARTITION BY LIST (segment);
     CREATE TABLE change_1 PARTITION OF change FOR VALUES IN (1);
     CREATE TABLE change_2 PARTITION OF change FOR VALUES IN (2);",
-}];
+};
+
+const NODES: Migration =
+    Migration { version: 2, name: "nodes", both: include_str!("migration/0002_nodes.sql"), sqlite: "", postgres: "" };
 
 /// A name for the lock under which one server at a time migrates.
 const LOCK: i64 = 0x0071_7561_7272_7931;

@@ -6,7 +6,7 @@ use crate::change::{self, Bounds, ChangeFilter, ChangePage, Follower, LogBounds,
 use crate::content::{BlobCreate, BlobGet, BlobList};
 use crate::database::Database;
 use crate::error::StoreError;
-use crate::execution::claim::{ExecutionClaim, SessionLose};
+use crate::execution::claim::SessionLose;
 use crate::execution::{
     ExecutionCancel, ExecutionCreate, ExecutionEnd, ExecutionFinish, ExecutionGet, ExecutionList, ExecutionsWaiting,
 };
@@ -21,8 +21,8 @@ use crate::user::{UserCreate, UserGet, UserKey, UserList, UserUpdate};
 use crate::writer::{MAX_GROUP, Writer};
 use jiff::Timestamp;
 use model::{
-    Blob, Digest, Execution, ExecutionId, ExecutionQuery, Lease, NewExecution, NewTenant, NewUser, Origin, SessionId,
-    Tenant, TenantId, Token, TokenId, User, UserChange, UserId,
+    Blob, Digest, Execution, ExecutionId, ExecutionQuery, NewExecution, NewTenant, NewUser, Origin, SessionId, Tenant,
+    TenantId, Token, TokenId, User, UserChange, UserId,
 };
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
@@ -266,11 +266,6 @@ impl Store {
         at: Timestamp,
     ) -> Result<Execution, StoreError> {
         self.write(ExecutionCancel { id, tenant, by: by.to_owned(), at }).await
-    }
-
-    /// Gives a node as many executions as it has slots for.
-    pub async fn execution_claim(&self, lease: Lease, slots: u32, at: Timestamp) -> Result<Vec<Execution>, StoreError> {
-        self.write(ExecutionClaim { lease, slots, at }).await
     }
 
     /// Records the end of an attempt, once.

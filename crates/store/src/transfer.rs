@@ -38,6 +38,8 @@ struct Table {
 enum First {
     Number,
     Text,
+    /// A text, and numbers behind it.
+    Mixed,
 }
 
 macro_rules! tables {
@@ -70,12 +72,28 @@ tables! {
         "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10";
     "blob" by "tenant, digest" = [0, 1] > "$1, $2" limit "$3" from Text:
         "tenant, digest, size, created_at" = "$1, $2, $3, $4";
+    "blob_removal" by "digest" = [0] > "$1" limit "$2" from Text:
+        "digest, at" = "$1, $2";
     "lane" by "tenant, name" = [0, 1] > "$1, $2" limit "$3" from Text:
         "tenant, name, next, head" = "$1, $2, $3, $4";
     "execution" by "id" = [0] > "$1" limit "$2" from Text:
         "id, tenant, state, ready, origin_kind, origin_id, lane, position, class, recipe, attempt, losses, node, \
-         session, created_by, created_at, started_at, ended_at, outcome, usage" =
-        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20";
+         session, created_by, created_at, started_at, ended_at, outcome, usage, dump, image_id, shape" =
+        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23";
+    "node" by "id" = [0] > "$1" limit "$2" from Text:
+        "id, tenant, name, state, hold, session, offer, created_by, created_at, joined_at" =
+        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10";
+    "session" by "id" = [0] > "$1" limit "$2" from Text:
+        "id, node, expires_at" = "$1, $2, $3";
+    "image" by "id" = [0] > "$1" limit "$2" from Text:
+        "id, tenant, name, state, source, plain_http, execution, manifest, digest, cause, created_by, created_at, \
+         ended_at" =
+        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13";
+    "registry" by "tenant, host" = [0, 1] > "$1, $2" limit "$3" from Text:
+        "tenant, host, account, created_at, secret" = "$1, $2, $3, $4, $5";
+    "chunk" by "execution, attempt, number" = [0, 1, 2] > "$1, $2, $3" limit "$4" from Mixed:
+        "execution, attempt, number, stream, at, size, total, is_end, blob, bytes" =
+        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10";
     "log_segment" by "number" = [0] > "$1" limit "$2" from Number:
         "number, first_seq, last_seq, last_at, bytes" = "$1, $2, $3, $4, $5";
     "change" by "seq" = [0] > "$1" limit "$2" from Number:
@@ -157,6 +175,10 @@ async fn copy_table(
     let mut after = match table.first {
         First::Number => vec![Value::Int(i64::MIN); table.key.len()],
         First::Text => vec![Value::Text(String::new()); table.key.len()],
+        First::Mixed => {
+            let numbers = vec![Value::Int(i64::MIN); table.key.len() - 1];
+            [vec![Value::Text(String::new())], numbers].concat()
+        }
     };
     loop {
         let rows = from.read(After { table, key: after.clone() }).await?;

@@ -77,7 +77,15 @@ macro_rules! ids_as_values {
         }
     )*};
 }
-ids_as_values!(model::ExecutionId, model::NodeId, model::SessionId, model::TenantId, model::TokenId, model::UserId);
+ids_as_values!(
+    model::ExecutionId,
+    model::ImageId,
+    model::NodeId,
+    model::SessionId,
+    model::TenantId,
+    model::TokenId,
+    model::UserId
+);
 
 impl From<model::Digest> for Value {
     fn from(digest: model::Digest) -> Self {

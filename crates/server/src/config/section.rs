@@ -76,6 +76,8 @@ const MIN_CHANGES_AGE: Duration = Duration::from_secs(60);
 const MAX_CHANGES_AGE: Duration = Duration::from_secs(3650 * 24 * 3600);
 const MIN_CHANGES_BYTES: Bytes = Bytes::new(1 << 20);
 const MAX_CHANGES_BYTES: Bytes = Bytes::new(1 << 50);
+const MIN_LEASE: Duration = Duration::from_secs(2);
+const MAX_LEASE: Duration = Duration::from_secs(600);
 const MAX_RATE: f64 = 1e9;
 
 section! {
@@ -97,6 +99,9 @@ section! {
         pub connections_max: usize = 4096, in 1..=MAX_CONNECTIONS;
         /// Whether `/metrics` is answered without a token.
         pub metrics_public: bool = false;
+        /// What secrets of registries are sealed with, the same for all servers of a database; `secret.key` in the data
+        /// folder, made when it is missing, when unset.
+        pub secret_key: Option<Secret> = None;
     }
 }
 
@@ -156,6 +161,16 @@ section! {
         pub changes_age: Duration = Duration::from_secs(30 * 24 * 3600), in MIN_CHANGES_AGE..=MAX_CHANGES_AGE;
         /// The oldest changes are dropped when all together take more than this.
         pub changes_bytes: Bytes = Bytes::new(4 << 30), in MIN_CHANGES_BYTES..=MAX_CHANGES_BYTES;
+    }
+}
+
+section! {
+    /// What nodes are held to.
+    pub struct NodeConfig {
+        /// How long a node may be silent before what it holds goes to others.
+        pub lease: Duration = Duration::from_secs(30), in MIN_LEASE..=MAX_LEASE;
+        /// The age at which a node is drained, counted from its start; never when unset.
+        pub max_age: Option<Duration> = None;
     }
 }
 
@@ -247,6 +262,7 @@ pub(super) struct Draft {
     pub(super) store: StoreConfig,
     pub(super) blob: BlobConfig,
     pub(super) retention: RetentionConfig,
+    pub(super) node: NodeConfig,
     pub(super) rate: RateConfig,
     pub(super) log: LogConfig,
     pub(super) issuers: Vec<IssuerConfig>,
@@ -260,12 +276,13 @@ pub(super) const ISSUER: &str = "issuer";
 
 impl Draft {
     /// Every section of which there is one, in the order in which they are shown.
-    const SECTIONS: [Access; 8] = [
+    const SECTIONS: [Access; 9] = [
         ("server", |draft| &mut draft.server),
         ("tls", |draft| &mut draft.tls),
         ("store", |draft| &mut draft.store),
         ("blob", |draft| &mut draft.blob),
         ("retention", |draft| &mut draft.retention),
+        ("node", |draft| &mut draft.node),
         ("rate", |draft| &mut draft.rate),
         ("log", |draft| &mut draft.log),
         ("log.modules", |draft| &mut draft.log.modules),
@@ -306,6 +323,7 @@ impl Draft {
             store: self.store,
             blob: self.blob,
             retention: self.retention,
+            node: self.node,
             rate: self.rate,
             log: self.log,
             issuers: self.issuers,

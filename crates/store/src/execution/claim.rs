@@ -1,28 +1,53 @@
 //! Claims: a node takes as many executions as it has free slots, and gives back what it cannot keep.
 //!
 //! Higher classes go first. Within a class tenants take turns, those with the fewest running first, and within a tenant
-//! the oldest goes first. What is running is counted, never kept as a number that could leak. Two servers that claim at
-//! once pass over each other's rows.
+//! the oldest goes first. A node is given only what its offer fits: the queue's index is walked from one shape to the
+//! next, so a million executions that need something else cost one step. What is running is counted, never kept as a
+//! number that could leak. Two servers that claim at once pass over each other's rows.
 
-use super::{columns, note, read, sources};
+use super::{columns, ended, note, read, sources};
 use crate::error::StoreError;
 use crate::statement::statements;
+use crate::store::Store;
 use crate::transaction::{Operation, Session, Tx};
-use crate::value::{Value, to_json};
+use crate::value::{Row, Value, to_json};
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use model::limits::{MAX_CLAIM, MAX_LOSSES};
-use model::{Class, Execution, ExecutionId, ExecutionState, Lease, Outcome, SessionId};
-use std::collections::{HashMap, VecDeque};
+use model::{Class, Execution, ExecutionId, ExecutionState, Lease, Offer, Outcome, SessionId, Shape, TenantId};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// Shapes of one tenant and class that a claim looks at; whoever asks for more of them waits behind their own.
+const MAX_SHAPES: u64 = 256;
 
 statements! {
-    TENANTS = "SELECT id FROM tenant WHERE EXISTS ( \
-            SELECT 1 FROM execution WHERE execution.ready = 1 AND execution.class = $1 AND execution.tenant = tenant.id \
-        ) ORDER BY id";
+    /// Each class, tenant and shape that has something ready, in three walks over the index.
+    QUEUES = "WITH RECURSIVE \
+        class (number) AS (SELECT cast(0 AS bigint) UNION ALL SELECT number + 1 FROM class WHERE number < 2), \
+        turn (class, tenant) AS ( \
+            SELECT number, (SELECT min(tenant) FROM execution WHERE ready = 1 AND execution.class = class.number) \
+            FROM class \
+            UNION ALL \
+            SELECT class, (SELECT min(execution.tenant) FROM execution WHERE ready = 1 \
+                AND execution.class = turn.class AND execution.tenant > turn.tenant) \
+            FROM turn WHERE tenant IS NOT NULL \
+        ), \
+        queue (class, tenant, shape, step) AS ( \
+            SELECT class, tenant, (SELECT min(shape) FROM execution WHERE ready = 1 \
+                AND execution.class = turn.class AND execution.tenant = turn.tenant), cast(1 AS bigint) \
+            FROM turn WHERE tenant IS NOT NULL \
+            UNION ALL \
+            SELECT class, tenant, (SELECT min(execution.shape) FROM execution WHERE ready = 1 \
+                AND execution.class = queue.class AND execution.tenant = queue.tenant \
+                AND execution.shape > queue.shape), step + 1 \
+            FROM queue WHERE shape IS NOT NULL AND step < $1 \
+        ) \
+        SELECT class, tenant, shape FROM queue WHERE shape IS NOT NULL ORDER BY class, tenant, shape";
     BUSY = "SELECT tenant, count(*) FROM execution WHERE session IS NOT NULL GROUP BY tenant";
-    READY_SQLITE = "SELECT id FROM execution WHERE ready = 1 AND class = $1 AND tenant = $2 \
-                    ORDER BY created_at, id LIMIT $3";
-    READY_POSTGRES = "SELECT id FROM execution WHERE ready = 1 AND class = $1 AND tenant = $2 \
-                      ORDER BY created_at, id LIMIT $3 FOR UPDATE SKIP LOCKED";
+    READY_SQLITE = "SELECT id, created_at FROM execution WHERE ready = 1 AND class = $1 AND tenant = $2 AND shape = $3 \
+                    ORDER BY created_at, id LIMIT $4";
+    READY_POSTGRES = "SELECT id, created_at FROM execution WHERE ready = 1 AND class = $1 AND tenant = $2 \
+                      AND shape = $3 ORDER BY created_at, id LIMIT $4 FOR UPDATE SKIP LOCKED";
     TAKE = concat!(
         "UPDATE execution SET state = 'running', ready = 0, attempt = attempt + 1, node = $1, session = $2, \
          started_at = $3 WHERE id = $4 AND ready = 1 AND state IN ($5, $6) RETURNING ", columns!()
@@ -31,19 +56,63 @@ statements! {
     /// Nobody may cancel one of them between the look and the move, or it would stay with a session that is gone.
     HELD_POSTGRES = concat!("SELECT ", columns!(), " FROM execution WHERE session = $1 ORDER BY id FOR UPDATE");
     REQUEUE = concat!(
-        "UPDATE execution SET state = 'queued', ready = 1, losses = losses + 1, node = NULL, session = NULL, \
-         started_at = NULL WHERE id = $1 AND session = $2 AND state IN ($3, $4) RETURNING ", columns!()
+        "UPDATE execution SET state = 'queued', ready = 1, losses = losses + $1, node = NULL, session = NULL, \
+         started_at = NULL WHERE id = $2 AND session = $3 AND state IN ($4, $5) RETURNING ", columns!()
     );
     DROP = concat!(
-        "UPDATE execution SET state = $1, losses = losses + 1, node = NULL, session = NULL, ended_at = $2, \
-         outcome = $3 WHERE id = $4 AND session = $5 AND state IN ($6, $7) RETURNING ", columns!()
+        "UPDATE execution SET state = $1, losses = losses + $2, node = NULL, session = NULL, ended_at = $3, \
+         outcome = $4 WHERE id = $5 AND session = $6 AND state IN ($7, $8) RETURNING ", columns!()
     );
+}
+
+/// Who takes how much.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The node and its session.
+    pub lease: Lease,
+    /// How many at most.
+    pub slots: u32,
+    /// What the node has to offer; nothing said means that everything fits.
+    pub offer: Option<Offer>,
+    /// Whom alone the node serves; nobody named means everybody.
+    pub tenant: Option<TenantId>,
+}
+
+/// Executions of one tenant and class that need the same of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Who is served first.
+    pub class: Class,
+    /// Whose they are.
+    pub tenant: TenantId,
+    /// What they need; nothing, if they were accepted before anybody asked.
+    pub shape: Option<Shape>,
+    text: String,
+}
+
+impl Queue {
+    fn read(row: &Row) -> Result<Self, StoreError> {
+        let class = usize::try_from(row.count(0)?).ok().and_then(|rank| Class::ALL.get(rank).copied());
+        let text = row.text(2)?.to_owned();
+        let class = class.ok_or(StoreError::Broken { column: 0, why: "is no class" })?;
+        Ok(Self { class, tenant: row.parsed(1)?, shape: Shape::parse(&text), text })
+    }
+
+    /// Tells whether a node that offers this, and serves this tenant alone if one is named, may take from it.
+    pub fn suits(&self, offer: &Offer, tenant: Option<TenantId>) -> bool {
+        tenant.is_none_or(|tenant| tenant == self.tenant)
+            && self.shape.as_ref().is_none_or(|shape| offer.fits(shape).is_ok())
+    }
+}
+
+/// Returns every queue that has something ready.
+pub(crate) async fn queues(tx: &Tx<'_>) -> Result<Vec<Queue>, StoreError> {
+    tx.rows(QUEUES, &[MAX_SHAPES.into()]).await?.iter().map(Queue::read).collect()
 }
 
 /// Takes executions for a node.
 pub(crate) struct ExecutionClaim {
-    pub(crate) lease: Lease,
-    pub(crate) slots: u32,
+    pub(crate) claim: Claim,
     pub(crate) at: Timestamp,
 }
 
@@ -51,63 +120,96 @@ impl Operation for ExecutionClaim {
     type Answer = Vec<Execution>;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Vec<Execution>, StoreError> {
-        let slots = self.slots.min(MAX_CLAIM) as usize;
-        let mut busy = HashMap::new();
-        for row in tx.rows(BUSY, &[]).await? {
-            busy.insert(row.text(0)?.to_owned(), row.count(1)?);
-        }
-        let mut taken = Vec::new();
-        for class in Class::ALL {
-            if taken.len() < slots {
-                for id in self.choose(tx, class, slots - taken.len(), &mut busy).await? {
-                    taken.extend(self.take(tx, id).await?);
-                }
-            }
-        }
-        Ok(taken)
+        claim(tx, &self.claim, self.at).await
     }
 }
 
-impl ExecutionClaim {
-    /// Chooses executions of one class: turn by turn, the tenant with the fewest running ones first.
-    async fn choose(
-        &self,
-        tx: &Tx<'_>,
-        class: Class,
-        slots: usize,
-        busy: &mut HashMap<String, u64>,
-    ) -> Result<Vec<ExecutionId>, StoreError> {
-        let ready = match tx.session() {
-            Session::Sqlite(_) => READY_SQLITE,
-            Session::Postgres(_) => READY_POSTGRES,
-        };
-        let mut waiting: Vec<(String, VecDeque<ExecutionId>)> = Vec::new();
-        for row in tx.rows(TENANTS, &[class.rank().into()]).await? {
-            let tenant = row.text(0)?;
-            let values = [class.rank().into(), tenant.into(), Value::from(slots as u64)];
-            let rows = tx.rows(ready, &values).await?;
-            let ids = rows.iter().map(|row| row.parsed(0)).collect::<Result<_, _>>()?;
-            waiting.push((tenant.to_owned(), ids));
-        }
-        let mut chosen = Vec::new();
-        while chosen.len() < slots {
-            waiting.retain(|(_, ids)| !ids.is_empty());
-            let next = waiting.iter_mut().min_by_key(|(tenant, _)| busy.get(tenant).copied().unwrap_or(0));
-            let Some((tenant, ids)) = next else { break };
-            chosen.extend(ids.pop_front());
-            *busy.entry(tenant.clone()).or_default() += 1;
-        }
-        Ok(chosen)
+/// Takes executions for a node.
+pub(crate) async fn claim(tx: &Tx<'_>, claim: &Claim, at: Timestamp) -> Result<Vec<Execution>, StoreError> {
+    let slots = claim.slots.min(MAX_CLAIM) as usize;
+    if slots == 0 {
+        return Ok(Vec::new());
     }
+    let mut queues = queues(tx).await?;
+    queues.retain(|queue| {
+        claim.tenant.is_none_or(|tenant| tenant == queue.tenant)
+            && claim.offer.as_ref().is_none_or(|offer| queue.suits(offer, None))
+    });
+    let mut busy = HashMap::new();
+    // Who has the fewest running is a question only where there are several.
+    if queues.windows(2).any(|pair| pair[0].class == pair[1].class && pair[0].tenant != pair[1].tenant) {
+        for row in tx.rows(BUSY, &[]).await? {
+            busy.insert(row.parsed::<TenantId>(0)?, row.count(1)?);
+        }
+    }
+    let mut taken = Vec::new();
+    for class in Class::ALL {
+        let queues: Vec<_> = queues.iter().filter(|queue| queue.class == class).collect();
+        if taken.len() < slots && !queues.is_empty() {
+            let chosen = choose(tx, &queues, slots - taken.len(), &mut busy).await?;
+            let moved = try_join_all(chosen.into_iter().map(|id| take(tx, claim.lease, id, at))).await?;
+            for execution in moved.into_iter().flatten() {
+                note(tx, &execution, at, &claim.lease.node.to_string());
+                taken.push(execution);
+            }
+        }
+    }
+    Ok(taken)
+}
 
-    async fn take(&self, tx: &Tx<'_>, id: ExecutionId) -> Result<Option<Execution>, StoreError> {
-        let [first, last] = sources(ExecutionState::Running);
-        let Lease { node, session } = self.lease;
-        let values = [node.into(), session.into(), self.at.into(), id.into(), first, last];
-        let Some(row) = tx.write(TAKE, &values).await?.pop() else { return Ok(None) };
-        let execution = read(&row)?;
-        note(tx, &execution, self.at, &node.to_string());
-        Ok(Some(execution))
+/// Chooses executions of one class: turn by turn, the tenant with the fewest running ones first.
+async fn choose(
+    tx: &Tx<'_>,
+    queues: &[&Queue],
+    slots: usize,
+    busy: &mut HashMap<TenantId, u64>,
+) -> Result<Vec<ExecutionId>, StoreError> {
+    let ready = match tx.session() {
+        Session::Sqlite(_) => READY_SQLITE,
+        Session::Postgres(_) => READY_POSTGRES,
+    };
+    let found = try_join_all(queues.iter().map(async |queue| {
+        let Queue { class, tenant, text, .. } = queue;
+        let values = [class.rank().into(), (*tenant).into(), text.into(), Value::from(slots as u64)];
+        tx.rows(ready, &values).await
+    }));
+    let mut ages: BTreeMap<TenantId, Vec<(Timestamp, ExecutionId)>> = BTreeMap::new();
+    for (queue, rows) in queues.iter().zip(found.await?) {
+        let of_tenant = ages.entry(queue.tenant).or_default();
+        for row in rows {
+            of_tenant.push((row.time(1)?, row.parsed(0)?));
+        }
+    }
+    let mut waiting: Vec<(TenantId, VecDeque<ExecutionId>)> = Vec::new();
+    for (tenant, mut of_tenant) in ages {
+        of_tenant.sort_unstable();
+        waiting.push((tenant, of_tenant.into_iter().map(|(_, id)| id).collect()));
+    }
+    let mut chosen = Vec::new();
+    while chosen.len() < slots {
+        waiting.retain(|(_, ids)| !ids.is_empty());
+        let next = waiting.iter_mut().min_by_key(|(tenant, _)| busy.get(tenant).copied().unwrap_or(0));
+        let Some((tenant, ids)) = next else { break };
+        chosen.extend(ids.pop_front());
+        *busy.entry(*tenant).or_default() += 1;
+    }
+    Ok(chosen)
+}
+
+async fn take(tx: &Tx<'_>, lease: Lease, id: ExecutionId, at: Timestamp) -> Result<Option<Execution>, StoreError> {
+    let [first, last] = sources(ExecutionState::Running);
+    let values = [lease.node.into(), lease.session.into(), at.into(), id.into(), first, last];
+    tx.write(TAKE, &values).await?.pop().as_ref().map(read).transpose()
+}
+
+/// Finds every queue that has something ready.
+struct QueueList;
+
+impl Operation for QueueList {
+    type Answer = Vec<Queue>;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Vec<Queue>, StoreError> {
+        queues(tx).await
     }
 }
 
@@ -123,6 +225,22 @@ impl Operation for SessionLose {
     type Answer = Vec<Execution>;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Vec<Execution>, StoreError> {
+        Return { session: self.session, cost: 1, at: self.at, by: &self.by }.all(tx).await
+    }
+}
+
+/// How what a session held is given back.
+pub(crate) struct Return<'r> {
+    pub(crate) session: SessionId,
+    /// How many losses it counts as: one, or none if the node left in order.
+    pub(crate) cost: u32,
+    pub(crate) at: Timestamp,
+    pub(crate) by: &'r str,
+}
+
+impl Return<'_> {
+    /// Gives all of it back.
+    pub(crate) async fn all(&self, tx: &Tx<'_>) -> Result<Vec<Execution>, StoreError> {
         let held = match tx.session() {
             Session::Sqlite(_) => HELD_SQLITE,
             Session::Postgres(_) => HELD_POSTGRES,
@@ -130,10 +248,11 @@ impl Operation for SessionLose {
         let mut lost = Vec::new();
         for row in tx.rows(held, &[self.session.into()]).await? {
             let held = read(&row)?;
+            let losses = held.losses + self.cost;
             let moved = match held.state {
                 ExecutionState::Cancelling => self.end(tx, &held, Outcome::Cancelled).await?,
-                _ if held.losses + 1 >= MAX_LOSSES => {
-                    self.end(tx, &held, Outcome::NodesLost { nodes: held.losses + 1 }).await?
+                _ if self.cost > 0 && losses >= MAX_LOSSES => {
+                    self.end(tx, &held, Outcome::NodesLost { nodes: losses }).await?
                 }
                 _ => self.requeue(tx, &held).await?,
             };
@@ -141,16 +260,13 @@ impl Operation for SessionLose {
         }
         Ok(lost)
     }
-}
 
-impl SessionLose {
     async fn requeue(&self, tx: &Tx<'_>, held: &Execution) -> Result<Option<Execution>, StoreError> {
         let [first, last] = sources(ExecutionState::Queued);
-        let Some(row) = tx.write(REQUEUE, &[held.id.into(), self.session.into(), first, last]).await?.pop() else {
-            return Ok(None);
-        };
+        let values = [self.cost.into(), held.id.into(), self.session.into(), first, last];
+        let Some(row) = tx.write(REQUEUE, &values).await?.pop() else { return Ok(None) };
         let queued = read(&row)?;
-        note(tx, &queued, self.at, &self.by);
+        note(tx, &queued, self.at, self.by);
         Ok(Some(queued))
     }
 
@@ -159,6 +275,7 @@ impl SessionLose {
         let [first, last] = sources(to);
         let values = [
             to.as_str().into(),
+            self.cost.into(),
             self.at.into(),
             to_json(&outcome).into(),
             held.id.into(),
@@ -167,9 +284,26 @@ impl SessionLose {
             last,
         ];
         let Some(row) = tx.write(DROP, &values).await?.pop() else { return Ok(None) };
-        let ended = read(&row)?;
-        note(tx, &ended, self.at, &self.by);
-        super::lane::leave(tx, &ended).await?;
-        Ok(Some(ended))
+        let done = read(&row)?;
+        note(tx, &done, self.at, self.by);
+        ended(tx, &done, None, self.at, self.by).await?;
+        Ok(Some(done))
+    }
+}
+
+impl Store {
+    /// Gives a node as many executions as it has slots for.
+    pub async fn execution_claim(&self, lease: Lease, slots: u32, at: Timestamp) -> Result<Vec<Execution>, StoreError> {
+        self.execution_claim_for(Claim { lease, slots, offer: None, tenant: None }, at).await
+    }
+
+    /// Gives a node as many executions as it asks for, of those that it can serve.
+    pub async fn execution_claim_for(&self, claim: Claim, at: Timestamp) -> Result<Vec<Execution>, StoreError> {
+        self.write(ExecutionClaim { claim, at }).await
+    }
+
+    /// Returns every queue that has something ready.
+    pub async fn queue_list(&self) -> Result<Vec<Queue>, StoreError> {
+        self.read(QueueList).await
     }
 }

@@ -71,3 +71,10 @@ DROP INDEX execution_ready;
 CREATE INDEX execution_ready ON execution (class, tenant, shape, created_at, id) WHERE ready = 1;
 CREATE INDEX execution_cancelling ON execution (session) WHERE state = 'cancelling';
 CREATE INDEX execution_image ON execution (tenant, image_id) WHERE image_id IS NOT NULL AND ended_at IS NULL;
+
+-- Content that nobody has any more and that is about to be removed: while its name stands here, nobody gets it.
+CREATE TABLE blob_removal (
+    digest {text} PRIMARY KEY,
+    at bigint NOT NULL
+);
+CREATE INDEX blob_digest ON blob (digest);

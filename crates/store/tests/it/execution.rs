@@ -142,7 +142,15 @@ async fn what_is_foreign_looks_missing(fresh: &Fresh) {
         refused(store.execution_cancel(id, whose, "test", at(2)).await, &words);
     }
     let session = lease().session;
-    let end = ExecutionEnd { id: nowhere, attempt: 1, session, outcome: Outcome::TimedOut, usage: Usage::default() };
+    let end = ExecutionEnd {
+        id: nowhere,
+        attempt: 1,
+        session,
+        outcome: Outcome::TimedOut,
+        usage: Usage::default(),
+        dump: None,
+        manifest: None,
+    };
     refused(store.execution_finish(end, "test", at(2)).await, &format!("execution `{nowhere}` does not exist"));
     assert_eq!(store.execution_get(there, Some(ours)).await.expect("untouched").state, ExecutionState::Queued);
     store.close().await;
@@ -242,7 +250,11 @@ async fn refuses_who_does_not_hold_it(fresh: &Fresh) {
     let stale = |id, attempt| format!("attempt {attempt} of execution `{id}` does not hold it any more");
     let said = |id, attempt, session| {
         let (outcome, usage) = (Outcome::Exited { code: 0 }, Usage::default());
-        store.execution_finish(ExecutionEnd { id, attempt, session, outcome, usage }, "node", at(9))
+        store.execution_finish(
+            ExecutionEnd { id, attempt, session, outcome, usage, dump: None, manifest: None },
+            "node",
+            at(9),
+        )
     };
     let queued = accepted(&store, &execution(1), ours, 1).await.id;
     for attempt in [0, 1] {

@@ -265,6 +265,8 @@ impl Trial {
                 _ => Outcome::Cancelled,
             },
             usage: Usage { wall_ms: 5, ..Usage::default() },
+            dump: None,
+            manifest: None,
         }
     }
 

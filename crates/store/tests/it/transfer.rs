@@ -112,7 +112,7 @@ async fn tables(raw: &Raw) -> BTreeMap<String, Vec<Vec<String>>> {
         }
         // The columns stand in the same order on both; a hash is compared in its own test.
         let mut rows = raw.texts(&format!("SELECT * FROM \"{name}\"")).await;
-        if name == "token" {
+        if ["token", "chunk", "registry"].contains(&name.as_str()) {
             rows.iter_mut().for_each(|row| drop(row.pop()));
         }
         rows.sort();

@@ -1,0 +1,382 @@
+//! Cells: control groups made ahead, one for each sandbox that runs at the same time, used again and again.
+//!
+//! On cgroup v1 a process can only be *born* in a group if its parent sits there, and to move one later costs 15 to 20 ms
+//! of waiting for the kernel. So each cell has a *mother*: a thread of the spawner that was moved into the cell's groups
+//! when they were made and clones the cell's sandboxes. The kernel lets single threads sit in groups of v1, and what a
+//! thread clones is born where it sits, with memory charged there. A thread costs a stack, and the kernel never chooses it
+//! when a cell's memory runs out, which it would do with a process. Mothers never run beside the spawner's main thread: it
+//! waits while one clones, so that no lock is held at that moment by anybody.
+//!
+//! On cgroup v2 a child is born in a group by `CLONE_INTO_CGROUP`, so there cells are only folders, made anew after each use
+//! because a peak cannot be set back before Linux 6.12.
+//!
+//! Which of the two, and which controllers, is read from /proc/self/mountinfo and /proc/self/cgroup. A limit that no
+//! controller stands for is not enforced, and never said to be.
+
+mod group;
+
+use crate::event::{Fault, FaultKind};
+use crate::init::{self, Birth};
+use crate::system;
+use group::{Hierarchies, Version};
+use model::{LimitSet, Limits};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+/// Bytes of a mother's stack, which an init and a program's process go on using.
+const STACK_BYTES: usize = 512 * 1024;
+/// What runs in a cell besides what the limit counts: the mother, on v1, and init.
+const OWN_PIDS: u64 = 2;
+/// How long the kernel hands out processor time for.
+const PERIOD_US: u64 = 100_000;
+/// The least quota that the kernel takes.
+const MIN_QUOTA_US: u64 = 1_000;
+/// Memory that may stay charged to a cell between two uses, as files that are still cached.
+const MAX_LEFT_BYTES: u64 = 64 << 20;
+/// Bytes of a control file that are looked at.
+const MAX_FILE_BYTES: usize = 4096;
+
+type Job = Box<dyn FnOnce() -> rustix::io::Result<i32> + Send>;
+
+/// A thread that sits in a cell's groups and clones.
+#[derive(Debug)]
+struct Mother {
+    jobs: Option<SyncSender<Job>>,
+    answers: Receiver<rustix::io::Result<i32>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Mother {
+    fn start(tasks: Vec<PathBuf>) -> rustix::io::Result<Self> {
+        let (jobs, orders) = sync_channel::<Job>(1);
+        let (sender, answers) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("mother".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                let me = rustix::thread::gettid().as_raw_nonzero().to_string();
+                let sits = tasks.iter().try_for_each(|path| std::fs::write(path, &me));
+                let sits = sits.map(|()| 0).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+                if sender.send(sits).is_err() {
+                    return;
+                }
+                for job in orders {
+                    if sender.send(job()).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
+        let mother = Self { jobs: Some(jobs), answers, thread: Some(thread) };
+        mother.answers.recv().unwrap_or(Err(Errno::SRCH))?;
+        Ok(mother)
+    }
+
+    fn bear(&self, job: Job) -> rustix::io::Result<i32> {
+        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
+        if sent { self.answers.recv().unwrap_or(Err(Errno::SRCH)) } else { Err(Errno::SRCH) }
+    }
+}
+
+impl Drop for Mother {
+    fn drop(&mut self) {
+        self.jobs.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What a cell counted for one sandbox.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) cpu_us: Option<u64>,
+    pub(crate) memory_peak_bytes: Option<u64>,
+    pub(crate) oom_kills: u32,
+}
+
+/// One sandbox's control groups.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    index: u32,
+    mother: Option<Mother>,
+    folder: Option<File>,
+    files: BTreeMap<&'static str, File>,
+    applied: Option<Limits>,
+    first: First,
+}
+
+/// What a cell's counters showed when its present sandbox was born.
+#[derive(Clone, Copy, Debug, Default)]
+struct First {
+    memory_bytes: u64,
+    cpu_us: u64,
+    oom_kills: u64,
+}
+
+/// All cells of a spawner.
+#[derive(Debug)]
+pub(crate) struct Cells {
+    hierarchies: Hierarchies,
+    free: Vec<Cell>,
+    made: u32,
+    disk: Option<String>,
+}
+
+impl Cells {
+    /// Finds out what there is, clears away what an earlier spawner of this name left, and makes the first cells.
+    pub(crate) fn open(name: &str, count: u32, is_privileged: bool) -> Self {
+        let hierarchies = Hierarchies::find(name, is_privileged);
+        let mut cells = Self { hierarchies, free: Vec::new(), made: 0, disk: group::root_disk() };
+        if cells.limits().is_empty() {
+            return cells;
+        }
+        for _ in 0..count {
+            match cells.make() {
+                Ok(cell) => cells.free.push(cell),
+                Err(errno) => {
+                    cells.hierarchies.give_up(&format!("control groups cannot be used: {errno}"));
+                    break;
+                }
+            }
+        }
+        cells
+    }
+
+    /// Returns the limits that are enforced here.
+    pub(crate) fn limits(&self) -> LimitSet {
+        let mut limits = self.hierarchies.limits();
+        limits.io &= self.disk.is_some();
+        limits
+    }
+
+    /// Returns what is missing, a sentence each.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes = self.hierarchies.notes().to_vec();
+        if self.hierarchies.limits().io && self.disk.is_none() {
+            notes.push("the disk under `/` cannot be told, so storage traffic is not limited".to_owned());
+        }
+        notes
+    }
+
+    /// Takes a cell and sets its limits; none if there are no control groups here.
+    pub(crate) fn take(&mut self, limits: &Limits) -> Result<Option<Cell>, Fault> {
+        self.check(limits)?;
+        if self.limits().is_empty() {
+            return Ok(None);
+        }
+        let what = |errno| crate::root::machine("the control groups could not be set up")(errno);
+        let mut cell = self.free.pop().map_or_else(|| self.make(), Ok).map_err(what)?;
+        let applied = cell.apply(limits, self.hierarchies.version, self.disk.as_deref());
+        if let Err(errno) = applied {
+            self.free.push(cell);
+            return Err(what(errno));
+        }
+        cell.begin(self.hierarchies.version);
+        Ok(Some(cell))
+    }
+
+    /// Takes back a cell whose sandbox is gone.
+    pub(crate) fn give_back(&mut self, mut cell: Cell) {
+        if self.hierarchies.version == Version::Two {
+            self.hierarchies.remove(cell.index);
+            if let Ok(cell) = self.make_at(cell.index) {
+                self.free.push(cell);
+            }
+            return;
+        }
+        if cell.read("memory.usage_in_bytes").is_some_and(|bytes| bytes > MAX_LEFT_BYTES) {
+            let _ = cell.write("memory.force_empty", "0");
+        }
+        if cell.counts(Version::One).cpu_us.is_none_or(|us| us > PERIOD_US / 10) {
+            // A quota that is set anew is not owed what the last sandbox used up.
+            cell.applied = None;
+        }
+        self.free.push(cell);
+    }
+
+    /// Returns what a cell counted for its sandbox.
+    pub(crate) fn counts(&self, cell: &Cell) -> Counts {
+        cell.counts(self.hierarchies.version)
+    }
+
+    fn make(&mut self) -> rustix::io::Result<Cell> {
+        let index = self.made;
+        self.made += 1;
+        self.make_at(index)
+    }
+
+    fn make_at(&self, index: u32) -> rustix::io::Result<Cell> {
+        let folders = self.hierarchies.make(index)?;
+        let (mut files, mut tasks) = (BTreeMap::new(), Vec::new());
+        for folder in &folders {
+            tasks.push(folder.join("tasks"));
+            for name in group::files(self.hierarchies.version) {
+                let open = |write| File::options().read(true).write(write).open(folder.join(name));
+                if let Ok(file) = open(true).or_else(|_| open(false)) {
+                    files.insert(*name, file);
+                }
+            }
+        }
+        let (mother, folder) = match self.hierarchies.version {
+            Version::One => (Some(Mother::start(tasks)?), None),
+            Version::Two => {
+                let folder = folders.first().map(Path::new).map(File::open);
+                (None, folder.transpose().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?)
+            }
+        };
+        Ok(Cell { index, mother, folder, files, applied: None, first: First::default() })
+    }
+
+    fn check(&self, limits: &Limits) -> Result<(), Fault> {
+        let fault = |cause| Err(Fault { kind: FaultKind::Plan, cause });
+        let missing = limits.demand.without(self.limits());
+        if !missing.is_empty() {
+            return fault(format!("this machine cannot enforce limits of {missing}, which are demanded"));
+        }
+        let (memory, processors) = (system::memory_bytes(), system::processors());
+        if limits.memory_bytes > memory {
+            return fault(format!("{} bytes of memory are asked for; this machine has {memory}", limits.memory_bytes));
+        }
+        if u64::from(limits.cpu_milli) > processors * 1000 {
+            return fault(format!(
+                "{} thousandths of a processor are asked for; this machine has {}",
+                limits.cpu_milli,
+                processors * 1000
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cells {
+    fn drop(&mut self) {
+        self.free.clear();
+        self.hierarchies.clear();
+    }
+}
+
+impl Cell {
+    /// Clones a sandbox that is born in this cell; returns its init.
+    pub(crate) fn bear(&self, birth: Birth) -> rustix::io::Result<i32> {
+        if let Some(mother) = &self.mother {
+            mother.bear(Box::new(move || system::clone_process(birth.namespaces(), None, || init::run(&birth))))
+        } else {
+            let folder = self.folder.as_ref().map(AsFd::as_fd);
+            system::clone_process(birth.namespaces(), folder, || init::run(&birth))
+        }
+    }
+
+    fn write(&self, name: &str, value: &str) -> rustix::io::Result<()> {
+        self.files.get(name).map_or(Ok(()), |file| {
+            file.write_all_at(value.as_bytes(), 0).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        })
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        let mut buffer = [0; MAX_FILE_BYTES];
+        let bytes = self.files.get(name)?.read_at(&mut buffer, 0).ok()?;
+        Some(String::from_utf8_lossy(&buffer[..bytes]).into_owned())
+    }
+
+    fn read(&self, name: &str) -> Option<u64> {
+        self.text(name)?.trim().parse().ok()
+    }
+
+    /// Reads one number of a file of words and numbers.
+    fn field(&self, name: &str, field: &str) -> Option<u64> {
+        let text = self.text(name)?;
+        text.lines().find_map(|line| line.strip_prefix(field)?.trim().parse().ok())
+    }
+
+    /// Writes the limits that differ from the last ones.
+    fn apply(&mut self, limits: &Limits, version: Version, disk: Option<&str>) -> rustix::io::Result<()> {
+        let last = self.applied.take();
+        let differs = |part: fn(&Limits) -> u64| last.as_ref().is_none_or(|last| part(last) != part(limits));
+        if differs(|limits| limits.memory_bytes) {
+            self.apply_memory(limits.memory_bytes, version)?;
+        }
+        if differs(|limits| limits.pids.into()) {
+            self.write("pids.max", &(u64::from(limits.pids) + OWN_PIDS).to_string())?;
+        }
+        if differs(|limits| limits.cpu_milli.into()) {
+            let quota = (u64::from(limits.cpu_milli) * PERIOD_US / 1000).max(MIN_QUOTA_US);
+            match version {
+                Version::One => {
+                    self.write("cpu.cfs_period_us", &PERIOD_US.to_string())?;
+                    self.write("cpu.cfs_quota_us", &quota.to_string())?;
+                }
+                Version::Two => self.write("cpu.max", &format!("{quota} {PERIOD_US}"))?,
+            }
+        }
+        if let Some(disk) = disk.filter(|_| last.map_or(0, |last| last.io_bytes_second) != limits.io_bytes_second) {
+            let bytes = limits.io_bytes_second;
+            self.write("blkio.throttle.read_bps_device", &format!("{disk} {bytes}"))?;
+            self.write("blkio.throttle.write_bps_device", &format!("{disk} {bytes}"))?;
+            let word = if bytes == 0 { "max".to_owned() } else { bytes.to_string() };
+            self.write("io.max", &format!("{disk} rbps={word} wbps={word}"))?;
+        }
+        self.applied = Some(*limits);
+        Ok(())
+    }
+
+    fn apply_memory(&self, bytes: u64, version: Version) -> rustix::io::Result<()> {
+        let bytes = bytes.to_string();
+        if version == Version::Two {
+            self.write("memory.max", &bytes)?;
+            return self.write("memory.swap.max", "0");
+        }
+        // Memory with swap may never be less than memory, so which goes first depends on the direction.
+        let (memory, swapped) = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes");
+        let set = || {
+            self.write(memory, &bytes).and_then(|()| self.write(swapped, &bytes)).or_else(|_| {
+                self.write(swapped, &bytes)?;
+                self.write(memory, &bytes)
+            })
+        };
+        set().or_else(|_| {
+            self.write("memory.force_empty", "0")?;
+            set()
+        })
+    }
+
+    /// Notes what the counters show, so that only what follows is counted.
+    fn begin(&mut self, version: Version) {
+        if version == Version::One {
+            // A kernel that refuses leaves the older peak, and `counts` says no less than was used.
+            let _ = self.write("memory.max_usage_in_bytes", "0");
+        }
+        self.first = First {
+            memory_bytes: self.read("memory.usage_in_bytes").unwrap_or(0),
+            cpu_us: self.cpu_us(version).unwrap_or(0),
+            oom_kills: self.oom_kills(version),
+        };
+    }
+
+    fn cpu_us(&self, version: Version) -> Option<u64> {
+        match version {
+            Version::One => self.read("cpuacct.usage").map(|ns| ns / 1000),
+            Version::Two => self.field("cpu.stat", "usage_usec"),
+        }
+    }
+
+    fn oom_kills(&self, version: Version) -> u64 {
+        let file = if version == Version::One { "memory.oom_control" } else { "memory.events" };
+        self.field(file, "oom_kill ").unwrap_or(0)
+    }
+
+    fn counts(&self, version: Version) -> Counts {
+        let peak = if version == Version::One { "memory.max_usage_in_bytes" } else { "memory.peak" };
+        Counts {
+            cpu_us: self.cpu_us(version).map(|us| us.saturating_sub(self.first.cpu_us)),
+            memory_peak_bytes: self.read(peak).map(|bytes| bytes.saturating_sub(self.first.memory_bytes)),
+            oom_kills: u32::try_from(self.oom_kills(version).saturating_sub(self.first.oom_kills)).unwrap_or(u32::MAX),
+        }
+    }
+}

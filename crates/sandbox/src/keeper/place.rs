@@ -1,0 +1,182 @@
+//! Where a spawner works: its state folder, its mount namespace, the ids of its sandboxes; and what this machine lets it do.
+
+use crate::cell::Cells;
+use crate::confine::{self, Means};
+use crate::message::{self, Command};
+use crate::plan::{self, Plan};
+use crate::root::{self, Ground};
+use crate::spawner::{Abilities, Settings};
+use crate::{ids, network, system};
+use model::{Network, SandboxKind};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::mount::MountPropagationFlags;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// User namespaces that are kept for later.
+const MAX_SPARE_IDS: usize = 256;
+/// File systems that hold files of the machine's, to be seen over its own root.
+const FILE_SYSTEMS: [&str; 9] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "overlay", "bcachefs"];
+
+/// Where a spawner works.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) ids: plan::Place,
+    pub(super) ground: Arc<Ground>,
+    /// The name of its control groups.
+    pub(super) group: String,
+    state: PathBuf,
+    spare_ids: Vec<OwnedFd>,
+    notes: Vec<String>,
+    networks: Vec<Network>,
+    _lock: OwnedFd,
+}
+
+/// Puts something harmless in place of the node's socket as standard input.
+pub(super) fn close_standard_input() -> rustix::io::Result<()> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    system::occupy_stdio();
+    Ok(())
+}
+
+impl Place {
+    /// Gets ready, or says in one sentence why that cannot be.
+    pub(super) fn open(settings: &Settings) -> Result<Self, String> {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        ids::check(settings.place, uid == 0)?;
+        let state = prepare(&settings.state)?;
+        let lock = lock(&state)?;
+        system::adopt_orphans();
+        let is_privileged = uid == 0;
+        let mut notes = Vec::new();
+        let mut devices = None;
+        if is_privileged {
+            let said = |errno| format!("the spawner could not get mounts of its own: {errno}");
+            // No other thread is there yet, so this concerns the whole process.
+            system::unshare_mounts().map_err(said)?;
+            rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+                .map_err(said)?;
+            let folder = state.join("dev");
+            root::make_devices(&folder).map_err(|errno| format!("devices cannot be made: {errno}"))?;
+            devices = Some(folder);
+        } else {
+            notes.push("the spawner is not the superuser: one id inside, and no control groups but its own".to_owned());
+        }
+        notes.extend(confine::lacks());
+        let mut networks = vec![Network::None, Network::Host];
+        match network::open_tun() {
+            Ok(_) => networks.push(Network::Egress),
+            Err(errno) => notes.push(format!("no network `egress`: `/dev/net/tun` cannot be opened: {errno}")),
+        }
+        let (owner, group) = match settings.place {
+            plan::Place::Range { first, .. } => (first, first),
+            plan::Place::Own => (uid, gid),
+        };
+        let mut hidden = settings.hidden.clone();
+        hidden.push(state.clone());
+        let ground = Ground {
+            scratch: state.join("scratch"),
+            root: state.join("root"),
+            devices,
+            mounts: other_mounts(),
+            hidden,
+            is_privileged,
+            owner,
+            group,
+        };
+        Ok(Self {
+            ids: settings.place,
+            ground: Arc::new(ground),
+            group: format!("quarry-{:016x}", fingerprint(&state)),
+            state,
+            spare_ids: Vec::new(),
+            notes,
+            networks,
+            _lock: lock,
+        })
+    }
+
+    /// Says what can be done here.
+    pub(super) fn abilities(&self, cells: &Cells) -> Abilities {
+        let mut notes = self.notes.clone();
+        notes.extend(cells.notes());
+        Abilities {
+            limits: cells.limits(),
+            networks: self.networks.clone(),
+            kinds: vec![SandboxKind::Process, SandboxKind::Oci],
+            notes,
+        }
+    }
+
+    /// Returns by what a program of this plan is confined.
+    pub(super) fn means(&self, plan: &Plan, counts_processes: bool) -> Means {
+        Means { counts_processes, kernel_core_bytes: if plan.ptrace { plan.limits.core_bytes } else { 0 } }
+    }
+
+    /// Takes a user namespace; none if sandboxes make their own.
+    pub(super) fn take_ids(&mut self) -> rustix::io::Result<Option<OwnedFd>> {
+        let plan::Place::Range { first, count } = self.ids else { return Ok(None) };
+        self.spare_ids.pop().map_or_else(|| ids::make(first, count), Ok).map(Some)
+    }
+
+    /// Takes back a user namespace in which nobody is.
+    pub(super) fn give_back_ids(&mut self, ids: Option<OwnedFd>) {
+        if self.spare_ids.len() < MAX_SPARE_IDS {
+            self.spare_ids.extend(ids);
+        }
+    }
+
+    /// Sends a file without a name, on the machine's own disk, for a core; without a file if there is none to be had.
+    pub(super) fn send_core_file(&self, init: BorrowedFd<'_>) {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&self.state, flags, Mode::from_raw_mode(0o600)).ok();
+        let fds: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+        let _ = message::say(init, &Command::CoreFile, &fds);
+    }
+}
+
+/// Makes the state folder and what is mounted over in it.
+fn prepare(state: &Path) -> Result<PathBuf, String> {
+    let said = |error: std::io::Error| format!("the state folder `{}` cannot be used: {error}", state.display());
+    std::fs::create_dir_all(state).map_err(said)?;
+    let state = state.canonicalize().map_err(said)?;
+    for name in ["scratch", "root", "dev"] {
+        match std::fs::create_dir(state.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(said(error)),
+            _ => {}
+        }
+    }
+    Ok(state)
+}
+
+fn lock(state: &Path) -> Result<OwnedFd, String> {
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::open(state.join("lock"), flags, Mode::from_raw_mode(0o600))
+        .map_err(|errno| format!("the state folder `{}` cannot be locked: {errno}", state.display()))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| format!("the state folder `{}` belongs to another spawner", state.display()))?;
+    Ok(file)
+}
+
+/// Returns where other file systems of the machine are mounted, those above before those below.
+fn other_mounts() -> Vec<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    text.lines()
+        .filter_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let (point, kind) = (left.split(' ').nth(4)?, right.split(' ').next()?);
+            let is_seen = point != "/" && FILE_SYSTEMS.contains(&kind) && !point.contains('\\');
+            is_seen.then(|| PathBuf::from(point))
+        })
+        .collect()
+}
+
+/// Returns a number that tells one state folder from others on this machine.
+fn fingerprint(path: &Path) -> u64 {
+    path.as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}

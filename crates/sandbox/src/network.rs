@@ -1,0 +1,41 @@
+//! What a sandbox may reach: a network namespace that holds nothing but itself, or one whose only way out is a TUN device
+//! that a user-mode stack on the node reads.
+
+use crate::event::Fault;
+use crate::root::machine;
+use crate::system;
+use model::Network;
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// The sandbox's own address.
+const ADDRESS: [u8; 4] = [10, 0, 2, 100];
+const MASK: [u8; 4] = [255, 255, 255, 0];
+/// Where everything goes.
+const GATEWAY: [u8; 4] = [10, 0, 2, 2];
+const MTU: i32 = 1500;
+
+/// Opens what a wire is made from; it belongs to the network namespace of the caller.
+pub(crate) fn open_tun() -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
+}
+
+/// Sets up the network of a sandbox from within; returns the wire's other end, if there is a wire.
+pub(crate) fn set_up(network: Network) -> Result<Option<OwnedFd>, Fault> {
+    if network == Network::Host {
+        return Ok(None);
+    }
+    let what = machine("the network could not be set up");
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map_err(&what)?;
+    system::interface_up(socket.as_fd(), c"lo", None).map_err(&what)?;
+    if network == Network::None {
+        return Ok(None);
+    }
+    let tun = open_tun().map_err(machine("`/dev/net/tun` could not be opened"))?;
+    system::make_tun(&tun, c"eth0").map_err(&what)?;
+    system::interface_up(socket.as_fd(), c"eth0", Some((ADDRESS, MASK, MTU))).map_err(&what)?;
+    system::route_all(socket.as_fd(), GATEWAY).map_err(&what)?;
+    Ok(Some(tun))
+}

@@ -1,0 +1,110 @@
+//! Who a program is inside: `USER` or `USER:GROUP`, by name or number, looked up in the sandbox's own /etc. What is read
+//! there is foreign: bounded, and a line that makes no sense is passed over.
+
+use crate::event::{Fault, FaultKind};
+use std::fs::File;
+use std::io::Read;
+
+/// Bytes of /etc/passwd and /etc/group that are looked at.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Groups that one user may be in.
+const MAX_GROUPS: usize = 64;
+
+/// A user and its groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Person {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+}
+
+/// Finds out whom these words mean; at most `count` ids are there.
+pub(crate) fn find(words: &str, count: u32) -> Result<Person, Fault> {
+    if words == "0" || words == "0:0" || (words == "root" && count == 1) {
+        return Ok(Person::default());
+    }
+    let passwd = read("/etc/passwd");
+    let group = read("/etc/group");
+    look_up(words, &passwd, &group).and_then(|person| {
+        if person.uid < count && person.gid < count {
+            let groups = person.groups.iter().copied().filter(|id| *id < count).collect();
+            Ok(Person { groups, ..person })
+        } else {
+            Err(fault(format!("the user `{words}` has an id above {}, the last of this sandbox", count - 1)))
+        }
+    })
+}
+
+fn fault(cause: String) -> Fault {
+    Fault { kind: FaultKind::Order, cause }
+}
+
+fn read(path: &str) -> String {
+    let mut bytes = Vec::new();
+    // A file that is not there holds nobody.
+    let _ = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn look_up(words: &str, passwd: &str, group: &str) -> Result<Person, Fault> {
+    let (user, chosen) = words.split_once(':').map_or((words, None), |(user, group)| (user, Some(group)));
+    let entry = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.len() >= 4 && (fields[0] == user || (fields[2] == user && user.parse::<u32>().is_ok())));
+    let number = user.parse::<u32>().ok();
+    let (name, uid, own) = match (&entry, number) {
+        (Some(fields), _) => {
+            let id = |field: &str| {
+                field.parse::<u32>().map_err(|_| fault(format!("the user `{user}` has no number in /etc/passwd")))
+            };
+            (Some(fields[0]), id(fields[2])?, id(fields[3])?)
+        }
+        (None, Some(uid)) => (None, uid, 0),
+        (None, None) => return Err(fault(format!("the user `{user}` does not exist inside"))),
+    };
+    let groups = group.lines().map(|line| line.split(':').collect::<Vec<_>>()).filter(|fields| fields.len() >= 3);
+    if let Some(chosen) = chosen {
+        let gid = groups
+            .filter(|fields| fields[0] == chosen)
+            .find_map(|fields| fields[2].parse().ok())
+            .or_else(|| chosen.parse().ok())
+            .ok_or_else(|| fault(format!("the group `{chosen}` does not exist inside")))?;
+        return Ok(Person { uid, gid, groups: vec![gid] });
+    }
+    let belongs = |fields: &Vec<&str>| {
+        fields.get(3).is_some_and(|members| members.split(',').any(|member| Some(member.trim()) == name))
+    };
+    let mut all: Vec<u32> = groups.filter(belongs).filter_map(|fields| fields[2].parse().ok()).collect();
+    all.truncate(MAX_GROUPS);
+    if !all.contains(&own) {
+        all.insert(0, own);
+    }
+    Ok(Person { uid, gid: own, groups: all })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_are_found_by_name_and_number() {
+        let passwd = "root:x:0:0::/:/bin/sh\nnonsense\nann:x:1000:100::/home/ann:/bin/sh\n";
+        let group = "root:x:0:\nstaff:x:50:ann,bob\nwheel:x:10:bob, ann\nbad\n";
+        let check = |words: &str, expected: Option<(u32, u32, &[u32])>| {
+            let found = look_up(words, passwd, group).ok();
+            let found = found.as_ref().map(|person| (person.uid, person.gid, person.groups.as_slice()));
+            assert_eq!(found, expected, "{words}");
+        };
+        check("root", Some((0, 0, &[0])));
+        check("ann", Some((1000, 100, &[100, 50, 10])));
+        check("1000", Some((1000, 100, &[100, 50, 10])));
+        check("ann:staff", Some((1000, 50, &[50])));
+        check("ann:7", Some((1000, 7, &[7])));
+        check("42", Some((42, 0, &[0])));
+        check("42:42", Some((42, 42, &[42])));
+        check("eve", None);
+        check("ann:nobody", None);
+        check("", None);
+    }
+}

@@ -1,0 +1,475 @@
+//! What a sandbox sees as its files: a writable layer of its own over the machine's files or over an image's layers, with
+//! /proc, /dev and /tmp of its own and whatever is bound besides. Built by init in its own mount namespace, before it gives
+//! up what privileges it has.
+//!
+//! A path inside is only ever resolved by `openat2` with `RESOLVE_IN_ROOT`, and a mount is attached to what was found, not
+//! to a name: no link in an image or a volume leads outside. The source of a bind may hold no link at all.
+//!
+//! Over the machine's own files nobody sees what `HIDDEN` and the settings name. It is hidden by empty, opaque folders in
+//! the writable layer, which costs nothing; what else belongs to root alone stays closed because no id inside is root.
+//! `/home`, `/srv`, `/opt` and `/var` are seen as far as the machine's other users may read them.
+
+use crate::event::{Fault, FaultKind};
+use crate::plan::{Bind, Plan, Root};
+use crate::system::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
+use model::Access;
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags,
+};
+use std::ffi::CString;
+use std::fmt::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// What is nobody's business, of the machine's own files: the superuser's home, what runs, what others left for a moment,
+/// what boots it, and what somebody plugged in.
+const HIDDEN: [&str; 9] = ["root", "run", "tmp", "var/tmp", "var/run", "boot", "mnt", "media", "lost+found"];
+/// Folders of /proc through which a machine is changed rather than seen.
+const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
+/// Files of /proc that tell of the machine's memory, keys and timers.
+const PROC_MASKED: [&str; 5] = ["kcore", "keys", "timer_list", "sched_debug", "kmsg"];
+/// Folders of /proc that tell of the machine's parts.
+const PROC_EMPTY: [&str; 2] = ["acpi", "scsi"];
+/// Devices that are safe in anybody's hands.
+const DEVICES: [(&str, u32); 6] = [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9), ("tty", 0)];
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("ptmx", "pts/ptmx"),
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
+/// Bytes that one file of a sandbox's own takes at least, by which the number of its files is bounded.
+const BYTES_A_FILE: u64 = 4096;
+/// Files that even the smallest sandbox may make.
+const MIN_FILES: u64 = 1024;
+/// Parents that are made for one mount.
+const MAX_PARENTS: usize = 64;
+
+/// Folders of a spawner that its sandboxes use while they are built; each sees them in a mount namespace of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Ground {
+    /// Where a sandbox's own layer is mounted.
+    pub(crate) scratch: PathBuf,
+    /// Where its root is put together.
+    pub(crate) root: PathBuf,
+    /// The devices, made ahead; none if the spawner may not make any.
+    pub(crate) devices: Option<PathBuf>,
+    /// Other file systems of the machine, to be seen over its own files.
+    pub(crate) mounts: Vec<PathBuf>,
+    /// What the settings hide.
+    pub(crate) hidden: Vec<PathBuf>,
+    /// Whether ids inside are other than outside, and the builder is the machine's superuser.
+    pub(crate) is_privileged: bool,
+    /// The id inside that owns what is made, as the machine counts it.
+    pub(crate) owner: u32,
+    /// The group of that.
+    pub(crate) group: u32,
+}
+
+/// Makes the devices that all sandboxes of this spawner share, at `folder`, in the caller's mount namespace.
+pub(crate) fn make_devices(folder: &Path) -> rustix::io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    rustix::mount::mount("tmpfs", folder, "tmpfs", flags, Some(c"mode=755,size=64k,nr_inodes=64"))?;
+    for (name, minor) in DEVICES {
+        let major = if name == "tty" { 5 } else { 1 };
+        let path = folder.join(name);
+        let device = rustix::fs::makedev(major, minor);
+        rustix::fs::mknodat(CWD, &path, rustix::fs::FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)?;
+        rustix::fs::chmod(&path, Mode::from_raw_mode(0o666))?;
+    }
+    for (name, target) in DEVICE_LINKS {
+        rustix::fs::symlink(target, folder.join(name))?;
+    }
+    for name in ["pts", "shm", "mqueue"] {
+        rustix::fs::mkdir(folder.join(name), Mode::from_raw_mode(0o755))?;
+    }
+    rustix::mount::mount_remount(folder, MountFlags::RDONLY | flags, c"")
+}
+
+/// Builds the root and makes it this process's own; nothing of what was there before can be reached afterwards.
+pub(crate) fn enter(ground: &Ground, plan: &Plan) -> Result<(), Fault> {
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(machine("the mounts could not be made private"))?;
+    // What is bound is opened while the machine's own names still mean something.
+    let sources = plan.binds.iter().map(open_source).collect::<Result<Vec<_>, _>>()?;
+    make_scratch(ground, plan)?;
+    if matches!(plan.root, Root::Host) {
+        hide(ground)?;
+    }
+    let root = make_root(ground, plan)?;
+    if matches!(plan.root, Root::Host) {
+        for path in &ground.mounts {
+            bind_host(root.as_fd(), path)?;
+        }
+    }
+    fill(ground, plan, root.as_fd())?;
+    for (bind, source) in plan.binds.iter().zip(sources) {
+        attach(root.as_fd(), bind, &source)?;
+    }
+    rustix::process::fchdir(&root).map_err(machine("the new root could not be entered"))?;
+    rustix::process::pivot_root(".", ".").map_err(machine("the root could not be changed"))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(machine("the old root could not be left"))?;
+    rustix::process::chdir("/").map_err(machine("the new root could not be entered"))
+}
+
+/// Returns what tells of an error of the machine's.
+pub(crate) fn machine(what: &'static str) -> impl Fn(Errno) -> Fault {
+    move |errno| Fault { kind: FaultKind::Machine, cause: format!("{what}: {errno}") }
+}
+
+fn plan_fault(cause: String) -> Fault {
+    Fault { kind: FaultKind::Plan, cause }
+}
+
+fn make_scratch(ground: &Ground, plan: &Plan) -> Result<(), Fault> {
+    let bytes = plan.limits.disk_bytes;
+    let files = (bytes / BYTES_A_FILE).max(MIN_FILES);
+    let options = CString::new(format!("mode=755,size={bytes},nr_inodes={files}")).expect("numbers hold no NUL");
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("tmpfs", &ground.scratch, "tmpfs", flags, Some(options.as_c_str()))
+        .map_err(machine("the writable layer could not be made"))?;
+    rustix::process::chdir(&ground.scratch).map_err(machine("the writable layer could not be entered"))?;
+    for (name, mode) in [("upper", 0o755), ("work", 0o700), ("tmp", 0o1777), ("shm", 0o1777), ("empty", 0o555)] {
+        make_folder(CWD, name, mode).map_err(machine("the writable layer could not be filled"))?;
+    }
+    if ground.is_privileged {
+        give(ground, "upper")?;
+    }
+    Ok(())
+}
+
+/// Makes a folder that belongs to the superuser of the inside.
+fn give(ground: &Ground, path: &str) -> Result<(), Fault> {
+    let (uid, gid) = (Uid::from_raw(ground.owner), Gid::from_raw(ground.owner));
+    rustix::fs::chown(path, Some(uid), Some(gid)).map_err(machine("the writable layer could not be given away"))
+}
+
+fn make_folder(at: BorrowedFd<'_>, name: &str, mode: u32) -> rustix::io::Result<()> {
+    rustix::fs::mkdirat(at, name, Mode::from_raw_mode(mode))?;
+    // The mask of whoever started us may have taken bits away.
+    if mode & 0o7022 == 0 { Ok(()) } else { rustix::fs::chmodat(at, name, Mode::from_raw_mode(mode), AtFlags::empty()) }
+}
+
+/// Puts empty, opaque folders over what is not to be seen.
+fn hide(ground: &Ground) -> Result<(), Fault> {
+    let named = HIDDEN.iter().map(Path::new);
+    let chosen = ground.hidden.iter().filter_map(|path| path.strip_prefix("/").ok());
+    for path in named.chain(chosen) {
+        let here = Path::new("/").join(path);
+        if !std::fs::symlink_metadata(&here).is_ok_and(|found| found.is_dir()) {
+            continue;
+        }
+        let mut above = PathBuf::from("upper");
+        let mut below = PathBuf::from("/");
+        for part in path.parent().into_iter().flatten() {
+            above.push(part);
+            below.push(part);
+            make_like(ground, &above, &below)?;
+        }
+        let folder = Path::new("upper").join(path);
+        let mode = if path.ends_with("tmp") { 0o1777 } else { 0o755 };
+        match make_folder(CWD, &folder.to_string_lossy(), mode) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(machine("a folder could not be hidden")(errno)),
+        }
+        rustix::fs::setxattr(&folder, c"user.overlay.opaque", b"y", XattrFlags::empty())
+            .map_err(machine("a folder could not be hidden"))?;
+    }
+    Ok(())
+}
+
+/// Makes a folder of the upper layer that lets the one beneath shine through, with its mode and owner.
+fn make_like(ground: &Ground, above: &Path, below: &Path) -> Result<(), Fault> {
+    let what = machine("a folder of the machine could not be copied");
+    let found = rustix::fs::stat(below).map_err(&what)?;
+    match rustix::fs::mkdir(above, Mode::from_raw_mode(found.st_mode & 0o7777)) {
+        Err(Errno::EXIST) => return Ok(()),
+        other => other.map_err(&what)?,
+    }
+    rustix::fs::chmod(above, Mode::from_raw_mode(found.st_mode & 0o7777)).map_err(&what)?;
+    if ground.is_privileged {
+        let (uid, gid) = (Uid::from_raw(found.st_uid), Gid::from_raw(found.st_gid));
+        rustix::fs::chown(above, Some(uid), Some(gid)).map_err(&what)?;
+    }
+    Ok(())
+}
+
+/// Mounts the overlay and returns its root. Layers are named by open descriptors, which keeps the option short and takes
+/// the meaning out of colons and commas in their paths.
+fn make_root(ground: &Ground, plan: &Plan) -> Result<OwnedFd, Fault> {
+    let mut options = String::from("userxattr,upperdir=upper,workdir=work,lowerdir=");
+    let mut layers = Vec::new();
+    match &plan.root {
+        Root::Host => options.push('/'),
+        Root::Layers(paths) if paths.is_empty() => options.push_str("empty"),
+        Root::Layers(paths) => {
+            for path in paths {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let layer = rustix::fs::open(path, flags, Mode::empty())
+                    .map_err(|errno| plan_fault(format!("the layer `{}` cannot be opened: {errno}", path.display())))?;
+                let separator = if layers.is_empty() { "" } else { ":" };
+                write!(options, "{separator}/proc/self/fd/{}", layer.as_raw_fd())
+                    .expect("a string takes what it is given");
+                layers.push(layer);
+            }
+        }
+    }
+    let options = CString::new(options).map_err(|_| plan_fault("a layer's path holds a NUL".to_owned()))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("overlay", &ground.root, "overlay", flags, Some(options.as_c_str()))
+        .map_err(machine("the root could not be laid over its layers"))?;
+    open_folder(CWD, &ground.root, ResolveFlags::empty()).map_err(machine("the new root could not be opened"))
+}
+
+fn open_folder(at: BorrowedFd<'_>, path: &Path, resolve: ResolveFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat2(at, path, flags, Mode::empty(), resolve)
+}
+
+fn inside() -> ResolveFlags {
+    ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS
+}
+
+/// Opens a folder of the new root, which is made if it is not there.
+fn ensure(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Fault> {
+    match open_folder(root, Path::new(name), inside()) {
+        Err(Errno::NOENT) => rustix::fs::mkdirat(root, name, Mode::from_raw_mode(0o755))
+            .and_then(|()| open_folder(root, Path::new(name), inside())),
+        other => other,
+    }
+    .map_err(|errno| plan_fault(format!("`/{name}` of the root cannot be made or opened: {errno}")))
+}
+
+/// Mounts what every sandbox has of its own.
+fn fill(ground: &Ground, plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Fault> {
+    let proc = mount_new("proc", &[], MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+        .map_err(machine("/proc could not be mounted"))?;
+    let place = ensure(root, "proc")?;
+    move_to(proc.as_fd(), place.as_fd()).map_err(machine("/proc could not be mounted"))?;
+    make_dev(ground, plan, root)?;
+    mask(ground, proc.as_fd())?;
+    for name in ["tmp", "run", "sys"] {
+        ensure(root, name)?;
+    }
+    let place = ensure(root, "tmp")?;
+    let tmp = clone_tree(CWD, Path::new("tmp"), 0).map_err(machine("/tmp could not be made"))?;
+    move_to(tmp.as_fd(), place.as_fd()).map_err(machine("/tmp could not be mounted"))?;
+    if matches!(plan.root, Root::Host) && plan.network == model::Network::Host {
+        return Ok(());
+    }
+    if plan.network == model::Network::Egress {
+        place_resolver(root)?;
+    }
+    Ok(())
+}
+
+fn make_dev(ground: &Ground, plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Fault> {
+    let what = machine("/dev could not be made");
+    let place = ensure(root, "dev")?;
+    let dev = if let Some(devices) = &ground.devices {
+        let dev = clone_tree(CWD, devices, 0).map_err(&what)?;
+        move_to(dev.as_fd(), place.as_fd()).map_err(&what)?;
+        dev
+    } else {
+        let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let dev = mount_new("tmpfs", &[("mode", "755"), ("size", "64k"), ("nr_inodes", "64")], flags).map_err(&what)?;
+        move_to(dev.as_fd(), place.as_fd()).map_err(&what)?;
+        for (name, _) in DEVICES {
+            let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&dev, name, flags, Mode::from_raw_mode(0o666)).map_err(&what)?;
+            let device = clone_tree(CWD, &Path::new("/dev").join(name), 0).map_err(&what)?;
+            move_to(device.as_fd(), file.as_fd()).map_err(&what)?;
+        }
+        for (name, target) in DEVICE_LINKS {
+            rustix::fs::symlinkat(target, &dev, name).map_err(&what)?;
+        }
+        for name in ["pts", "shm", "mqueue"] {
+            rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).map_err(&what)?;
+        }
+        dev
+    };
+    let shm = clone_tree(CWD, Path::new("shm"), 0).map_err(&what)?;
+    system::mount_set(shm.as_fd(), NO_EXEC, 0).map_err(&what)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let place = rustix::fs::openat(&dev, "shm", flags, Mode::empty()).map_err(&what)?;
+    move_to(shm.as_fd(), place.as_fd()).map_err(&what)?;
+    let _ = plan.terminal;
+    let owner = ground.owner.to_string();
+    let mut options = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
+    if ground.is_privileged {
+        options.extend([("uid", owner.as_str()), ("gid", owner.as_str())]);
+    }
+    let pts = mount_new("devpts", &options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+        .map_err(&what)?;
+    let place = rustix::fs::openat(&dev, "pts", flags, Mode::empty()).map_err(&what)?;
+    move_to(pts.as_fd(), place.as_fd()).map_err(&what)
+}
+
+/// Takes out of /proc what changes the machine or tells too much of it.
+fn mask(ground: &Ground, proc: BorrowedFd<'_>) -> Result<(), Fault> {
+    let what = machine("/proc could not be masked");
+    let exists = |name: &str| rustix::fs::accessat(proc, name, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok();
+    for name in PROC_READ_ONLY.into_iter().filter(|name| exists(name)) {
+        let tree = clone_tree(proc, Path::new(name), 0).map_err(&what)?;
+        system::mount_set(tree.as_fd(), READ_ONLY | NO_SUID | NO_DEV | NO_EXEC, 0).map_err(&what)?;
+        rustix::mount::move_mount(&tree, "", proc, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(&what)?;
+    }
+    for name in PROC_MASKED.into_iter().filter(|name| exists(name)) {
+        let null = ground.devices.as_ref().map_or_else(|| PathBuf::from("/dev/null"), |folder| folder.join("null"));
+        let tree = clone_tree(CWD, &null, 0).map_err(&what)?;
+        rustix::mount::move_mount(&tree, "", proc, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(&what)?;
+    }
+    for name in PROC_EMPTY.into_iter().filter(|name| exists(name)) {
+        let tree = clone_tree(CWD, Path::new("empty"), 0).map_err(&what)?;
+        system::mount_set(tree.as_fd(), READ_ONLY, 0).map_err(&what)?;
+        rustix::mount::move_mount(&tree, "", proc, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(&what)?;
+    }
+    Ok(())
+}
+
+/// Names the resolver of the user-mode network.
+fn place_resolver(root: BorrowedFd<'_>) -> Result<(), Fault> {
+    std::fs::write("resolv.conf", "nameserver 10.0.2.3\n").map_err(|error| Fault {
+        kind: FaultKind::Machine,
+        cause: format!("`resolv.conf` could not be written: {error}"),
+    })?;
+    let tree = clone_tree(CWD, Path::new("resolv.conf"), 0).map_err(machine("`resolv.conf` could not be bound"))?;
+    let target = Path::new("/etc/resolv.conf");
+    if make_target(root, target, false).is_err() {
+        // A link that leads nowhere inside, as systemd leaves one: it is replaced in the writable layer.
+        let etc = ensure(root, "etc")?;
+        rustix::fs::unlinkat(&etc, "resolv.conf", AtFlags::empty())
+            .map_err(machine("`/etc/resolv.conf` could not be replaced"))?;
+    }
+    let place = make_target(root, target, false)?;
+    move_to(tree.as_fd(), place.as_fd()).map_err(machine("`resolv.conf` could not be bound"))
+}
+
+fn mount_new(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        if value.is_empty() {
+            rustix::mount::fsconfig_set_flag(&context, *key)?;
+        } else {
+            rustix::mount::fsconfig_set_string(&context, *key, *value)?;
+        }
+    }
+    rustix::mount::fsconfig_create(&context)?;
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+fn clone_tree(at: BorrowedFd<'_>, path: &Path, flags: u32) -> rustix::io::Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::from_bits_retain(flags);
+    rustix::mount::open_tree(at, path, flags)
+}
+
+fn move_to(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, "", place, "", flags)
+}
+
+const RECURSIVE: i32 = libc::AT_RECURSIVE;
+
+/// Shows another of the machine's file systems where it is, to be read.
+fn bind_host(root: BorrowedFd<'_>, path: &Path) -> Result<(), Fault> {
+    let what = machine("a file system of the machine could not be shown");
+    let inner = path.strip_prefix("/").unwrap_or(path);
+    let place = match open_folder(root, inner, inside() | ResolveFlags::NO_SYMLINKS) {
+        // It lies in what is hidden.
+        Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(()),
+        other => other.map_err(&what)?,
+    };
+    let tree = match clone_tree(CWD, path, 0) {
+        Err(Errno::NOENT | Errno::ACCESS) => return Ok(()),
+        other => other.map_err(&what)?,
+    };
+    system::mount_set(tree.as_fd(), READ_ONLY | NO_SUID | NO_DEV, RECURSIVE).map_err(&what)?;
+    move_to(tree.as_fd(), place.as_fd()).map_err(&what)
+}
+
+/// What is to be bound, with whether it is a folder.
+struct Source {
+    tree: OwnedFd,
+    is_folder: bool,
+}
+
+fn open_source(bind: &Bind) -> Result<Source, Fault> {
+    let name = bind.source.display();
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found =
+        rustix::fs::openat2(CWD, &bind.source, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).map_err(|errno| {
+            match errno {
+                Errno::LOOP => plan_fault(format!("the mount's source `{name}` leads through a symbolic link")),
+                errno => plan_fault(format!("the mount's source `{name}` cannot be opened: {errno}")),
+            }
+        })?;
+    let kind = rustix::fs::FileType::from_raw_mode(
+        rustix::fs::fstat(&found).map_err(machine("a mount's source could not be looked at"))?.st_mode,
+    );
+    if !kind.is_dir() && !kind.is_file() && !kind.is_socket() {
+        return Err(plan_fault(format!("the mount's source `{name}` is neither a folder nor a file nor a socket")));
+    }
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    let tree = rustix::mount::open_tree(&found, "", flags)
+        .map_err(|errno| plan_fault(format!("the mount's source `{name}` cannot be bound: {errno}")))?;
+    let access = if bind.access == Access::ReadOnly { READ_ONLY } else { 0 };
+    system::mount_set(tree.as_fd(), access | NO_SUID | NO_DEV, RECURSIVE)
+        .map_err(|errno| plan_fault(format!("the mount of `{name}` cannot be restricted: {errno}")))?;
+    Ok(Source { tree, is_folder: kind.is_dir() })
+}
+
+fn attach(root: BorrowedFd<'_>, bind: &Bind, source: &Source) -> Result<(), Fault> {
+    let place = make_target(root, &bind.target, source.is_folder)?;
+    move_to(source.tree.as_fd(), place.as_fd())
+        .map_err(|errno| plan_fault(format!("the mount at `{}` cannot be made: {errno}", bind.target.display())))
+}
+
+/// Finds the place of a mount within the root, and makes it and its parents if they are not there.
+fn make_target(root: BorrowedFd<'_>, target: &Path, is_folder: bool) -> Result<OwnedFd, Fault> {
+    let name = target.display();
+    let fault = |errno: Errno| plan_fault(format!("the mount point `{name}` cannot be made: {errno}"));
+    let parts: Vec<_> = target.iter().filter(|part| *part != "/").collect();
+    if parts.is_empty() || parts.len() > MAX_PARENTS || parts.iter().any(|part| *part == "..") {
+        return Err(plan_fault(format!("the mount point `{name}` must lie beneath `/` and not climb")));
+    }
+    if is_reserved(&parts) {
+        return Err(plan_fault(format!("the mount point `{name}` is the sandbox's own")));
+    }
+    let mut path = PathBuf::new();
+    for (at, part) in parts.iter().enumerate() {
+        let parent = path.clone();
+        path.push(part);
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        match rustix::fs::openat2(root, &path, flags, Mode::empty(), inside()) {
+            Ok(found) if at + 1 == parts.len() => return Ok(found),
+            Ok(_) => continue,
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(fault(errno)),
+        }
+        let parent = if at == 0 { Path::new("/") } else { &parent };
+        let parent = open_folder(root, parent, inside()).map_err(fault)?;
+        if at + 1 == parts.len() && !is_folder {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+            rustix::fs::openat(&parent, *part, flags, Mode::from_raw_mode(0o644)).map_err(fault)?;
+        } else {
+            rustix::fs::mkdirat(&parent, *part, Mode::from_raw_mode(0o755)).map_err(fault)?;
+        }
+        if at + 1 == parts.len() {
+            return rustix::fs::openat2(root, &path, flags, Mode::empty(), inside()).map_err(fault);
+        }
+    }
+    Err(fault(Errno::NOENT))
+}
+
+/// Tells whether a mount there would replace what confines the sandbox, or what its programs take for granted.
+fn is_reserved(parts: &[&std::ffi::OsStr]) -> bool {
+    parts.first().is_some_and(|first| *first == "proc" || *first == "sys" || (*first == "dev" && parts.len() == 1))
+}

@@ -1,0 +1,186 @@
+//! One sync: heard by the database if it must be, else answered from what is known, and held while there is nothing to
+//! say.
+
+use crate::app::App;
+use crate::caller::Caller;
+use crate::error::Answer;
+use crate::session::watch::moved;
+use crate::session::{Need, Turn, Word};
+use jiff::Timestamp;
+use model::image::{Credential, ImageOrder};
+use model::limits::MAX_HOLD;
+use model::node::{Assignment, Held, Refused, Work};
+use model::{NodeId, Sync, SyncAnswer, TenantId};
+use std::time::Duration;
+use store::{Assigned, Heard, Report};
+use tokio::time::Instant;
+
+/// How long a wait lasts before what is known is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// What there is to say besides how the node stands.
+#[derive(Default)]
+struct Said {
+    assigned: Vec<Assignment>,
+    forget: Vec<Held>,
+    refused: Vec<Refused>,
+    /// Whether the node waits to hear that it was heard.
+    is_heard: bool,
+}
+
+/// Takes a session from among those that wait, however its sync ends.
+struct Waiting<'w> {
+    app: &'w App,
+    turn: &'w Turn,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.app.sessions.leave(self.turn);
+    }
+}
+
+/// Hears a node and tells it what to do.
+pub(super) async fn answer(app: &App, caller: &Caller, node: NodeId, sync: Sync) -> Answer<SyncAnswer> {
+    let asked_at = app.clock.now();
+    // A lease must outlive the wait, or the node would find itself without one when the answer comes.
+    let wait = Duration::from_millis(sync.wait_ms).min(MAX_HOLD).min(app.config.node.lease / 2);
+    let until = Instant::now() + wait;
+    let turn = app.sessions.enter(sync.session);
+    let serves = (!caller.tenant.is_house()).then_some(caller.tenant.id);
+    let lease = super::lease(app);
+    let (tenant, by) = caller.owner();
+    let mut report = Report { node, owner: (tenant, by.to_owned()), sync, serves, at: asked_at, lease };
+    loop {
+        let mut said = Said::default();
+        report.at = app.clock.now();
+        let need = app.sessions.need(&report.sync, caller.owner(), report.at);
+        let heard = match need {
+            Need::Exchange => Some(app.store.node_exchange(report.clone()).await),
+            Need::Renew => Some(app.store.session_renew(report.clone()).await),
+            Need::Nothing => None,
+        };
+        if let Some(heard) = heard {
+            let heard = heard.inspect_err(|_| app.sessions.forget(report.sync.session))?;
+            said = take_in(app, &mut report, &heard, need);
+            if report.sync.leaving {
+                return Ok(farewell(&heard, said));
+            }
+        }
+        let Some(word) = app.sessions.word(report.sync.session) else { continue };
+        let has_more =
+            need == Need::Renew && app.sessions.need(&report.sync, caller.owner(), report.at) == Need::Exchange;
+        let is_news = word.is_news || said.is_heard || !said.is_nothing();
+        let is_over = Instant::now() >= until || app.stop.is_cancelled() || !app.sessions.is_newest(&turn);
+        if (is_news || is_over) && !has_more {
+            app.sessions.told(report.sync.session, &word);
+            return Ok(compose(word, said, asked_at));
+        }
+        if !has_more {
+            hold(app, &turn, until).await;
+        }
+    }
+}
+
+/// Waits until something happens to the session, or until it is time to look again.
+async fn hold(app: &App, turn: &Turn, until: Instant) {
+    let _waiting = Waiting { app, turn };
+    app.sessions.wait(turn);
+    let rung = turn.bell.notified();
+    tokio::pin!(rung);
+    rung.as_mut().enable();
+    // A newer sync may have come before we listened.
+    if !app.sessions.is_newest(turn) {
+        return;
+    }
+    tokio::select! {
+        () = rung => {}
+        () = tokio::time::sleep_until(until.min(Instant::now() + LOOK_AGAIN)) => {}
+        () = app.stop.cancelled() => {}
+    }
+}
+
+/// Keeps what the database said, and wakes whom it concerns.
+fn take_in(app: &App, report: &mut Report, heard: &Heard, need: Need) -> Said {
+    let sync = &mut report.sync;
+    let is_heard = !sync.chunks.is_empty() || !sync.finished.is_empty() || sync.trouble.is_some();
+    for written in &sync.chunks {
+        app.followers.ring(written.held.execution);
+    }
+    moved(app, &heard.moved);
+    // It is said once: whatever follows in this request is about what has not been said yet.
+    sync.chunks.clear();
+    sync.finished.clear();
+    sync.trouble = None;
+    app.sessions.learn(sync, heard, need, (report.serves, report.lease));
+    let assigned = heard.assigned.iter().map(|assigned| assignment(app, assigned)).collect();
+    Said { assigned, forget: heard.forget.clone(), refused: heard.refused.clone(), is_heard }
+}
+
+impl Said {
+    fn is_nothing(&self) -> bool {
+        self.assigned.is_empty() && self.forget.is_empty() && self.refused.is_empty()
+    }
+}
+
+fn compose(word: Word, said: Said, asked_at: Timestamp) -> SyncAnswer {
+    let left = word.expires_at.duration_since(asked_at).as_millis();
+    SyncAnswer {
+        lease_ms: u64::try_from(left).unwrap_or(0),
+        state: word.node.state,
+        hold: word.node.hold.clone(),
+        assigned: said.assigned,
+        cancel: word.cancel,
+        forget: said.forget,
+        refused: said.refused,
+    }
+}
+
+/// Answers a node that leaves.
+fn farewell(heard: &Heard, said: Said) -> SyncAnswer {
+    SyncAnswer {
+        lease_ms: 0,
+        state: heard.node.state,
+        hold: heard.node.hold.clone(),
+        assigned: Vec::new(),
+        cancel: Vec::new(),
+        forget: said.forget,
+        refused: said.refused,
+    }
+}
+
+fn assignment(app: &App, assigned: &Assigned) -> Assignment {
+    let execution = &assigned.execution;
+    let work = match &assigned.image {
+        None => Work::Run { image: assigned.manifest.clone() },
+        Some((image, plain_http, sealed)) => Work::Image {
+            order: ImageOrder {
+                id: image.id,
+                source: image.source.clone(),
+                credential: sealed.as_ref().and_then(|sealed| open(app, image.tenant, sealed)),
+                plain_http: *plain_http,
+            },
+        },
+    };
+    Assignment {
+        held: Held { execution: execution.id, attempt: execution.attempt },
+        tenant: execution.tenant,
+        class: execution.class,
+        recipe: execution.recipe.clone(),
+        work,
+    }
+}
+
+/// Opens a credential for the one execution that needs it.
+fn open(app: &App, tenant: TenantId, sealed: &store::Sealed) -> Option<Credential> {
+    let registry = &sealed.registry;
+    let secret = app.seal.read(tenant, &registry.host, &sealed.secret);
+    if secret.is_none() {
+        tracing::error!(
+            host = registry.host,
+            "the credential of a registry cannot be opened: it was sealed with another key; all servers of a database \
+             need the same `server.secret_key`, or the same `secret.key` in their data folders"
+        );
+    }
+    Some(Credential { user: registry.user.clone(), secret: secret? })
+}

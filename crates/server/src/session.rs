@@ -1,0 +1,338 @@
+//! The sessions that this server speaks with: what each holds, who waits, and whom to wake when there is something to do.
+//!
+//! All of it is memory: what the database would say, had it been asked again. A sync that changes nothing is answered
+//! from here, and the database is asked when a lease is due, when something was said, when a bell rang, or when a node's
+//! words do not fit what is known. A new execution wakes one node that it fits, not all of them. What other servers do
+//! is found by [`watch`], once a second.
+
+pub(crate) mod watch;
+
+use jiff::{SignedDuration, Timestamp};
+use model::node::{Held, Sync};
+use model::{ExecutionId, ExecutionState, ImageId, Node, NodeState, SessionId, Shape, TenantId};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use store::{Heard, Queue};
+use tokio::sync::Notify;
+
+/// Waiting nodes that are looked at for one execution; the pass behind looks at all.
+const MAX_LOOKED_AT: usize = 512;
+/// Fitting nodes among which the one with the most free slots is chosen.
+const MAX_CHOICE: usize = 8;
+/// Images that a node is remembered to have been given.
+const MAX_IMAGES: usize = 32;
+/// After how long a node is told again to stop what it has not stopped.
+const TELL_AGAIN: Duration = Duration::from_secs(2);
+
+/// What has to be done about a sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// The database must hear it.
+    Exchange,
+    /// The lease must be renewed, and what the session holds looked at.
+    Renew,
+    /// Nothing.
+    Nothing,
+}
+
+/// A session, as far as this server knows.
+#[derive(Debug)]
+struct Entry {
+    node: Arc<Node>,
+    serves: Option<TenantId>,
+    expires_at: Timestamp,
+    renew_at: Timestamp,
+    held: BTreeMap<ExecutionId, (u32, ExecutionState)>,
+    images: VecDeque<ImageId>,
+    free: u32,
+    /// The state of the queue at which there was nothing more for it; none if there may be.
+    sated_at: Option<u64>,
+    /// Whether something happened that its node must be told.
+    is_stirred: bool,
+    told: Option<(NodeState, bool)>,
+    told_to_stop: (BTreeSet<ExecutionId>, Option<Instant>),
+}
+
+/// Where the syncs of one session meet, known or not.
+#[derive(Debug, Default)]
+struct Door {
+    /// The newest sync's number.
+    turn: u64,
+    bell: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: HashMap<SessionId, Entry>,
+    doors: HashMap<SessionId, Door>,
+    waiting: BTreeSet<SessionId>,
+    cursor: Option<SessionId>,
+    /// Counts what came into the queue while nobody who waits could be found for it.
+    queue: u64,
+}
+
+/// The sessions that this server speaks with.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    inner: Mutex<Inner>,
+}
+
+/// What memory answers.
+#[derive(Debug)]
+pub(crate) struct Word {
+    pub(crate) expires_at: Timestamp,
+    pub(crate) node: Arc<Node>,
+    pub(crate) cancel: Vec<ExecutionId>,
+    /// Whether the node does not know it yet.
+    pub(crate) is_news: bool,
+}
+
+/// One sync's place among those of its session.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    session: SessionId,
+    number: u64,
+    pub(crate) bell: Arc<Notify>,
+}
+
+impl Sessions {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a sync; an older one of the same session that is held is let go.
+    pub(crate) fn enter(&self, session: SessionId) -> Turn {
+        let mut inner = self.lock();
+        inner.waiting.remove(&session);
+        let door = inner.doors.entry(session).or_default();
+        door.turn += 1;
+        door.bell.notify_waiters();
+        // A bell of its own: what rang for the older one is found in what is known of the session.
+        door.bell = Arc::default();
+        Turn { session, number: door.turn, bell: Arc::clone(&door.bell) }
+    }
+
+    /// Tells whether no newer sync of the session has come.
+    pub(crate) fn is_newest(&self, turn: &Turn) -> bool {
+        self.lock().doors.get(&turn.session).is_some_and(|door| door.turn == turn.number)
+    }
+
+    /// Tells what has to be done about a sync.
+    pub(crate) fn need(&self, sync: &Sync, owner: (TenantId, &str), now: Timestamp) -> Need {
+        let says = !sync.chunks.is_empty() || !sync.finished.is_empty() || sync.trouble.is_some() || sync.leaving;
+        let mut inner = self.lock();
+        let queue = inner.queue;
+        let Some(entry) = inner.entries.get_mut(&sync.session) else { return Need::Exchange };
+        entry.free = sync.free;
+        let takes = sync.free > 0 && entry.node.state == NodeState::Ready && entry.node.hold.is_none();
+        let wants = takes && entry.sated_at != Some(queue);
+        let is_ours = (entry.node.tenant, entry.node.by.as_str()) == owner;
+        if says || wants || entry.is_stirred || !is_ours || entry.expires_at <= now || !agrees(&entry.held, sync) {
+            Need::Exchange
+        } else if entry.renew_at <= now {
+            Need::Renew
+        } else {
+            Need::Nothing
+        }
+    }
+
+    /// Takes in what the database said of a session. After a mere renewal, what does not fit is asked for again.
+    pub(crate) fn learn(&self, sync: &Sync, heard: &Heard, need: Need, about: (Option<TenantId>, SignedDuration)) {
+        let (serves, lease) = about;
+        let mut inner = self.lock();
+        let queue = inner.queue;
+        if heard.node.session != Some(sync.session) {
+            inner.forget(sync.session);
+            return;
+        }
+        let node = Arc::new(heard.node.clone());
+        let renew_at = heard.expires_at - lease * 2 / 3;
+        let old = inner.entries.remove(&sync.session);
+        let (told, told_to_stop, mut images, sated) = match old {
+            Some(old) => (old.told, old.told_to_stop, old.images, old.sated_at),
+            None => (None, (BTreeSet::new(), None), VecDeque::new(), None),
+        };
+        for image in heard.assigned.iter().filter_map(|assigned| assigned.execution.recipe.image_id) {
+            if !images.contains(&image) {
+                images.push_back(image);
+            }
+            if images.len() > MAX_IMAGES {
+                images.pop_front();
+            }
+        }
+        let held = heard.held.clone();
+        let is_stirred = need == Need::Renew && !agrees(&held, sync);
+        let sated_at = match need {
+            Need::Exchange => heard.is_sated.then_some(queue),
+            Need::Renew | Need::Nothing => sated,
+        };
+        let (expires_at, free) = (heard.expires_at, sync.free);
+        let entry =
+            Entry { node, serves, expires_at, renew_at, held, images, free, sated_at, is_stirred, told, told_to_stop };
+        inner.entries.insert(sync.session, entry);
+    }
+
+    /// Returns how a session stands, and whether its node has to hear of it now.
+    pub(crate) fn word(&self, session: SessionId) -> Option<Word> {
+        let inner = self.lock();
+        let entry = inner.entries.get(&session)?;
+        let stops = entry.held.iter().filter(|(_, (_, state))| *state == ExecutionState::Cancelling);
+        let cancel: Vec<_> = stops.map(|(id, _)| *id).collect();
+        let (stopped, at) = &entry.told_to_stop;
+        let is_late = at.is_none_or(|at| at.elapsed() >= TELL_AGAIN);
+        let stop = !cancel.is_empty() && (is_late || cancel.iter().any(|id| !stopped.contains(id)));
+        let is_news = stop || entry.told != Some((entry.node.state, entry.node.hold.is_some()));
+        Some(Word { expires_at: entry.expires_at, node: Arc::clone(&entry.node), cancel, is_news })
+    }
+
+    /// Notes what a node is told now.
+    pub(crate) fn told(&self, session: SessionId, word: &Word) {
+        if let Some(entry) = self.lock().entries.get_mut(&session) {
+            entry.told = Some((word.node.state, word.node.hold.is_some()));
+            let at = (!word.cancel.is_empty()).then(Instant::now);
+            entry.told_to_stop = (word.cancel.iter().copied().collect(), at);
+        }
+    }
+
+    /// Puts a session among those that wait, unless a newer sync has come.
+    pub(crate) fn wait(&self, turn: &Turn) {
+        let mut inner = self.lock();
+        if inner.doors.get(&turn.session).is_some_and(|door| door.turn == turn.number) {
+            inner.waiting.insert(turn.session);
+        }
+    }
+
+    /// Takes a session from among those that wait, unless a newer sync has come.
+    pub(crate) fn leave(&self, turn: &Turn) {
+        let mut inner = self.lock();
+        if inner.doors.get(&turn.session).is_some_and(|door| door.turn == turn.number) {
+            inner.waiting.remove(&turn.session);
+        }
+    }
+
+    /// Wakes one node for an execution that has come into the queue.
+    pub(crate) fn ring(&self, shape: &Shape, tenant: TenantId, image: Option<ImageId>) {
+        let fits =
+            |entry: &Entry| entry.serves.is_none_or(|serves| serves == tenant) && entry.node.offer.fits(shape).is_ok();
+        let mut inner = self.lock();
+        if !inner.wake(fits, image, MAX_LOOKED_AT) {
+            inner.queue += 1;
+        }
+    }
+
+    /// Notes that something may have come into the queue, nobody knows for whom.
+    pub(crate) fn stir(&self) {
+        let mut inner = self.lock();
+        if !inner.wake(|_| true, None, MAX_LOOKED_AT) {
+            inner.queue += 1;
+        }
+    }
+
+    /// Wakes a node for each of these queues, where one waits that it suits.
+    pub(crate) fn serve(&self, queues: &[Queue]) {
+        let mut inner = self.lock();
+        for queue in queues {
+            inner.wake(|entry| queue.suits(&entry.node.offer, entry.serves), None, usize::MAX);
+        }
+    }
+
+    /// Has a session's node told what has happened to it.
+    pub(crate) fn touch(&self, session: SessionId) {
+        let mut inner = self.lock();
+        if let Some(entry) = inner.entries.get_mut(&session) {
+            entry.is_stirred = true;
+            inner.rouse(session);
+        }
+    }
+
+    /// Has the nodes told that hold something which is being stopped and do not know it.
+    pub(crate) fn touch_stopping(&self, stopping: &[(SessionId, Held)]) {
+        let mut inner = self.lock();
+        for (session, held) in stopping {
+            let known = inner.entries.get_mut(session);
+            let state = known.as_ref().and_then(|entry| entry.held.get(&held.execution)).map(|(_, state)| *state);
+            if let Some(entry) = known.filter(|_| state != Some(ExecutionState::Cancelling)) {
+                entry.is_stirred = true;
+                inner.rouse(*session);
+            }
+        }
+    }
+
+    /// Forgets a session that has ended.
+    pub(crate) fn forget(&self, session: SessionId) {
+        let mut inner = self.lock();
+        inner.forget(session);
+    }
+
+    /// Forgets the sessions that this server has not heard of for as long as a lease lasts.
+    pub(crate) fn forget_silent(&self, now: Timestamp) {
+        let mut inner = self.lock();
+        let silent: Vec<_> =
+            inner.entries.iter().filter(|(_, entry)| entry.expires_at <= now).map(|(session, _)| *session).collect();
+        for session in silent {
+            inner.forget(session);
+        }
+        let Inner { doors, entries, .. } = &mut *inner;
+        doors.retain(|session, door| entries.contains_key(session) || Arc::strong_count(&door.bell) > 1);
+    }
+
+    /// Returns the nodes that began before an instant and that nothing holds.
+    pub(crate) fn older_than(&self, at: Timestamp) -> Vec<Arc<Node>> {
+        let inner = self.lock();
+        let old = inner.entries.values().map(|entry| &entry.node).filter(|node| {
+            node.hold.is_none() && node.state == NodeState::Ready && node.joined_at.is_some_and(|begun| begun < at)
+        });
+        old.cloned().collect()
+    }
+}
+
+impl Inner {
+    /// Wakes the waiting node with the most free slots among a few that fit, one that has the image before others.
+    fn wake(&mut self, fits: impl Fn(&Entry) -> bool, image: Option<ImageId>, max: usize) -> bool {
+        let from = self.cursor.map_or(Bound::Unbounded, Bound::Excluded);
+        let to = self.cursor.map_or(Bound::Unbounded, Bound::Included);
+        let behind = self.waiting.range((from, Bound::Unbounded));
+        let before = self.waiting.range((Bound::Unbounded, to)).filter(|_| self.cursor.is_some());
+        let takes = |session: &&SessionId| {
+            let entry = self.entries.get(*session);
+            entry.is_some_and(|entry| {
+                entry.free > 0
+                    && entry.node.state == NodeState::Ready
+                    && entry.node.hold.is_none()
+                    && !entry.is_stirred
+                    && fits(entry)
+            })
+        };
+        let some = behind.chain(before).take(max).filter(takes).take(MAX_CHOICE);
+        let has = |entry: &Entry| image.is_some_and(|image| entry.images.contains(&image));
+        let best = some.max_by_key(|session| self.entries.get(session).map(|entry| (has(entry), entry.free))).copied();
+        let Some(session) = best else { return false };
+        self.cursor = Some(session);
+        if let Some(entry) = self.entries.get_mut(&session) {
+            entry.sated_at = None;
+        }
+        self.rouse(session);
+        true
+    }
+
+    fn rouse(&mut self, session: SessionId) {
+        self.waiting.remove(&session);
+        if let Some(door) = self.doors.get(&session) {
+            door.bell.notify_one();
+        }
+    }
+
+    fn forget(&mut self, session: SessionId) {
+        self.entries.remove(&session);
+        self.rouse(session);
+        self.doors.remove(&session);
+    }
+}
+
+/// Tells whether a node says that it holds what it is known to hold.
+fn agrees(held: &BTreeMap<ExecutionId, (u32, ExecutionState)>, sync: &Sync) -> bool {
+    held.len() == sync.held.len()
+        && sync.held.iter().all(|said| held.get(&said.execution).is_some_and(|(attempt, _)| *attempt == said.attempt))
+}

@@ -1,0 +1,446 @@
+//! Sessions: what a node says in one sync, and what it is told, as one transaction; and the end of those that fell silent.
+//!
+//! Every write of a session begins with the renewal of its lease, which locks its row: whoever ends a session and
+//! whoever speaks under it take turns, so nothing is ever given to a session that is gone.
+
+use super::{Return, get, go, hold, shut};
+use crate::chunk::Appender;
+use crate::error::StoreError;
+use crate::execution::claim::{Claim, claim};
+use crate::execution::{self, ExecutionEnd, ExecutionFinish};
+use crate::statement::statements;
+use crate::store::Store;
+use crate::transaction::{Operation, Tx};
+use crate::{image, registry};
+use jiff::{SignedDuration, Timestamp};
+use model::node::{Held, Hold, HoldKind, Refused};
+use model::{
+    ApiError, Execution, ExecutionId, ExecutionState, Image, ImageId, Lease, Manifest, Node, NodeId, NodeState, Offer,
+    OriginKind, SessionId, Shape, Sync, TenantId,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Sessions that one pass looks at.
+const MAX_EXPIRED: u32 = 256;
+
+statements! {
+    RENEW = "UPDATE session SET expires_at = $1 WHERE id = $2 AND node = $3 AND expires_at > $4 RETURNING id";
+    HELD = "SELECT id, attempt, state FROM execution WHERE session = $1 ORDER BY id";
+    EXPIRED = "SELECT id, node FROM session WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2";
+    EXPIRE = "DELETE FROM session WHERE id = $1 AND expires_at <= $2 RETURNING id";
+    CANCELLING = "SELECT session, id, attempt FROM execution WHERE state = 'cancelling' AND session IS NOT NULL \
+                  LIMIT 10000";
+    HOLDER = "SELECT execution.tenant, execution.attempt, execution.session, node.tenant, node.created_by \
+              FROM execution LEFT JOIN node ON node.id = execution.node WHERE execution.id = $1";
+    SHAPE = "SELECT shape FROM execution WHERE id = $1 AND ready = 1";
+}
+
+/// What a node says, and who it is.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The node.
+    pub node: NodeId,
+    /// Who speaks for it.
+    pub owner: (TenantId, String),
+    /// What it says.
+    pub sync: Sync,
+    /// Whom alone it serves; nobody named means everybody.
+    pub serves: Option<TenantId>,
+    /// When it was heard.
+    pub at: Timestamp,
+    /// How long its lease lasts from then on.
+    pub lease: SignedDuration,
+}
+
+/// An execution that a node is given, with what it takes to begin it.
+#[derive(Clone, Debug)]
+pub struct Assigned {
+    /// The execution.
+    pub execution: Execution,
+    /// The image that it runs in.
+    pub manifest: Option<Manifest>,
+    /// The image that it makes, whether its registry is spoken to without TLS, and the credential for it.
+    pub image: Option<(Image, bool, Option<registry::Sealed>)>,
+}
+
+/// What a node is told, and how it stands now.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// The node.
+    pub node: Node,
+    /// Until when its lease lasts.
+    pub expires_at: Timestamp,
+    /// What its session holds now, what is new among it.
+    pub held: BTreeMap<ExecutionId, (u32, ExecutionState)>,
+    /// What it is given, and given again.
+    pub assigned: Vec<Assigned>,
+    /// What is not its own.
+    pub forget: Vec<Held>,
+    /// What did not count.
+    pub refused: Vec<Refused>,
+    /// What ended, or went back into the queue.
+    pub moved: Vec<Execution>,
+    /// Whether it was given all that there was for it.
+    pub is_sated: bool,
+}
+
+impl Heard {
+    /// Returns what is to be stopped.
+    pub fn cancel(&self) -> Vec<ExecutionId> {
+        let stops = self.held.iter().filter(|(_, (_, state))| *state == ExecutionState::Cancelling);
+        stops.map(|(id, _)| *id).collect()
+    }
+}
+
+fn gone(session: SessionId) -> StoreError {
+    StoreError::conflict(
+        "session_gone",
+        format!("session `{session}` is not the node's, or its lease ran out"),
+        "end all that it holds, and join again with a new session",
+    )
+}
+
+/// Hears a node, and tells it what to do.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    report: Report,
+}
+
+impl Operation for Exchange {
+    type Answer = Heard;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Heard, StoreError> {
+        let Report { sync, at, .. } = &self.report;
+        let mut heard = renew(tx, &self.report).await?;
+        let by = self.report.node.to_string();
+        if heard.node.state == NodeState::Joining
+            && let Some(node) = go(tx, heard.node.id, NodeState::Ready, *at, &by).await?
+        {
+            heard.node = node;
+        }
+        if let Some(cause) = &sync.trouble
+            && heard.node.hold.is_none()
+        {
+            let cause = cause.chars().take(512).collect();
+            let new = Hold { kind: HoldKind::Quarantine, cause, by: by.clone(), at: *at };
+            heard.node = hold(tx, heard.node.id, Some(&new), (*at, &by)).await?;
+        }
+        self.add_chunks(tx, &mut heard).await?;
+        self.finish(tx, &mut heard, &by).await?;
+        if sync.leaving {
+            let give_back = Return { session: sync.session, cost: 0, at: *at, by: &by };
+            heard.moved.extend(shut(tx, &give_back).await?);
+            if let Some(node) = go(tx, heard.node.id, NodeState::Gone, *at, &by).await? {
+                heard.node = node;
+            }
+            return Ok(heard);
+        }
+        heard.held = held(tx, sync.session).await?;
+        self.compare(tx, &mut heard).await?;
+        self.claim(tx, &mut heard).await?;
+        Ok(heard)
+    }
+}
+
+impl Exchange {
+    async fn add_chunks(&self, tx: &Tx<'_>, heard: &mut Heard) -> Result<(), StoreError> {
+        let mut appenders: BTreeMap<Held, Option<Appender>> = BTreeMap::new();
+        for written in &self.report.sync.chunks {
+            let Held { execution, attempt } = written.held;
+            if let std::collections::btree_map::Entry::Vacant(place) = appenders.entry(written.held) {
+                let found = Appender::output(tx, execution, attempt, self.report.sync.session).await;
+                place.insert(unless_refused(found, written.held, heard)?);
+            }
+            let Some(Some(appender)) = appenders.get_mut(&written.held) else { continue };
+            let added = match written.chunk.stream.is_inward() {
+                true => Err(ApiError::invalid("chunk_invalid", "a node writes output and error alone").into()),
+                false => appender.add(tx, &written.chunk).await,
+            };
+            unless_refused(added, written.held, heard)?;
+        }
+        Ok(())
+    }
+
+    async fn finish(&self, tx: &Tx<'_>, heard: &mut Heard, by: &str) -> Result<(), StoreError> {
+        for finished in &self.report.sync.finished {
+            let end = ExecutionEnd {
+                id: finished.held.execution,
+                attempt: finished.held.attempt,
+                session: self.report.sync.session,
+                outcome: finished.outcome.clone(),
+                usage: finished.usage,
+                dump: finished.dump,
+                manifest: finished.manifest.clone(),
+            };
+            let ended = ExecutionFinish { end, at: self.report.at, by: by.to_owned() }.run(tx).await;
+            let moved = unless_refused(ended, finished.held, heard)?;
+            heard.moved.extend(moved);
+        }
+        Ok(())
+    }
+
+    /// Holds what the node says it has against what it was given.
+    async fn compare(&self, tx: &Tx<'_>, heard: &mut Heard) -> Result<(), StoreError> {
+        let said: BTreeSet<Held> = self.report.sync.held.iter().copied().collect();
+        for held in &said {
+            if heard.held.get(&held.execution).is_none_or(|(attempt, _)| *attempt != held.attempt) {
+                heard.forget.push(*held);
+            }
+        }
+        let unknown: Vec<ExecutionId> = heard
+            .held
+            .iter()
+            .filter(|(id, (attempt, _))| !said.contains(&Held { execution: **id, attempt: *attempt }))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in unknown {
+            if let Some(execution) = execution::get(tx, id).await? {
+                heard.assigned.push(assign(tx, execution).await?);
+            }
+        }
+        Ok(())
+    }
+
+    async fn claim(&self, tx: &Tx<'_>, heard: &mut Heard) -> Result<(), StoreError> {
+        let Report { sync, node, serves, at, .. } = &self.report;
+        let again = u32::try_from(heard.assigned.len()).unwrap_or(u32::MAX);
+        let slots = sync.free.saturating_sub(again);
+        if heard.node.state != NodeState::Ready || heard.node.hold.is_some() || slots == 0 {
+            heard.is_sated = true;
+            return Ok(());
+        }
+        let lease = Lease { node: *node, session: sync.session };
+        let offer: Option<Offer> = Some(heard.node.offer.clone());
+        let taken = claim(tx, &Claim { lease, slots, offer, tenant: *serves }, *at).await?;
+        heard.is_sated = taken.len() < slots as usize;
+        for execution in taken {
+            heard.held.insert(execution.id, (execution.attempt, execution.state));
+            heard.assigned.push(assign(tx, execution).await?);
+        }
+        Ok(())
+    }
+}
+
+impl From<ApiError> for StoreError {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(Box::new(error))
+    }
+}
+
+/// Keeps a refusal for the node's answer; a failure ends the whole exchange.
+fn unless_refused<T>(result: Result<T, StoreError>, held: Held, heard: &mut Heard) -> Result<Option<T>, StoreError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_failure() => Err(error),
+        Err(error) => {
+            heard.refused.push(Refused { held, error: error.into() });
+            Ok(None)
+        }
+    }
+}
+
+/// Renews a session's lease and looks at its node.
+async fn renew(tx: &Tx<'_>, report: &Report) -> Result<Heard, StoreError> {
+    let session = report.sync.session;
+    let expires_at = report.at + report.lease;
+    let values = [expires_at.into(), session.into(), report.node.into(), report.at.into()];
+    let (renewed, node) = futures_util::try_join!(tx.write(RENEW, &values), get(tx, report.node))?;
+    let node = node.filter(|node| (node.tenant, &node.by) == (report.owner.0, &report.owner.1));
+    let node = node.filter(|node| !renewed.is_empty() && node.session == Some(session)).ok_or_else(|| gone(session))?;
+    Ok(Heard {
+        node,
+        expires_at,
+        held: BTreeMap::new(),
+        assigned: Vec::new(),
+        forget: Vec::new(),
+        refused: Vec::new(),
+        moved: Vec::new(),
+        is_sated: false,
+    })
+}
+
+async fn held(tx: &Tx<'_>, session: SessionId) -> Result<BTreeMap<ExecutionId, (u32, ExecutionState)>, StoreError> {
+    let rows = tx.rows(HELD, &[session.into()]).await?;
+    let read = |row: &crate::value::Row| {
+        Ok((row.parsed(0)?, (u32::try_from(row.count(1)?).unwrap_or(u32::MAX), row.word(2)?)))
+    };
+    rows.iter().map(read).collect()
+}
+
+/// Adds what it takes to begin an execution.
+async fn assign(tx: &Tx<'_>, execution: Execution) -> Result<Assigned, StoreError> {
+    let manifest = match execution.recipe.image_id {
+        Some(id) => image::get(tx, id).await?.and_then(|(image, _)| image.manifest),
+        None => None,
+    };
+    let made = match (execution.origin.kind, &execution.origin.id) {
+        (OriginKind::Image, Some(id)) => id.parse::<ImageId>().ok(),
+        _ => None,
+    };
+    let Some(made) = made else { return Ok(Assigned { execution, manifest, image: None }) };
+    let Some((made, plain_http)) = image::get(tx, made).await? else {
+        return Ok(Assigned { execution, manifest, image: None });
+    };
+    let sealed = match made.source.host() {
+        Some(host) => registry::get(tx, made.tenant, host).await?,
+        None => None,
+    };
+    Ok(Assigned { execution, manifest, image: Some((made, plain_http, sealed)) })
+}
+
+/// Renews a lease when there is nothing else to say; shares its round trips with its equals.
+struct SessionRenew {
+    report: Report,
+}
+
+impl Operation for SessionRenew {
+    type Answer = Heard;
+    const OVERLAPS: bool = true;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Heard, StoreError> {
+        let (heard, held) = futures_util::join!(renew(tx, &self.report), held(tx, self.report.sync.session));
+        Ok(Heard { held: held?, is_sated: true, ..heard? })
+    }
+}
+
+/// Finds sessions whose lease has run out.
+struct ExpiredList {
+    at: Timestamp,
+}
+
+impl Operation for ExpiredList {
+    type Answer = Vec<(SessionId, NodeId)>;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
+        let rows = tx.rows(EXPIRED, &[self.at.into(), MAX_EXPIRED.into()]).await?;
+        rows.iter().map(|row| Ok((row.parsed(0)?, row.parsed(1)?))).collect()
+    }
+}
+
+/// Ends a session whose lease has run out, if it still has.
+struct SessionExpire {
+    session: SessionId,
+    node: NodeId,
+    at: Timestamp,
+}
+
+impl Operation for SessionExpire {
+    type Answer = Vec<Execution>;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Vec<Execution>, StoreError> {
+        if tx.write(EXPIRE, &[self.session.into(), self.at.into()]).await?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lost = Return { session: self.session, cost: 1, at: self.at, by: "quarry" }.all(tx).await?;
+        if get(tx, self.node).await?.is_some_and(|node| node.session == Some(self.session)) {
+            go(tx, self.node, NodeState::Lost, self.at, "quarry").await?;
+        }
+        Ok(lost)
+    }
+}
+
+/// Finds what is being stopped, by session.
+struct CancellingList;
+
+impl Operation for CancellingList {
+    type Answer = Vec<(SessionId, Held)>;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
+        let read = |row: &crate::value::Row| {
+            let attempt = u32::try_from(row.count(2)?).unwrap_or(u32::MAX);
+            Ok((row.parsed(0)?, Held { execution: row.parsed(1)?, attempt }))
+        };
+        tx.rows(CANCELLING, &[]).await?.iter().map(read).collect()
+    }
+}
+
+/// Finds whose an execution is and who holds it.
+struct HolderGet {
+    id: ExecutionId,
+}
+
+/// Whose an execution is, and who holds it.
+struct Holder {
+    tenant: TenantId,
+    attempt: u32,
+    session: Option<SessionId>,
+    owner: Option<(TenantId, String)>,
+}
+
+impl Operation for HolderGet {
+    type Answer = Option<Holder>;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
+        let Some(row) = tx.row(HOLDER, &[self.id.into()]).await? else { return Ok(None) };
+        let node = row.maybe_parsed(3)?.zip(row.maybe_text(4)?.map(str::to_owned));
+        let attempt = u32::try_from(row.count(1)?).unwrap_or(u32::MAX);
+        Ok(Some(Holder { tenant: row.parsed(0)?, attempt, session: row.maybe_parsed(2)?, owner: node }))
+    }
+}
+
+/// Reads what an execution that waits needs of a node.
+struct ShapeGet {
+    id: ExecutionId,
+}
+
+impl Operation for ShapeGet {
+    type Answer = Option<Option<Shape>>;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
+        let row = tx.row(SHAPE, &[self.id.into()]).await?;
+        row.map(|row| row.text(0).map(Shape::parse)).transpose()
+    }
+}
+
+impl Store {
+    /// Hears what a node says and tells it what to do, in one transaction.
+    pub async fn node_exchange(&self, report: Report) -> Result<Heard, StoreError> {
+        self.write(Exchange { report }).await
+    }
+
+    /// Renews a node's lease, and tells how it stands.
+    pub async fn session_renew(&self, report: Report) -> Result<Heard, StoreError> {
+        self.write(SessionRenew { report }).await
+    }
+
+    /// Ends the sessions whose lease has run out, as far as one pass goes; returns them and what they gave back.
+    pub async fn sessions_expire(&self, at: Timestamp) -> Result<Vec<(SessionId, Vec<Execution>)>, StoreError> {
+        let mut ended = Vec::new();
+        for (session, node) in self.read(ExpiredList { at }).await? {
+            ended.push((session, self.write(SessionExpire { session, node, at }).await?));
+        }
+        Ok(ended)
+    }
+
+    /// Returns what is being stopped, and under which sessions.
+    pub async fn cancelling_list(&self) -> Result<Vec<(SessionId, Held)>, StoreError> {
+        self.read(CancellingList).await
+    }
+
+    /// Returns the tenant of an execution, if this session of this owner's node holds this attempt.
+    pub async fn fence_check(
+        &self,
+        held: Held,
+        session: SessionId,
+        owner: (TenantId, &str),
+    ) -> Result<TenantId, StoreError> {
+        let holder = self.read(HolderGet { id: held.execution }).await?.filter(|holder| {
+            let by = holder.owner.as_ref().map(|(tenant, by)| (*tenant, by.as_str()));
+            (holder.attempt, holder.session, by) == (held.attempt, Some(session), Some(owner))
+        });
+        let stale = || StoreError::Stale { id: held.execution.to_string(), attempt: held.attempt };
+        holder.map(|holder| holder.tenant).ok_or_else(stale)
+    }
+
+    /// Tells whether a node of this owner holds an execution now.
+    pub async fn execution_is_held_by(&self, id: ExecutionId, owner: (TenantId, &str)) -> Result<bool, StoreError> {
+        let holder = self.read(HolderGet { id }).await?;
+        let by = holder.and_then(|holder| holder.owner);
+        Ok(by.is_some_and(|(tenant, by)| (tenant, by.as_str()) == owner))
+    }
+
+    /// Returns what an execution needs of a node, if a node could take it now.
+    pub async fn execution_shape(&self, id: ExecutionId) -> Result<Option<Option<Shape>>, StoreError> {
+        self.read(ShapeGet { id }).await
+    }
+}
