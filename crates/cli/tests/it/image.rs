@@ -1,8 +1,9 @@
-//! `image` and `registry` against a stub: what is asked for, how progress and failures are told. That nodes make images
-//! of this is tested with the real house.
+//! `image` and `registry`: against a stub, what is asked for and how progress and failures are told; in a real house, that
+//! what was a folder here can be run in.
 
 use crate::execution::json;
-use crate::stub::{Ran, Seen, Stub, answer, refuse};
+use crate::stub::{Ran, Seen, Stub, answer, refuse, run_with};
+use crate::system::{Engine, House, Server};
 use axum::response::Response;
 use model::chunk::Bytes;
 use model::image::{ArchiveKind, ImageFreed, Layer, Packing};
@@ -366,4 +367,41 @@ async fn credentials_go_to_the_server_and_never_come_back() {
     check(&login, b"two\nlines").await;
     check(&login, &[b'x'; 9_000]).await;
     check(&login[..5], b"s3cret").await;
+}
+
+/// A program that needs no other file.
+const BUSYBOX: &str = "/bin/busybox";
+
+#[test]
+fn a_real_house_makes_images_and_runs_in_them() {
+    if !std::path::Path::new(BUSYBOX).exists() {
+        // Nothing else here is a whole image by itself.
+        return;
+    }
+    let house = House::new(Engine::Sqlite).expect("needs nothing");
+    let server = Server::begin(house.command_with(&["up"], &house.data()), house.home()).expect("starts");
+    let root = house.home().join("root");
+    std::fs::create_dir_all(root.join("bin")).expect("is made");
+    std::fs::copy(BUSYBOX, root.join("bin/sh")).expect("is copied");
+    std::fs::write(root.join("greeting"), "from an image\n").expect("is written");
+    let token = house.token();
+    let check = |args: &[&str], input: &[u8], code: i32| {
+        let ran = run_with(server.command(&token, args), input);
+        assert_eq!(ran.code, code, "{args:?}: {}{}", ran.out, ran.err);
+        ran
+    };
+    let made = check(&["image", "import", "--name", "team/tools:1", "root", "--env", "A=1", "--cwd", "/bin"], b"", 0);
+    assert!(made.out.contains("sha256:") && made.out.contains("ready"), "{}", made.out);
+    let words = "read line; echo $line $A; pwd; cat ../greeting; exit 3";
+    let ran = check(&["run", "--image", "team/tools:1", "-i", "--", "sh", "-c", words], b"hello\n", 3);
+    assert_eq!(ran.out, "hello 1\n/bin\nfrom an image\n");
+    let inspected = check(&["image", "inspect", "team/tools:1"], b"", 0);
+    assert_eq!(inspected.out, made.out);
+    // What is no archive is refused with its cause, and the node goes on.
+    let bad = check(&["image", "import", "--name", "bad", "-"], b"no archive", 1);
+    assert!(bad.err.contains("image `bad` could not be made: the archive cannot be imported"), "{}", bad.err);
+    check(&["image", "rm", "team/tools:1"], b"", 0);
+    check(&["image", "inspect", "team/tools:1"], b"", 2);
+    assert!(check(&["image", "gc"], b"", 0).out.contains("MiB"));
+    server.stop();
 }
