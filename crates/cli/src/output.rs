@@ -122,6 +122,11 @@ impl Output {
         !self.is_quiet && !self.is_json && io::stderr().is_terminal()
     }
 
+    /// Tells whether standard output is coloured.
+    pub(crate) const fn is_coloured(&self) -> bool {
+        self.colours.0
+    }
+
     /// Writes one JSON document.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut self.out, value)?;

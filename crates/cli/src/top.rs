@@ -1,163 +1,236 @@
-//! `quarry top`: what happens in the house, as it happens.
+//! `quarry top`: what happens now, as a view that moves; without a terminal, how things stand at one moment.
 //!
-//! The log says at once that something moved; lists, taken again every moment, say what there is. A terminal gets a view
-//! that is drawn again, anything else one snapshot as text. The terminal is put back however this ends.
+//! What has not ended is listed once and then kept right by the log, which is followed without a gap. How busy a node is
+//! stands in no change, so nodes are listed again and again. While a list is on its way the log is not read on: the list
+//! would otherwise undo what came after it.
 
-mod picture;
-mod view;
+mod board;
+mod screen;
+mod snapshot;
+mod terminal;
 
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
+use crate::ps;
 use crate::session::Session;
+use board::Board;
 use clap::Args;
 use client::{Client, ClientError};
-use futures_util::{Stream, StreamExt};
-use model::{Change, ChangeQuery, Noun};
-use picture::Picture;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
-use std::io::{self, IsTerminal};
-use std::pin::pin;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{BoxStream, FuturesUnordered};
+use futures_util::{FutureExt, StreamExt};
+use model::{Change, ChangeQuery, Execution, ExecutionId, Node, Noun, Page};
 use std::time::Duration;
+use terminal::{Key, Terminal};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// How often lists are taken again when nothing moves.
-const CALM: Duration = Duration::from_secs(2);
-/// How often at most when much moves.
-const BUSY: Duration = Duration::from_millis(500);
-/// How long whoever waits for keys sleeps before looking whether anybody still wants them.
-const NAP: Duration = Duration::from_millis(100);
-/// Keys that wait to be looked at; nobody types faster.
-const KEYS_WAITING: usize = 16;
+/// How often the view is drawn.
+const DRAW: Duration = Duration::from_millis(250);
+/// How often nodes are asked for.
+const LOOK: Duration = Duration::from_secs(2);
+/// How often a list is made again that is not whole.
+const RELIST: Duration = Duration::from_secs(15);
+/// Changes taken before the view may be drawn again.
+const MAX_BATCH: usize = 1_000;
 
-/// Shows nodes, queue and executions as they change; q quits
+/// Shows nodes, queue, running executions and failures as they change; q quits
 ///
-/// Without a terminal it prints one snapshot.
+/// Without a terminal, or with --once, it shows how things stand now and ends.
 #[derive(Args)]
 #[command(after_help = "Example:
   quarry top
-  quarry top > snapshot.txt")]
-pub(crate) struct Top {}
+  quarry top --once --json")]
+pub(crate) struct Top {
+    /// Show how things stand now, and end
+    #[arg(long)]
+    once: bool,
+}
 
-/// What somebody typed, or did to the window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
-    Quit,
-    Redraw,
+/// Questions that wait for an answer at once, the list aside: a slow server is not asked ever more.
+const MAX_QUESTIONS: usize = 3;
+
+/// What moves the view.
+enum Event {
+    Key(Key),
+    /// The terminal, or whoever watches over it, wants us to end.
+    Stop,
+    Change(Box<Result<Change, ClientError>>),
+    Told(Told),
+    Draw,
+    Look,
+}
+
+/// What came of a question to the server.
+enum Told {
+    Nodes(Result<Vec<Node>, ClientError>),
+    /// What has not ended, and where the log stood before it was listed.
+    Live(Result<(u64, Page<Execution>), ClientError>),
+    /// Why the one that waits longest does so.
+    Waiting(ExecutionId, Option<String>),
 }
 
 impl Top {
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
         let client = session.client()?;
-        let picture = Picture::take(&client).await?;
-        if session.output.is_json() {
-            session.output.json(&picture.document())?;
+        // What fails at the beginning is said before the screen changes.
+        let (head, page) = list(&client).await?;
+        let nodes = ps::nodes(&client).await?;
+        let mut board = Board::new(client.url(), session.output.now());
+        board.list(head, &page);
+        board.nodes(nodes);
+        if self.once || session.output.is_json() || !session.output.is_terminal() {
+            snapshot::show(session, &board, &page)?;
             return Ok(Exit::Ok);
         }
-        if !io::stdin().is_terminal() || !session.output.is_terminal() {
-            for line in view::text(&picture, client.url()) {
-                session.output.line(&line)?;
-            }
-            return Ok(Exit::Ok);
-        }
-        watch(&session.patient_client()?, picture).await
+        Watch::begin(session, client, board, head)?.run(session).await
     }
 }
 
-/// A terminal that is drawn upon; it is as before once this is dropped.
-struct Screen(ratatui::DefaultTerminal);
-
-impl Screen {
-    fn begin() -> io::Result<Self> {
-        ratatui::try_init().map(Self)
-    }
-
-    fn draw(&mut self, picture: &Picture, url: &str) -> io::Result<()> {
-        self.0.draw(|frame| view::draw(frame, picture, url)).map(drop)
-    }
+/// Lists what has not ended, after looking where the log stands: what happens later is in the log.
+async fn list(client: &Client) -> Result<(u64, Page<Execution>), ClientError> {
+    let head = client.head().await?;
+    Ok((head, ps::live(client, None, board::MAX_LIVE).await?))
 }
 
-impl Drop for Screen {
-    fn drop(&mut self) {
-        // If the terminal is gone, there is nothing to put back.
-        let _ = ratatui::try_restore();
-    }
+/// The view, and all that it waits for.
+struct Watch {
+    client: Client,
+    board: Board,
+    terminal: Terminal,
+    changes: BoxStream<'static, Result<Change, ClientError>>,
+    questions: FuturesUnordered<LocalBoxFuture<'static, Told>>,
+    /// Whether a list is on its way.
+    is_listing: bool,
+    /// Whether the log does not reach back to where we stand.
+    is_lost: bool,
+    draw: Interval,
+    look: Interval,
+    relist: Interval,
 }
 
-/// Draws until somebody quits.
-async fn watch(client: &Client, mut picture: Picture) -> anyhow::Result<Exit> {
-    let (mut terminate, mut hangup) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
-    let mut screen = Screen::begin()?;
-    let (sender, mut keys) = mpsc::channel(KEYS_WAITING);
-    let reading = tokio::task::spawn_blocking(move || read_keys(&sender));
-    let query = ChangeQuery { noun: Some(Noun::Execution), ..ChangeQuery::default() };
-    let mut changes = pin!(client.follow(&query));
-    let (mut has_log, mut due) = (true, Instant::now() + CALM);
-    let ended = loop {
-        picture.pass(Instant::now().into_std());
-        screen.draw(&picture, client.url())?;
-        tokio::select! {
-            wish = keys.recv() => if wish != Some(Wish::Redraw) { break Exit::Ok },
-            _ = terminate.recv() => break Exit::Program(128 + 15),
-            _ = hangup.recv() => break Exit::Program(128 + 1),
-            change = next(&mut changes), if has_log => match change {
-                Some(Ok(change)) => {
-                    picture.see(&change, Instant::now().into_std());
-                    due = due.min(Instant::now() + BUSY);
-                    // Many come at once; the screen is drawn when they are all seen.
-                    while let Some(Some(Ok(change))) = futures_util::FutureExt::now_or_never(changes.next()) {
-                        picture.see(&change, Instant::now().into_std());
-                    }
-                    tokio::time::sleep(NAP).await;
-                }
-                Some(Err(error)) => {
-                    has_log = false;
-                    picture.note = Some(format!("the log is not followed: {error}"));
-                }
-                None => has_log = false,
-            },
-            () = tokio::time::sleep_until(due) => {
-                match Picture::take(client).await {
-                    Ok(taken) => picture.renew(taken),
-                    Err(error) => picture.note = Some(error.to_string()),
-                }
-                due = Instant::now() + CALM;
-            }
-        }
-    };
-    drop(keys);
-    reading.await?;
-    Ok(ended)
-}
-
-async fn next(
-    changes: &mut (impl Stream<Item = Result<Change, ClientError>> + Unpin),
-) -> Option<Result<Change, ClientError>> {
-    changes.next().await
-}
-
-/// Reads what is typed until nobody wants to know.
-fn read_keys(to: &mpsc::Sender<Wish>) {
-    while !to.is_closed() {
-        let wish = match event::poll(NAP).and_then(|is_there| if is_there { event::read().map(Some) } else { Ok(None) })
-        {
-            Ok(None) => continue,
-            Ok(Some(event)) => wish(&event),
-            // There is no terminal any more.
-            Err(_) => Some(Wish::Quit),
+impl Watch {
+    fn begin(session: &Session, client: Client, board: Board, head: u64) -> anyhow::Result<Self> {
+        let every = |time| {
+            let mut ticks = interval(time);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
         };
-        if wish.is_some_and(|wish| to.blocking_send(wish).is_err() || wish == Wish::Quit) {
-            return;
+        let changes = follow(&client, head);
+        Ok(Self {
+            terminal: Terminal::open(session.output.is_coloured())?,
+            changes,
+            client,
+            board,
+            questions: FuturesUnordered::new(),
+            is_listing: false,
+            is_lost: false,
+            draw: every(DRAW),
+            look: every(LOOK),
+            relist: every(RELIST),
+        })
+    }
+
+    async fn run(mut self, session: &mut Session) -> anyhow::Result<Exit> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        loop {
+            let event = tokio::select! {
+                key = self.terminal.key() => key.map_or(Event::Stop, Event::Key),
+                _ = terminate.recv() => Event::Stop,
+                _ = hang_up.recv() => Event::Stop,
+                _ = self.draw.tick() => Event::Draw,
+                _ = self.look.tick() => Event::Look,
+                Some(told) = self.questions.next() => Event::Told(told),
+                change = self.changes.next(), if !self.is_listing && !self.is_lost => {
+                    let ended = || Err(ClientError::Unexpected {
+                        url: self.client.url().to_owned(),
+                        what: "the stream of changes ended".to_owned(),
+                        request: None,
+                    });
+                    Event::Change(Box::new(change.unwrap_or_else(ended)))
+                }
+            };
+            session.output.refresh();
+            let now = session.output.now();
+            match event {
+                Event::Key(Key::Quit) => return Ok(Exit::Ok),
+                Event::Key(Key::Interrupt) | Event::Stop => return Ok(Exit::Interrupted),
+                Event::Key(Key::Resized) | Event::Draw => self.terminal.draw(&self.board, now)?,
+                Event::Look => self.look(),
+                Event::Told(told) => self.take(told),
+                Event::Change(change) => self.change(*change, now)?,
+            }
         }
+    }
+
+    /// Asks what no change tells.
+    fn look(&mut self) {
+        if self.questions.len() < MAX_QUESTIONS {
+            let client = self.client.clone();
+            self.questions.push(async move { Told::Nodes(ps::nodes(&client).await) }.boxed_local());
+        }
+        if let Some(oldest) = self.board.oldest_queued().filter(|_| self.questions.len() < MAX_QUESTIONS) {
+            let client = self.client.clone();
+            let ask = async move {
+                let execution = client.execution_get(oldest).await.ok();
+                Told::Waiting(oldest, execution.and_then(|execution| execution.waiting))
+            };
+            self.questions.push(ask.boxed_local());
+        }
+        let is_due = self.board.is_partial() && self.relist.tick().now_or_never().is_some();
+        if !self.is_listing && (self.is_lost || is_due) {
+            self.is_listing = true;
+            let client = self.client.clone();
+            self.questions.push(async move { Told::Live(list(&client).await) }.boxed_local());
+        }
+    }
+
+    fn take(&mut self, told: Told) {
+        match told {
+            Told::Nodes(Ok(nodes)) => {
+                self.board.nodes(nodes);
+                self.board.trouble(None);
+            }
+            Told::Live(Ok((head, page))) => {
+                self.board.list(head, &page);
+                self.is_listing = false;
+                if std::mem::take(&mut self.is_lost) {
+                    self.changes = follow(&self.client, head);
+                }
+            }
+            Told::Live(Err(error)) => {
+                self.is_listing = false;
+                self.board.trouble(Some(error.to_string()));
+            }
+            Told::Nodes(Err(error)) => self.board.trouble(Some(error.to_string())),
+            Told::Waiting(id, why) => self.board.waiting(id, why),
+        }
+    }
+
+    /// Takes a change, and those that are there already.
+    fn change(&mut self, change: Result<Change, ClientError>, now: jiff::Timestamp) -> anyhow::Result<()> {
+        let mut next = Some(change);
+        for _ in 0..MAX_BATCH {
+            match next {
+                None => return Ok(()),
+                Some(Err(error)) if error.is_code("cursor_gone") => {
+                    self.is_lost = true;
+                    return Ok(());
+                }
+                Some(change) => self.board.change(&change?, now),
+            }
+            next = match self.changes.next().now_or_never() {
+                None => None,
+                Some(None) => return Err(Failure::new(Exit::Failed, "unexpected", "the log ended").into()),
+                Some(change) => change,
+            };
+        }
+        Ok(())
     }
 }
 
-fn wish(event: &Event) -> Option<Wish> {
-    match event {
-        Event::Resize(..) => Some(Wish::Redraw),
-        Event::Key(key) if key.code == KeyCode::Char('c') && key.modifiers == KeyModifiers::CONTROL => Some(Wish::Quit),
-        Event::Key(key) if matches!(key.code, KeyCode::Char('q' | 'Q') | KeyCode::Esc) => Some(Wish::Quit),
-        _ => None,
-    }
+fn follow(client: &Client, head: u64) -> BoxStream<'static, Result<Change, ClientError>> {
+    let query = ChangeQuery { after: Some(head), noun: Some(Noun::Execution), ..ChangeQuery::default() };
+    client.follow(&query).boxed()
 }

@@ -73,8 +73,12 @@ impl Agent {
         };
         let (spawner, events) = Spawner::start(&spawning)?;
         let sandboxes = Sandboxes::new(spawner, events);
+        let unpack = sandbox::unpack::Settings {
+            program: settings.helper.clone(),
+            ..sandbox::unpack::Settings::new(settings.place())
+        };
         let layers =
-            CacheSettings { folder: settings.state.join("layers"), budget_bytes: settings.cache_bytes, unpack: () };
+            CacheSettings { folder: settings.state.join("layers"), budget_bytes: settings.cache_bytes, unpack };
         let cache = Cache::open(layers).await?;
         let files = Files::open(settings.state.join("files"), settings.cache_bytes / 4).map_err(folder)?;
         let offer = offer(&settings, &sandboxes);

@@ -5,12 +5,26 @@
 //! confined child of `sandbox::unpack` only; what is parsed here is bounded JSON. This module does not speak to our own
 //! server: it stores and fetches through `Blobs`, which the agent implements for the execution at hand.
 
-use crate::cache::{Cache, CacheError};
+mod archive;
+mod document;
+mod reference;
+mod registry;
+
+pub use reference::{Reference, ReferenceError};
+pub use registry::{Patience, RegistryError};
+
+use crate::cache::{Cache, CacheError, Lease};
+use archive::{Contents, Hashed};
+use document::{Configuration, Document};
 use model::Digest;
-use model::image::{ImageOrder, Manifest};
+use model::image::{ArchiveKind, ImageConfig, ImageOrder, ImageSource, Layer, Manifest, Packing, Platform};
+use registry::{Registry, Wanted};
+use sandbox::unpack::UnpackError;
 use std::error::Error;
+use std::fs::File;
 use std::future::Future;
-use std::path::Path;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 /// Why a blob could not be stored or fetched.
 pub type BlobFault = Box<dyn Error + Send + Sync>;
@@ -55,14 +69,42 @@ pub enum Step {
 }
 
 /// Told of every step; must not block.
-pub type Progress = dyn Fn(Step) + Send + Sync;
+pub type Progress<'a> = dyn Fn(Step) + Send + Sync + 'a;
 
 /// Why an image could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
+    /// What is to be pulled has no meaning.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// The registry gave nothing, or something wrong.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A document of the image makes no sense, or is not for this machine.
+    #[error("{0}")]
+    Document(String),
+    /// The archive is not what it should be.
+    #[error("the archive cannot be imported: {0}")]
+    Archive(String),
     /// A layer could not be unpacked or kept.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// A blob could not be stored or fetched.
+    #[error("{what}: {cause}")]
+    Blob {
+        /// What was being done.
+        what: &'static str,
+        /// Why it failed.
+        cause: BlobFault,
+    },
+    /// The machine failed.
+    #[error("{what}: {source}")]
+    Machine {
+        /// What was being done.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
 }
 
 impl ImageError {
@@ -70,7 +112,13 @@ impl ImageError {
     pub const fn is_machine(&self) -> bool {
         match self {
             Self::Cache(error) => error.is_machine(),
+            Self::Machine { .. } | Self::Registry(RegistryError::Write(_)) => true,
+            Self::Reference(_) | Self::Registry(_) | Self::Document(_) | Self::Archive(_) | Self::Blob { .. } => false,
         }
+    }
+
+    const fn machine(what: &'static str, source: io::Error) -> Self {
+        Self::Machine { what, source }
     }
 }
 
@@ -79,8 +127,200 @@ pub async fn make<B: Blobs>(
     order: &ImageOrder,
     cache: &Cache,
     blobs: &B,
-    progress: &Progress,
+    progress: &Progress<'_>,
 ) -> Result<Manifest, ImageError> {
-    let _ = (order, cache, blobs, progress);
-    Err(ImageError::Cache(CacheError::Absent))
+    make_patiently(order, cache, blobs, progress, Patience::default()).await
+}
+
+/// Makes an image with more or less patience towards registries.
+pub async fn make_patiently<B: Blobs>(
+    order: &ImageOrder,
+    cache: &Cache,
+    blobs: &B,
+    progress: &Progress<'_>,
+    patience: Patience,
+) -> Result<Manifest, ImageError> {
+    let making = Making { order, cache, blobs, progress };
+    let mut manifest = match &order.source {
+        ImageSource::Registry { reference, platform } => making.pull(reference, platform.as_ref(), patience).await?,
+        ImageSource::Archive { blob, archive, config } => making.import(*blob, *archive, config).await?,
+    };
+    if manifest.check().is_err() {
+        // Labels are notes that nothing here depends on, and some makers write books into them.
+        manifest.config.labels.clear();
+    }
+    manifest.check().map_err(|error| ImageError::Document(error.message.to_string()))?;
+    Ok(manifest)
+}
+
+/// An image in the making.
+struct Making<'a, B> {
+    order: &'a ImageOrder,
+    cache: &'a Cache,
+    blobs: &'a B,
+    progress: &'a Progress<'a>,
+}
+
+/// A layer's file at hand, and which of how many it is.
+struct Ready<'a> {
+    file: &'a Path,
+    hashed: Hashed,
+    diff_id: &'a str,
+    layer: usize,
+    layers: usize,
+}
+
+impl<B: Blobs> Making<'_, B> {
+    async fn pull(
+        &self,
+        reference: &str,
+        platform: Option<&Platform>,
+        patience: Patience,
+    ) -> Result<Manifest, ImageError> {
+        let reference: Reference = reference.parse()?;
+        let registry = Registry::new(&reference, self.order.credential.as_ref(), self.order.plain_http, patience)?;
+        let wanted = platform.cloned().unwrap_or_else(document::own_platform);
+        let (mut text, digest) = registry.manifest(reference.version()).await?;
+        let mut is_chosen = false;
+        let (config, layers) = loop {
+            match document::document(&text).map_err(ImageError::Document)? {
+                Document::Manifest { config, layers } => break (config, layers),
+                Document::Index(_) if is_chosen => {
+                    return Err(ImageError::Document("an index leads to another index".to_owned()));
+                }
+                Document::Index(index) => {
+                    let chosen = document::choose(&index, &wanted).map_err(ImageError::Document)?;
+                    text = registry.manifest(&chosen.digest).await?.0;
+                    is_chosen = true;
+                }
+            }
+        };
+        let found = registry.blob(&config.digest).await?;
+        let found = document::configuration(&found).map_err(ImageError::Document)?;
+        if (&found.platform.os, &found.platform.architecture) != (&wanted.os, &wanted.architecture) {
+            return Err(ImageError::Document(format!("the image is for {}, not for {wanted}", found.platform)));
+        }
+        count_fits(layers.len(), found.diff_ids.len())?;
+        let mut made = Vec::new();
+        // What is made stays in the cache until the whole image is.
+        let mut leases = Vec::new();
+        for (at, (layer, diff_id)) in layers.iter().zip(&found.diff_ids).enumerate() {
+            let (number, layers) = (at + 1, layers.len());
+            if document::is_locked(layer) {
+                return Err(ImageError::Document(format!("layer `{}` is encrypted", layer.digest)));
+            }
+            let file = self.cache.scratch();
+            let came = |bytes| {
+                (self.progress)(Step::Fetching { layer: number, layers, bytes, bytes_total: layer.size });
+            };
+            let wanted = Wanted { digest: &layer.digest, bytes: layer.size };
+            let fetched = registry.fetch(&wanted, &file.0, &came).await?;
+            let packing = beginning(&file.0).await?;
+            let hashed = Hashed { blob: fetched.blob, digest: layer.digest.clone(), bytes: layer.size, packing };
+            let ready = Ready { file: &file.0, hashed, diff_id, layer: number, layers };
+            let (layer, lease) = self.finish(ready).await?;
+            made.push(layer);
+            leases.push(lease);
+        }
+        Ok(Manifest { digest, platform: found.platform, config: found.config, layers: made })
+    }
+
+    async fn import(&self, blob: Digest, kind: ArchiveKind, order: &ImageConfig) -> Result<Manifest, ImageError> {
+        let file = self.cache.scratch();
+        let fetched = self.blobs.fetch(blob, &file.0).await;
+        fetched.map_err(|cause| ImageError::Blob { what: "the archive cannot be fetched", cause })?;
+        let path = file.0.clone();
+        let whole = blocking(move || archive::hash(&path)).await?;
+        (self.progress)(Step::Unpacking { layer: 1, layers: 1 });
+        let fresh = self.cache.unpack(&file.0, whole.packing, "of the archive").await.map_err(|error| match error {
+            CacheError::Unpack { source: UnpackError::Archive(why), .. } => ImageError::Archive(why),
+            error => ImageError::Cache(error),
+        })?;
+        let folder = fresh.folder.clone();
+        let contents = blocking(move || archive::look(&folder, kind)).await;
+        match contents {
+            Ok(Contents::Root) => {
+                let diff_id = fresh.unpacked.diff_id.clone();
+                let lease = self.cache.keep(fresh, blob, None).await?;
+                drop(lease);
+                let digest = whole.digest.clone();
+                // The archive is the layer, and the tenant has it already.
+                let layer = Layer { blob, size: whole.bytes, packing: whole.packing, digest: whole.digest, diff_id };
+                Ok(Manifest { digest, platform: document::own_platform(), config: order.clone(), layers: vec![layer] })
+            }
+            Ok(Contents::Image { digest, configuration, files }) => {
+                let made = self.import_layers(&fresh.folder, &configuration, &files).await;
+                self.cache.discard(fresh).await?;
+                let config = document::overridden(configuration.config, order);
+                Ok(Manifest { digest, platform: configuration.platform, config, layers: made? })
+            }
+            Err(error) => {
+                self.cache.discard(fresh).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn import_layers(
+        &self,
+        folder: &Path,
+        configuration: &Configuration,
+        files: &[PathBuf],
+    ) -> Result<Vec<Layer>, ImageError> {
+        count_fits(files.len(), configuration.diff_ids.len())?;
+        if configuration.platform.os != "linux" {
+            return Err(ImageError::Document(format!("the image is for {}, not for Linux", configuration.platform)));
+        }
+        let mut made = Vec::new();
+        let mut leases = Vec::new();
+        for (at, (name, diff_id)) in files.iter().zip(&configuration.diff_ids).enumerate() {
+            let file = self.cache.scratch();
+            let (folder, name, path) = (folder.to_owned(), name.clone(), file.0.clone());
+            let hashed = blocking(move || archive::extract(&folder, &name, &path)).await?;
+            let ready = Ready { file: &file.0, hashed, diff_id, layer: at + 1, layers: files.len() };
+            let (layer, lease) = self.finish(ready).await?;
+            made.push(layer);
+            leases.push(lease);
+        }
+        Ok(made)
+    }
+
+    /// Unpacks a layer, which proves what it is, and stores it.
+    async fn finish(&self, ready: Ready<'_>) -> Result<(Layer, Lease), ImageError> {
+        let Ready { file, hashed, diff_id, layer: number, layers } = ready;
+        let Hashed { blob, digest, bytes: size, packing } = hashed;
+        let layer = Layer { blob, size, packing, digest, diff_id: diff_id.to_owned() };
+        (self.progress)(Step::Unpacking { layer: number, layers });
+        let lease = self.cache.provide(file, &layer).await?;
+        (self.progress)(Step::Storing { layer: number, layers });
+        let stored = self.blobs.store(blob, size, file).await;
+        stored.map_err(|cause| ImageError::Blob { what: "a layer cannot be stored", cause })?;
+        Ok((layer, lease))
+    }
+}
+
+fn count_fits(layers: usize, diff_ids: usize) -> Result<(), ImageError> {
+    if layers == diff_ids {
+        return Ok(());
+    }
+    Err(ImageError::Document(format!("the image has {layers} layers, and its configuration names {diff_ids}")))
+}
+
+/// Tells how a file is packed.
+async fn beginning(file: &Path) -> Result<Packing, ImageError> {
+    let file = file.to_owned();
+    blocking(move || {
+        let fault = |error| ImageError::machine("a layer cannot be read", error);
+        let mut bytes = Vec::new();
+        File::open(file).map_err(fault)?.take(8).read_to_end(&mut bytes).map_err(fault)?;
+        Ok(archive::packing(&bytes))
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| ImageError::machine("work on an image was lost", io::Error::other(error)))?
 }

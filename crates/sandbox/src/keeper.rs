@@ -13,9 +13,10 @@ use crate::event::{Fault, FaultKind, Stop};
 use crate::init::Birth;
 use crate::message::{self, CoreText, EndingText, MAX_MESSAGE_BYTES, Packet, Reply, Request, Word};
 use crate::plan::{Order, Plan};
+use crate::profile::Tracing;
 use crate::root::machine;
 use crate::spawner::{MAX_SANDBOXES, Settings};
-use crate::system;
+use crate::{seccomp, system};
 use life::{Life, Sandbox};
 use place::Place;
 use rustix::buffer::spare_capacity;
@@ -45,7 +46,11 @@ pub fn main() -> ExitCode {
     if place::close_standard_input().is_err() {
         return ExitCode::FAILURE;
     }
-    match open(socket) {
+    // Made here once, the filters are there in every process that this one makes.
+    for tracing in [Tracing::Allowed, Tracing::Asked] {
+        seccomp::filter(tracing);
+    }
+    match open(&socket) {
         Ok(mut keeper) => {
             keeper.keep();
             keeper.close();
@@ -56,10 +61,10 @@ pub fn main() -> ExitCode {
 }
 
 /// Hears the settings and gets ready, or says why that cannot be.
-fn open(socket: OwnedFd) -> Result<Keeper, ()> {
+fn open(socket: &OwnedFd) -> Result<Keeper, ()> {
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     let Ok(Some((Request::Open { settings }, _))) =
-        message::hear::<Request<'_>>(&socket, &mut buffer, RecvFlags::empty())
+        message::hear::<Request<'_>>(socket, &mut buffer, RecvFlags::empty())
     else {
         return Err(());
     };
@@ -233,6 +238,7 @@ impl Keeper {
         let is_ordered = order.is_some();
         let birth = Birth {
             means: self.place.means(&plan, self.cells.limits().pids),
+            net: self.place.take_net(&plan),
             plan,
             order,
             control: init_control,

@@ -7,6 +7,7 @@
 
 mod cell;
 mod confine;
+mod core;
 mod error;
 mod event;
 mod ids;
@@ -16,10 +17,13 @@ mod message;
 mod network;
 mod person;
 mod plan;
+mod profile;
 mod program;
 mod root;
+mod seccomp;
 pub mod spawner;
 mod system;
+mod trace;
 pub mod unpack;
 
 pub use error::SandboxError;

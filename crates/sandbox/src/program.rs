@@ -7,6 +7,7 @@ use crate::init::Birth;
 use crate::message::{self, MAX_MESSAGE_BYTES, Request, Word};
 use crate::plan::Order;
 use crate::root::machine;
+use crate::trace::Meeting;
 use crate::{confine, ids, person, system};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -23,20 +24,25 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 const SHELL: &str = "/bin/sh";
 
 /// Becomes the program, or says why not.
-pub(crate) fn run(birth: &Birth, wire: Option<&OwnedFd>) -> Infallible {
+pub(crate) fn run(birth: &Birth, wire: Option<&OwnedFd>, meeting: Option<&Meeting>) -> Infallible {
     system::die_with_parent();
     system::close_one(&birth.control);
-    let Err(fault) = become_program(birth, wire);
+    let Err(fault) = become_program(birth, wire, meeting);
     let _ = message::say(birth.orders.as_fd(), &Word::Failed(fault), &[]);
     system::leave(127)
 }
 
-fn become_program(birth: &Birth, wire: Option<&OwnedFd>) -> Result<Infallible, Fault> {
+fn become_program(birth: &Birth, wire: Option<&OwnedFd>, meeting: Option<&Meeting>) -> Result<Infallible, Fault> {
     system::default_signals();
     // Init traces this process, which it may only do while it is dumpable; nobody else is inside yet.
     system::set_dumpable(1);
     rustix::process::setsid().map_err(machine("a session could not be made"))?;
-    confine::confine(&birth.plan, birth.means)?;
+    let listener = confine::confine(&birth.plan, birth.means)?;
+    if let (Some(meeting), Some(listener)) = (meeting, listener) {
+        meeting.show(&listener).map_err(machine("init could not be met"))?;
+        system::close_one(&listener);
+        std::mem::forget(listener);
+    }
     let what = machine("the spawner could not be told");
     let waiting;
     let (order, stdio) = if let Some((order, stdio)) = &birth.order {
@@ -53,12 +59,13 @@ fn become_program(birth: &Birth, wire: Option<&OwnedFd>) -> Result<Infallible, F
     if let Some(wire) = wire {
         system::close_one(wire);
     }
-    start(birth, order, stdio)
+    start(birth, meeting, order, stdio)
 }
 
 /// Waits for the order; a spawner that is gone, or says something else, ends this process.
 fn wait(birth: &Birth) -> (Order, [OwnedFd; 3]) {
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
+    rehearse(&mut buffer);
     match message::hear::<Request<'_>>(&birth.orders, &mut buffer, RecvFlags::empty()) {
         Ok(Some((Request::Start { order, .. }, fds))) => match <[OwnedFd; 3]>::try_from(fds) {
             Ok(stdio) => (order.into_owned(), stdio),
@@ -68,9 +75,26 @@ fn wait(birth: &Birth) -> (Order, [OwnedFd; 3]) {
     }
 }
 
-fn start(birth: &Birth, order: &Order, stdio: &[OwnedFd; 3]) -> Result<Infallible, Fault> {
+/// Reads an order that means nothing, so that the memory which the real one will need is this process's own by then: each
+/// page of it would else be copied between the order's arrival and the program's start.
+fn rehearse(buffer: &mut [u8]) {
+    let words = vec![String::from("sample"); 8];
+    let env = words.iter().map(|word| (word.clone(), word.clone())).collect();
+    let order = Order { command: words, env, cwd: "/".to_owned(), user: "0".to_owned(), window: None };
+    let request = Request::Start { number: 0, order: std::borrow::Cow::Owned(order) };
+    let bytes = serde_json::to_vec(&request).unwrap_or_default();
+    buffer[..bytes.len()].copy_from_slice(&bytes);
+    if let Ok(Request::Start { order, .. }) = serde_json::from_slice::<Request<'_>>(&buffer[..bytes.len()]) {
+        let order = order.into_owned();
+        std::hint::black_box((strings(&order.command, ""), person::find("0", 1)).0.is_ok());
+    }
+}
+
+fn start(birth: &Birth, meeting: Option<&Meeting>, order: &Order, stdio: &[OwnedFd; 3]) -> Result<Infallible, Fault> {
     let person = person::find(&order.user, birth.ids())?;
     let terminal = birth.plan.terminal.then(|| open_terminal(birth, order, person.uid)).transpose()?;
+    // As late as can be, since init does its part meanwhile.
+    meeting.map_or(Ok(()), Meeting::wait).map_err(machine("init could not be met"))?;
     if birth.ids() > 1 {
         ids::become_person(person.uid, person.gid, &person.groups)
             .map_err(machine("the program's user could not be set"))?;

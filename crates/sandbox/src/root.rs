@@ -9,6 +9,8 @@
 //! the writable layer, which costs nothing; what else belongs to root alone stays closed because no id inside is root.
 //! `/home`, `/srv`, `/opt` and `/var` are seen as far as the machine's other users may read them.
 
+mod patchwork;
+
 use crate::event::{Fault, FaultKind};
 use crate::plan::{Bind, Plan, Root};
 use crate::system::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
@@ -97,15 +99,16 @@ pub(crate) fn enter(ground: &Ground, plan: &Plan) -> Result<(), Fault> {
     // What is bound is opened while the machine's own names still mean something.
     let sources = plan.binds.iter().map(open_source).collect::<Result<Vec<_>, _>>()?;
     make_scratch(ground, plan)?;
-    if matches!(plan.root, Root::Host) {
+    let root = if plan.root != Root::Host {
+        make_root(ground, plan)?
+    } else if ground.is_privileged {
         hide(ground)?;
-    }
-    let root = make_root(ground, plan)?;
-    if matches!(plan.root, Root::Host) {
-        for path in &ground.mounts {
-            bind_host(root.as_fd(), path)?;
-        }
-    }
+        let root = make_root(ground, plan)?;
+        ground.mounts.iter().try_for_each(|path| bind_host(root.as_fd(), path))?;
+        root
+    } else {
+        patchwork::make(ground)?
+    };
     fill(ground, plan, root.as_fd())?;
     for (bind, source) in plan.binds.iter().zip(sources) {
         attach(root.as_fd(), bind, &source)?;
@@ -250,7 +253,7 @@ fn fill(ground: &Ground, plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Fault>
         .map_err(machine("/proc could not be mounted"))?;
     let place = ensure(root, "proc")?;
     move_to(proc.as_fd(), place.as_fd()).map_err(machine("/proc could not be mounted"))?;
-    make_dev(ground, plan, root)?;
+    make_dev(ground, root)?;
     mask(ground, proc.as_fd())?;
     for name in ["tmp", "run", "sys"] {
         ensure(root, name)?;
@@ -258,16 +261,13 @@ fn fill(ground: &Ground, plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Fault>
     let place = ensure(root, "tmp")?;
     let tmp = clone_tree(CWD, Path::new("tmp"), 0).map_err(machine("/tmp could not be made"))?;
     move_to(tmp.as_fd(), place.as_fd()).map_err(machine("/tmp could not be mounted"))?;
-    if matches!(plan.root, Root::Host) && plan.network == model::Network::Host {
-        return Ok(());
-    }
     if plan.network == model::Network::Egress {
         place_resolver(root)?;
     }
     Ok(())
 }
 
-fn make_dev(ground: &Ground, plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Fault> {
+fn make_dev(ground: &Ground, root: BorrowedFd<'_>) -> Result<(), Fault> {
     let what = machine("/dev could not be made");
     let place = ensure(root, "dev")?;
     let dev = if let Some(devices) = &ground.devices {
@@ -297,7 +297,6 @@ fn make_dev(ground: &Ground, plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Fa
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let place = rustix::fs::openat(&dev, "shm", flags, Mode::empty()).map_err(&what)?;
     move_to(shm.as_fd(), place.as_fd()).map_err(&what)?;
-    let _ = plan.terminal;
     let owner = ground.owner.to_string();
     let mut options = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
     if ground.is_privileged {
@@ -411,6 +410,9 @@ fn open_source(bind: &Bind) -> Result<Source, Fault> {
     let kind = rustix::fs::FileType::from_raw_mode(
         rustix::fs::fstat(&found).map_err(machine("a mount's source could not be looked at"))?.st_mode,
     );
+    if kind.is_symlink() {
+        return Err(plan_fault(format!("the mount's source `{name}` leads through a symbolic link")));
+    }
     if !kind.is_dir() && !kind.is_file() && !kind.is_socket() {
         return Err(plan_fault(format!("the mount's source `{name}` is neither a folder nor a file nor a socket")));
     }

@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::response::Response;
 use model::{Execution, ExecutionId, ExecutionState, NewExecution, Outcome, TenantId};
 
-fn id(number: u128) -> ExecutionId {
+pub(crate) fn id(number: u128) -> ExecutionId {
     ExecutionId::new(jiff::Timestamp::UNIX_EPOCH, number)
 }
 

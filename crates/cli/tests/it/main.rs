@@ -16,3 +16,4 @@ mod stub;
 mod system;
 mod tour;
 mod usage;
+mod view;

@@ -23,7 +23,7 @@ impl Drop for Apart {
     }
 }
 
-pub(crate) struct Peers {
+pub struct Peers {
     found: Vec<&'static str>,
     scratch: PathBuf,
     root: PathBuf,
@@ -32,7 +32,7 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn find(scratch: &Path, root: &Path) -> Self {
+    pub fn find(scratch: &Path, root: &Path) -> Self {
         let mut peers = Self {
             found: Vec::new(),
             scratch: scratch.to_owned(),
@@ -61,16 +61,16 @@ impl Peers {
         peers
     }
 
-    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.found.clone().into_iter()
     }
 
     /// Returns in which rounds a peer takes part: the slow ones in fewer.
-    pub(crate) fn every(&self, name: &str) -> usize {
+    pub fn every(&self, name: &str) -> usize {
         if name.starts_with("podman") { 20 } else { 2 }
     }
 
-    pub(crate) fn command(&self, name: &str, program: &Path) -> Command {
+    pub fn command(&self, name: &str, program: &Path) -> Command {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         match name {
             "bwrap" => {
@@ -98,8 +98,6 @@ impl Peers {
         let bundle = self.scratch.join(format!("bundle{name}"));
         if !bundle.exists() {
             fs::create_dir(&bundle).expect("is made");
-            let kinds = ["pid", "mount", "ipc", "uts", "network", "cgroup"];
-            let namespaces = kinds.map(|kind| serde_json::json!({"type": kind}));
             let config = serde_json::json!({
                 "ociVersion": "1.0.2",
                 "process": {
@@ -111,7 +109,7 @@ impl Peers {
                     {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
                 ],
                 "linux": {
-                    "namespaces": namespaces,
+                    "namespaces": (["pid", "mount", "ipc", "uts", "network", "cgroup"].map(|kind| serde_json::json!({"type": kind}))),
                     "resources": {"memory": {"limit": 256 << 20}, "pids": {"limit": 64}},
                 },
             });

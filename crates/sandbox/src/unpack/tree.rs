@@ -185,8 +185,12 @@ impl Tree {
         fs::chmodat(folder, place.name(), mode, AtFlags::empty()).map_err(|error| fault(place, error))
     }
 
-    /// Hides a name of the layers below. What this layer itself has under that name stays, as OCI asks.
+    /// Hides a name of the layers below. What this layer itself has under that name stays, as OCI asks; and where this
+    /// layer has a file or a link in place of a folder, nothing below it is left to be hidden.
     pub(super) fn hide(&mut self, place: &Place) -> Result<(), UnpackError> {
+        if self.is_covered(&place.folder()) {
+            return Ok(());
+        }
         let folder = self.parent(place)?;
         match fs::statat(folder, place.name(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) if FileType::from_raw_mode(found.st_mode).is_dir() => self.hide_below(place),
@@ -199,9 +203,28 @@ impl Tree {
 
     /// Hides all that the layers below have in a folder, which is made if it is not there.
     pub(super) fn hide_below(&mut self, place: &Place) -> Result<(), UnpackError> {
+        if self.is_covered(place) {
+            return Ok(());
+        }
         let folder = self.inside(place)?;
         fs::fsetxattr(folder, OPAQUE, b"y", XattrFlags::empty())
             .map_err(|error| UnpackError::machine("a layer's folder cannot be marked", &error.into()))
+    }
+
+    /// Tells whether something that is no folder stands on the way to a place. A whiteout does not count: a folder that
+    /// is needed takes its place.
+    fn is_covered(&self, place: &Place) -> bool {
+        let mut here = place.clone();
+        while !here.is_root() {
+            match open_path(self.root.as_fd(), &here.folder()) {
+                Ok(folder) => {
+                    return fs::statat(folder, here.name(), AtFlags::SYMLINK_NOFOLLOW)
+                        .is_ok_and(|found| !FileType::from_raw_mode(found.st_mode).is_dir() && !is_whiteout(&found));
+                }
+                Err(_) => here = here.folder(),
+            }
+        }
+        false
     }
 
     /// Sets the times of folders, which every entry in them has changed meanwhile.

@@ -78,7 +78,41 @@ pub(crate) fn text(mut file: File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// Who the spawner is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    Root,
+    Ordinary,
+}
+
+/// An id that belongs to nobody.
+const ORDINARY: &str = "20001";
+
 impl Bench {
+    /// Starts a spawner as root or as an ordinary user.
+    pub(crate) fn of(who: Who) -> Self {
+        if who == Who::Root {
+            return Self::new();
+        }
+        let folder = tempfile::tempdir_in("/var/tmp").expect("a folder");
+        let id = ORDINARY.parse().expect("a number");
+        std::os::unix::fs::chown(folder.path(), Some(id), Some(id)).expect("root may give it away");
+        let program = folder.path().join("spawner");
+        std::fs::copy(env!("CARGO_BIN_EXE_sandbox-spawner"), &program).expect("the program can be copied");
+        let settings = Settings {
+            program: "setpriv".into(),
+            arguments: ["--reuid", ORDINARY, "--regid", ORDINARY, "--clear-groups"]
+                .into_iter()
+                .map(str::to_owned)
+                .chain([program.to_string_lossy().into_owned()])
+                .collect(),
+            place: Place::Own,
+            ..settings(folder.path().join("state"), 1)
+        };
+        let (spawner, events) = Spawner::start(&settings).expect("a spawner");
+        Self { spawner, events, next: 0, _folder: Some(folder) }
+    }
+
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (spawner, events) = Spawner::start(&settings(folder.path().join("state"), 1)).expect("a spawner");

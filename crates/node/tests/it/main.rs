@@ -1,0 +1,8 @@
+//! The node, against real registries, real archives and a real disk.
+
+mod cache;
+mod hostile;
+mod image;
+mod peer;
+mod registry;
+mod room;
