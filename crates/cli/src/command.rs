@@ -89,9 +89,10 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     }
     let output = Output::new(&global);
     let mut session = Session { global, output };
-    let ended = execute(command, &mut session).and_then(|exit| {
-        session.output.flush()?;
-        Ok(exit)
+    let ended = execute(command, &mut session).and_then(|exit| match session.output.flush() {
+        // That nobody reads any more is no news to a command that has ended because of it.
+        Err(error) if exit != Exit::Ok && error.kind() == std::io::ErrorKind::BrokenPipe => Ok(exit),
+        flushed => Ok(flushed.map(|()| exit)?),
     });
     match ended {
         Ok(exit) => exit.into(),

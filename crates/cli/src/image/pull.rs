@@ -130,7 +130,7 @@ async fn tell(session: &Session, client: &Client, id: ExecutionId) -> anyhow::Re
     let mut remarks = Remarks::default();
     loop {
         match transcript.next(Until::End).await? {
-            Next::Nothing => break,
+            Next::Nothing(_) => break,
             Next::Again(_) => {
                 remarks.end(|line| session.output.say(line));
                 session.output.say("the node was lost; another one begins");

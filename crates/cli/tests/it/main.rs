@@ -7,6 +7,7 @@ mod connection;
 mod doctor;
 mod entity;
 mod execution;
+mod hand;
 mod image;
 mod kill;
 mod life;

@@ -1,0 +1,257 @@
+//! The whole house, by hand: a server, a node that joins it, and `run` as its users meet it. Needs root, for sandboxes
+//! with limits.
+
+use crate::stub::{Ran, run_with};
+use crate::system::{Engine, House, Server};
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// A node of a house; it ends with the test at the latest.
+struct Node {
+    child: Child,
+    joined: String,
+}
+
+impl Node {
+    /// Starts a node and waits until it has joined.
+    fn start(house: &House, server: &Server) -> Self {
+        let state = house.home().join("node").display().to_string();
+        let words = ["node", "--join", &server.url, "--name", "hand", "--slots", "4", "--warm", "1", "--state", &state];
+        let mut command = server.command(&house.token(), &words);
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null()).stdout(Stdio::piped());
+        let log = std::fs::File::create(house.home().join("node.log")).expect("is made");
+        let mut child = command.stderr(log).spawn().expect("starts");
+        let mut joined = String::new();
+        let out = child.stdout.as_mut().expect("is piped");
+        BufReader::new(out).read_line(&mut joined).expect("is text");
+        Self { child, joined }
+    }
+
+    /// Lets it finish, and returns its exit code.
+    fn stop(mut self) -> Option<i32> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("is ours");
+        self.child.wait().expect("ends").code()
+    }
+
+    /// Waits until it has ended by itself.
+    fn wait(mut self) -> Option<i32> {
+        self.child.wait().expect("ends").code()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // The test fails for a reason of its own; what the node runs shall not outlive it.
+            let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// A house with one node, and its user.
+struct Hand {
+    node: Node,
+    server: Server,
+    token: String,
+    house: House,
+}
+
+impl Hand {
+    /// Opens the house, where sandboxes with limits can be built.
+    fn open() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let house = House::new(Engine::Sqlite).expect("needs nothing");
+        let server = house.start();
+        let node = Node::start(&house, &server);
+        let said = std::fs::read_to_string(house.home().join("node.log")).expect("is text");
+        assert!(node.joined.starts_with("node `hand` (nod_"), "{:?}: {said}", node.joined);
+        let token = house.token();
+        Some(Self { node, server, token, house })
+    }
+
+    fn home(&self) -> &Path {
+        self.house.home()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        self.server.command(&self.token, args)
+    }
+
+    fn run(&self, args: &[&str], input: &[u8]) -> Ran {
+        run_with(self.command(&[&["run"], args].concat()), input)
+    }
+
+    #[track_caller]
+    fn check(&self, args: &[&str], input: &[u8], expected: (i32, &str, &str)) {
+        let ran = self.run(args, input);
+        assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), expected, "{args:?}");
+    }
+
+    fn executable(&self, name: &str, text: &str) {
+        let path = self.home().join(name);
+        std::fs::write(&path, text).expect("is written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("is set");
+    }
+}
+
+#[test]
+fn programs_run_as_if_by_hand() {
+    let Some(hand) = Hand::open() else { return };
+    ends(&hand);
+    inputs(&hand);
+    files(&hand);
+    signals(&hand);
+    terminal(&hand);
+    later(&hand);
+    assert_eq!(hand.node.stop(), Some(0));
+}
+
+fn ends(hand: &Hand) {
+    hand.check(&["--", "echo", "hello"], b"", (0, "hello\n", ""));
+    hand.check(&["echo", "-n", "--", "x"], b"", (0, "-- x", ""));
+    hand.check(&["--", "sh", "-c", "echo out; echo err >&2; exit 7"], b"", (7, "out\n", "err\n"));
+    hand.check(&["--env", "A=1", "--", "sh", "-c", "echo $A"], b"", (0, "1\n", ""));
+    hand.check(
+        &["--", "frobnicate"],
+        b"",
+        (
+            127,
+            "",
+            "error: never began: the program `frobnicate` does not exist inside\n\
+             hint: programs are looked up on the node; write `./NAME` to send one of yours\n",
+        ),
+    );
+    assert_eq!(hand.run(&["--", "/etc"], b"").code, 126);
+    assert_eq!(hand.run(&["--cwd", "/nowhere", "--", "true"], b"").code, 125);
+    hand.check(
+        &["--time", "300ms", "--", "sleep", "60"],
+        b"",
+        (124, "", "error: needed more time than its limit\nhint: it was 300 ms; --time sets another one\n"),
+    );
+    let ran = hand.run(&["--", "sh", "-c", "kill -SEGV $$"], b"");
+    assert!(ran.code == 139 && ran.err.starts_with("error: ended by signal 11 (SEGV)\n"), "{ran:?}");
+}
+
+fn inputs(hand: &Hand) {
+    hand.check(&["--", "cat"], b"", (0, "", ""));
+    hand.check(&["--", "cat"], b"hi\n", (0, "hi\n", ""));
+    hand.check(&["--", "sh", "-c", "read line; echo $line"], b"one\ntwo\n", (0, "one\n", ""));
+    let large: String = (0..300_000).map(|line| format!("{line}\n")).collect();
+    let ran = hand.run(&["--", "cat"], large.as_bytes());
+    assert!(ran.code == 0 && ran.out == large, "{} bytes came back of {}", ran.out.len(), large.len());
+    // What comes bit by bit is passed on bit by bit.
+    let mut command = hand.command(&["run", "--", "cat"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
+    let (mut stdin, stdout) = (child.stdin.take().expect("is piped"), child.stdout.take().expect("is piped"));
+    let mut lines = BufReader::new(stdout).lines();
+    for word in ["first", "second", "third"] {
+        writeln!(stdin, "{word}").expect("is read");
+        assert_eq!(lines.next().expect("comes").expect("is text"), word);
+    }
+    drop(stdin);
+    assert!(lines.next().is_none() && child.wait().expect("ends").success());
+}
+
+fn files(hand: &Hand) {
+    hand.executable("tool", "#!/bin/sh\necho \"$0 $1\"; cat numbers\n");
+    std::fs::write(hand.home().join("numbers"), "1 2 3\n").expect("is written");
+    hand.check(&["--file", "numbers", "--", "./tool", "x"], b"", (0, "/work/tool x\n1 2 3\n", ""));
+    hand.check(&["--file", "numbers:/opt/n", "--", "cat", "/opt/n"], b"", (0, "1 2 3\n", ""));
+}
+
+/// Runs a program that says `ready`, and sends signals then.
+fn signalled(hand: &Hand, script: &str, signals: &[Signal]) -> Ran {
+    let mut command = hand.command(&["run", "--", "sh", "-c", script]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("starts");
+    let (mut out, mut err) = (BufReader::new(child.stdout.take().expect("is piped")), String::new());
+    let mut line = String::new();
+    out.read_line(&mut line).expect("is text");
+    assert_eq!(line, "ready\n");
+    let pid = Pid::from_child(&child);
+    for (index, signal) in signals.iter().enumerate() {
+        kill_process(pid, *signal).expect("is ours");
+        if index + 1 < signals.len() {
+            // The first has been taken once the program was told.
+            line.clear();
+            out.read_line(&mut line).expect("is text");
+        }
+    }
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).expect("is text");
+    child.stderr.take().expect("is piped").read_to_string(&mut err).expect("is text");
+    Ran { code: child.wait().expect("ends").code().expect("was not killed"), out: rest, err }
+}
+
+fn signals(hand: &Hand) {
+    let check = |script: &str, signals: &[Signal], code: i32, out: &str, err: &str| {
+        let ran = signalled(hand, script, signals);
+        assert!((ran.code, ran.out.as_str()) == (code, out) && ran.err.contains(err), "{script}: {ran:?}");
+    };
+    let polite = "trap 'echo bye; exit 0' INT; echo ready; while :; do sleep 0.05; done";
+    check(polite, &[Signal::INT], 130, "bye\n", "stopped by a user");
+    check(polite, &[Signal::TERM], 143, "bye\n", "stopped by a user");
+    let stubborn = "trap 'echo told' INT TERM; echo ready; while :; do sleep 0.05; done";
+    check(stubborn, &[Signal::INT, Signal::INT], 130, "", "is left to itself");
+    let ran = Command::new("sh")
+        .args(["-c", "\"$QUARRY\" run -- sh -c 'while :; do echo y; done' | head -n 1"])
+        .env("QUARRY", env!("CARGO_BIN_EXE_quarry"))
+        .envs([("QUARRY_URL", hand.server.url.as_str()), ("QUARRY_TOKEN", hand.token.as_str())])
+        .output()
+        .expect("ends");
+    assert_eq!(String::from_utf8_lossy(&ran.stdout), "y\n");
+    assert_eq!(String::from_utf8_lossy(&ran.stderr), "");
+}
+
+fn terminal(hand: &Hand) {
+    let inner = format!("stty rows 33 cols 101; '{}' run -t -- sh", env!("CARGO_BIN_EXE_quarry"));
+    let mut command = Command::new("script");
+    command.args(["-qec", &inner, "/dev/null"]).current_dir(hand.home()).env("HOME", hand.home());
+    command.envs([("QUARRY_URL", hand.server.url.as_str()), ("QUARRY_TOKEN", hand.token.as_str())]);
+    let ran = run_with(command, b"stty size; test -t 0 && echo on a terminal; exit 9\n");
+    assert!(ran.code == 9 && ran.out.contains("33 101") && ran.out.contains("on a terminal"), "{ran:?}");
+}
+
+/// What is left to itself is found, read, waited for and tried again.
+fn later(hand: &Hand) {
+    let ran = hand.run(&["--detach", "--", "sh", "-c", "echo out; echo err >&2; exit 4"], b"");
+    let id = ran.out.trim().to_owned();
+    let verb = |args: &[&str]| run_with(hand.command(&[&["execution"], args].concat()), b"");
+    let ran = verb(&["logs", "-f", &id]);
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "out\n", "err\n"));
+    assert_eq!(verb(&["wait", &id]).code, 4);
+    let again = verb(&["retry", &id]).out.trim().to_owned();
+    assert_eq!(verb(&["wait", &again]).code, 4);
+    assert_eq!(verb(&["wait", &id, &again]).code, 1);
+    assert_eq!(verb(&["logs", &again, "--stream", "error"]).out, "err\n");
+}
+
+#[test]
+fn a_drained_node_ends_by_itself_and_what_waits_says_why() {
+    let Some(hand) = Hand::open() else { return };
+    let verb = |args: &[&str]| run_with(hand.command(args), b"");
+    assert_eq!(verb(&["node", "cordon", "hand", "--cause", "its disk is slow"]).code, 0);
+    let mut command = hand.command(&["run", "--", "echo", "at last"]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("starts");
+    let mut why = String::new();
+    BufReader::new(child.stderr.take().expect("is piped")).read_line(&mut why).expect("is text");
+    assert!(why.starts_with("waiting: "), "{why}");
+    assert_eq!(verb(&["node", "uncordon", "hand"]).code, 0);
+    let ended = child.wait_with_output().expect("ends");
+    assert_eq!((ended.status.code(), ended.stdout.as_slice()), (Some(0), &b"at last\n"[..]));
+    let ran = verb(&["node", "drain", "--wait", "hand"]);
+    assert!(ran.code == 0 && ran.out.contains("  gone  hand"), "{ran:?}");
+    let id = ran.out.split(' ').next().expect("is one").to_owned();
+    let Hand { node, server, token, house: _house } = hand;
+    assert_eq!(node.wait(), Some(0));
+    // Its name is free for another one, so it goes by its id.
+    let ran = server.run(&token, &["node", "rm", &id]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
