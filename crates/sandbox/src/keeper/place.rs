@@ -139,6 +139,13 @@ impl Place {
         self.spare_nets.as_mut().filter(|_| plan.network == Network::None)?.take()
     }
 
+    /// Takes back a network namespace in which nobody is.
+    pub(super) fn give_back_net(&mut self, net: Option<OwnedFd>) {
+        if let Some((spare, net)) = self.spare_nets.as_mut().zip(net) {
+            spare.give_back(net);
+        }
+    }
+
     /// Takes back a user namespace in which nobody is.
     pub(super) fn give_back_ids(&mut self, ids: Option<OwnedFd>) {
         if self.spare_ids.len() < MAX_SPARE_IDS {
