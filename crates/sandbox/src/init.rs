@@ -37,6 +37,8 @@ pub(crate) struct Birth {
     pub(crate) orders: OwnedFd,
     /// The user namespace, if it was made ahead.
     pub(crate) ids: Option<OwnedFd>,
+    /// The network namespace, if it was made ahead.
+    pub(crate) net: Option<OwnedFd>,
     pub(crate) place: Place,
     pub(crate) ground: Arc<Ground>,
     pub(crate) means: Means,
@@ -45,7 +47,8 @@ pub(crate) struct Birth {
 impl Birth {
     /// Returns the namespaces that the sandbox is cloned into.
     pub(crate) fn namespaces(&self) -> u64 {
-        let net = if self.plan.network == model::Network::Host { 0 } else { system::NEW_NET };
+        let has_net = self.plan.network == model::Network::Host || self.net.is_some();
+        let net = if has_net { 0 } else { system::NEW_NET };
         let user = if self.place == Place::Own { system::NEW_USER } else { 0 };
         system::NEW_REST | net | user
     }
@@ -63,7 +66,7 @@ impl Birth {
 pub(crate) fn run(birth: &Birth) -> Infallible {
     system::die_with_parent();
     let mut keep = vec![0, 1, 2, birth.control.as_raw_fd(), birth.orders.as_raw_fd()];
-    keep.extend(birth.ids.iter().map(AsRawFd::as_raw_fd));
+    keep.extend(birth.ids.iter().chain(&birth.net).map(AsRawFd::as_raw_fd));
     keep.extend(birth.order.iter().flat_map(|(_, stdio)| stdio).map(AsRawFd::as_raw_fd));
     keep.sort_unstable();
     system::close_all_but(&keep);
@@ -89,7 +92,10 @@ fn build(birth: &Birth) -> Result<(i32, Option<Eye>), Fault> {
     }
     // A kernel that refuses keeps the order of its own choice.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_ADJUSTMENT);
-    let wire = network::set_up(birth.plan.network)?;
+    let wire = match &birth.net {
+        Some(net) => network::enter(net).map(|()| None)?,
+        None => network::set_up(birth.plan.network)?,
+    };
     root::enter(&birth.ground, &birth.plan)?;
     rustix::system::sethostname(birth.plan.hostname.as_bytes()).map_err(machine("the host name could not be set"))?;
     if let Some(ids) = &birth.ids {

@@ -100,6 +100,7 @@ impl Keeper {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &socket, epoll::EventData::new_u64(NODE), epoll::EventFlags::IN)?;
         let cells = Cells::open(&place.group, settings.cells, place.ground.is_privileged);
+        place.shed();
         Ok(Self {
             socket,
             epoll,
@@ -238,6 +239,7 @@ impl Keeper {
         let is_ordered = order.is_some();
         let birth = Birth {
             means: self.place.means(&plan, self.cells.limits().pids),
+            net: self.place.take_net(&plan),
             plan,
             order,
             control: init_control,

@@ -1,6 +1,10 @@
 //! What a sandbox may reach: a network namespace that holds nothing but itself, or one whose only way out is a TUN device
 //! that a user-mode stack on the node reads.
 
+mod spare;
+
+pub(crate) use spare::Spare;
+
 use crate::event::Fault;
 use crate::root::machine;
 use crate::system;
@@ -19,6 +23,13 @@ const MTU: i32 = 1500;
 /// Opens what a wire is made from; it belongs to the network namespace of the caller.
 pub(crate) fn open_tun() -> rustix::io::Result<OwnedFd> {
     rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
+}
+
+/// Enters a network namespace that was made ahead.
+pub(crate) fn enter(namespace: &OwnedFd) -> Result<(), Fault> {
+    let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)
+        .map_err(machine("the network namespace could not be entered"))
 }
 
 /// Sets up the network of a sandbox from within; returns the wire's other end, if there is a wire.

@@ -4,7 +4,7 @@
 
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 type Answer<T> = rustix::io::Result<T>;
 
@@ -216,7 +216,7 @@ pub(crate) fn take_terminal(fd: BorrowedFd<'_>) -> Answer<()> {
     answer(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSCTTY, 0) }.into()).map(drop)
 }
 
-/// Sets the handling of a signal: a function that does nothing, so that it interrupts; or the default.
+/// Handles a signal by doing nothing, so that it interrupts what waits.
 pub(crate) fn interrupt_on(signal: i32) {
     extern "C" fn nothing(_: libc::c_int) {}
     // SAFETY: the handler touches nothing.
@@ -225,7 +225,7 @@ pub(crate) fn interrupt_on(signal: i32) {
     }
 }
 
-/// Blocks one signal, or every signal's blocking is undone and its handling set back to the default.
+/// Blocks one signal.
 pub(crate) fn block(signal: i32) {
     // SAFETY: zeroes are a valid set, and the calls only write and read it.
     unsafe {
@@ -236,13 +236,13 @@ pub(crate) fn block(signal: i32) {
     }
 }
 
-/// Sets every signal back to what a fresh process has.
+/// Sets back what this process does otherwise with signals than a fresh one: the runtime ignores PIPE, and init handles and
+/// blocks CHLD.
 pub(crate) fn default_signals() {
-    // SAFETY: zeroes are a valid set, and the calls only write and read it; refusals for KILL and STOP change nothing.
+    // SAFETY: zeroes are a valid set, and the calls only read it.
     unsafe {
-        for signal in 1..32 {
-            libc::signal(signal, libc::SIG_DFL);
-        }
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
@@ -253,6 +253,18 @@ pub(crate) fn default_signals() {
 pub(crate) fn unshare_mounts() -> Answer<()> {
     // SAFETY: no descriptor table is unshared, so no owned descriptor changes its meaning.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
+}
+
+/// Puts the calling thread into a new network namespace.
+pub(crate) fn unshare_network() -> Answer<()> {
+    // SAFETY: no descriptor table is unshared, so no owned descriptor changes its meaning.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+}
+
+/// Takes a descriptor that another thread of this process gave up by `into_raw_fd`.
+pub(crate) fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: whoever calls this got the number from a pipe into which it was written by its last owner.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// Waits until one of the descriptors can be read or a signal comes, which is let through only meanwhile.
@@ -282,9 +294,12 @@ pub(crate) fn execute(program: &CStr, arguments: &[CString], environment: &[CStr
 
 /// Reads a word of the machine's configuration of itself: how many processors it has.
 pub(crate) fn processors() -> u64 {
-    // SAFETY: the call takes no pointer.
-    let count = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
-    u64::try_from(count).unwrap_or(1).max(1)
+    static COUNT: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *COUNT.get_or_init(|| {
+        // SAFETY: the call takes no pointer.
+        let count = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+        u64::try_from(count).unwrap_or(1).max(1)
+    })
 }
 
 /// Reads how much memory the machine has.

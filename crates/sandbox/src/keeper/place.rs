@@ -4,6 +4,7 @@ use crate::cell::Cells;
 use crate::confine::{self, Means};
 use crate::core;
 use crate::message::{self, Command};
+use crate::network::Spare;
 use crate::plan::{self, Plan};
 use crate::root::{self, Ground};
 use crate::spawner::{Abilities, Settings};
@@ -29,6 +30,7 @@ pub(super) struct Place {
     pub(super) group: String,
     state: PathBuf,
     spare_ids: Vec<OwnedFd>,
+    spare_nets: Option<Spare>,
     notes: Vec<String>,
     networks: Vec<Network>,
     _lock: OwnedFd,
@@ -71,6 +73,8 @@ impl Place {
             Ok(_) => networks.push(Network::Egress),
             Err(errno) => notes.push(format!("no network `egress`: `/dev/net/tun` cannot be opened: {errno}")),
         }
+        // Without them each sandbox makes its own, which is only slower.
+        let spare_nets = if is_privileged { Spare::open(settings.cells as usize).ok() } else { None };
         let (owner, group) = match settings.place {
             plan::Place::Range { first, .. } => (first, first),
             plan::Place::Own => (uid, gid),
@@ -93,10 +97,19 @@ impl Place {
             group: format!("quarry-{:016x}", fingerprint(&state)),
             state,
             spare_ids: Vec::new(),
+            spare_nets,
             notes,
             networks,
             _lock: lock,
         })
+    }
+
+    /// Lets go of mounts that no sandbox will see: each would be copied for every sandbox and taken down again.
+    pub(super) fn shed(&self) {
+        if self.ground.is_privileged {
+            // Whoever has no such mount is as well off.
+            let _ = rustix::mount::unmount("/sys", rustix::mount::UnmountFlags::DETACH);
+        }
     }
 
     /// Says what can be done here.
@@ -120,6 +133,11 @@ impl Place {
     pub(super) fn take_ids(&mut self) -> rustix::io::Result<Option<OwnedFd>> {
         let plan::Place::Range { first, count } = self.ids else { return Ok(None) };
         self.spare_ids.pop().map_or_else(|| ids::make(first, count), Ok).map(Some)
+    }
+
+    /// Takes a network namespace for a plan that is to reach nothing, if one is ready.
+    pub(super) fn take_net(&mut self, plan: &Plan) -> Option<OwnedFd> {
+        self.spare_nets.as_mut().filter(|_| plan.network == Network::None)?.take()
     }
 
     /// Takes back a user namespace in which nobody is.
