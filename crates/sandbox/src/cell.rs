@@ -38,7 +38,7 @@ const PERIOD_US: u64 = 100_000;
 /// The least quota that the kernel takes.
 const MIN_QUOTA_US: u64 = 1_000;
 /// Memory that may stay charged to a cell between two uses, as files that are still cached.
-const MAX_LEFT_BYTES: u64 = 64 << 20;
+const MAX_LEFT_BYTES: u64 = 16 << 20;
 /// Bytes of a control file that are looked at.
 const MAX_FILE_BYTES: usize = 4096;
 
@@ -172,7 +172,7 @@ impl Cells {
             return Ok(None);
         }
         let what = |errno| crate::root::machine("the control groups could not be set up")(errno);
-        let mut cell = self.free.pop().map_or_else(|| self.make(), Ok).map_err(what)?;
+        let mut cell = self.clean().map_or_else(|| self.make(), Ok).map_err(what)?;
         let applied = cell.apply(limits, self.hierarchies.version, self.disk.as_deref());
         if let Err(errno) = applied {
             self.free.push(cell);
@@ -180,6 +180,14 @@ impl Cells {
         }
         cell.begin(self.hierarchies.version);
         Ok(Some(cell))
+    }
+
+    /// Takes out a free cell to which little is charged any more. What the last sandbox shared in memory or held in files
+    /// of its own goes a little after its end, and would count against the next one.
+    fn clean(&mut self) -> Option<Cell> {
+        let is_clean = |cell: &Cell| cell.read("memory.usage_in_bytes").is_none_or(|bytes| bytes <= MAX_LEFT_BYTES);
+        let at = self.free.iter().rposition(is_clean)?;
+        Some(self.free.swap_remove(at))
     }
 
     /// Takes back a cell whose sandbox is gone.

@@ -7,13 +7,15 @@
 
 use crate::event::{Fault, FaultKind};
 use crate::plan::Plan;
+use crate::profile::Tracing;
 use crate::root::machine;
-use crate::system;
+use crate::{seccomp, system};
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr, Scope,
 };
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::thread::{CapabilitySet, CapabilitySets};
+use std::os::fd::OwnedFd;
 
 /// What a program that is root inside needs to install software: it concerns files and processes of its own ids only.
 const FILE_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
@@ -25,8 +27,6 @@ const FILE_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::NET_BIND_SERVICE)
     .union(CapabilitySet::SETFCAP);
-/// What it takes to become somebody else inside; gone before the program runs.
-const CHANGE_IDS: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
 
 /// What confines a program besides its plan, settled once by the spawner.
 #[derive(Clone, Copy, Debug)]
@@ -37,13 +37,14 @@ pub(crate) struct Means {
     pub(crate) kernel_core_bytes: u64,
 }
 
-/// Confines this process for good, but for changing who it is.
-pub(crate) fn confine(plan: &Plan, means: Means) -> Result<(), Fault> {
+/// Confines this process for good, but for changing who it is. Returns the listener of its filter, if it asks anything.
+pub(crate) fn confine(plan: &Plan, means: Means) -> Result<Option<OwnedFd>, Fault> {
     rustix::thread::set_no_new_privs(true).map_err(machine("new privileges could not be ruled out"))?;
     system::join_keyring();
     limit(plan, means)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    system::bound_capabilities(kept(plan).union(CHANGE_IDS).bits());
+    // The set bounds what a program may gain by its start; what this process holds, it holds until it gives it up.
+    system::bound_capabilities(kept(plan).bits());
     restrict_files()
         .map_err(|error| Fault { kind: FaultKind::Machine, cause: format!("landlock could not be set up: {error}") })?;
     filter_calls(plan)
@@ -52,7 +53,6 @@ pub(crate) fn confine(plan: &Plan, means: Means) -> Result<(), Fault> {
 /// Gives up the last capabilities; what is kept survives the program's start only if it is root inside.
 pub(crate) fn give_up(plan: &Plan, uid: u32) -> Result<(), Fault> {
     let kept = if uid == 0 { kept(plan) } else { CapabilitySet::empty() };
-    system::bound_capabilities_of(CHANGE_IDS.difference(kept).bits());
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::clear_ambient_capability_set().map_err(machine("capabilities could not be given up"))?;
     rustix::thread::set_capabilities(None, sets).map_err(machine("capabilities could not be given up"))
@@ -110,6 +110,14 @@ pub(crate) fn lacks() -> Vec<String> {
 }
 
 /// Installs the filter of system calls.
-fn filter_calls(_plan: &Plan) -> Result<(), Fault> {
-    Ok(())
+fn filter_calls(plan: &Plan) -> Result<Option<OwnedFd>, Fault> {
+    seccomp::filter(tracing(plan)).install().map_err(|error| Fault {
+        kind: FaultKind::Machine,
+        cause: format!("the filter of system calls could not be installed: {error}"),
+    })
+}
+
+/// Tells what the filter does with `ptrace`.
+pub(crate) const fn tracing(plan: &Plan) -> Tracing {
+    if plan.ptrace { Tracing::Allowed } else { Tracing::Asked }
 }

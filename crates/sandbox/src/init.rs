@@ -6,14 +6,18 @@
 //! trace or signal init: it is not dumpable and handles no signal but that of its children.
 
 use crate::event::{Fault, FaultKind, Status};
-use crate::message::{self, Command, Report, Word};
+use crate::message::{self, Command, CoreText, Report, Word};
 use crate::plan::{Order, Place, Plan};
 use crate::root::{self, Ground, machine};
 use crate::system::{self, Waited};
+use crate::trace::{Meeting, Tracer, Turn};
 use crate::{confine::Means, ids, network, program};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
 use rustix::net::RecvFlags;
 use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// Bytes of a command to init.
@@ -67,7 +71,7 @@ pub(crate) fn run(birth: &Birth) -> Infallible {
     keep.sort_unstable();
     system::close_all_but(&keep);
     match build(birth) {
-        Ok(program) => watch(birth, program),
+        Ok((program, eye)) => watch(birth, program, eye),
         Err(fault) => {
             let _ = message::say(birth.control.as_fd(), &Word::Failed(fault), &[]);
             system::leave(1)
@@ -75,7 +79,7 @@ pub(crate) fn run(birth: &Birth) -> Infallible {
     }
 }
 
-fn build(birth: &Birth) -> Result<i32, Fault> {
+fn build(birth: &Birth) -> Result<(i32, Option<Eye>), Fault> {
     system::interrupt_on(libc::SIGCHLD);
     system::block(libc::SIGCHLD);
     if birth.place == Place::Own {
@@ -100,24 +104,82 @@ fn build(birth: &Birth) -> Result<i32, Fault> {
     // Whoever changes its ids loses this.
     system::die_with_parent();
     system::set_dumpable(0);
-    let program = system::clone_process(0, None, || program::run(birth, wire.as_ref()))
+    let met = machine("the wire to the program could not be made");
+    let (meeting, meeting_wire) = (!birth.plan.ptrace).then(Meeting::new).transpose().map_err(met)?.unzip();
+    let program = system::clone_process(0, None, || program::run(birth, wire.as_ref(), meeting.as_ref()))
         .map_err(machine("the program's process could not be made"))?;
-    system::close_all_but(&[0, 1, 2, birth.control.as_raw_fd()]);
+    let mut keep = vec![0, 1, 2, birth.control.as_raw_fd()];
+    keep.extend(meeting_wire.iter().map(AsRawFd::as_raw_fd));
+    keep.sort_unstable();
+    system::close_all_but(&keep);
     // What this closes was closed already; nothing may close a number that means something else by now.
-    std::mem::forget(wire);
-    Ok(program)
+    std::mem::forget((wire, meeting));
+    // A program that never came to the meeting has told the spawner why.
+    let eye = meeting_wire.and_then(|wire| Eye::open(program, &wire, birth.plan.limits.core_bytes).ok());
+    Ok((program, eye))
+}
+
+/// What init has of a program that it traces.
+struct Eye {
+    tracer: Tracer,
+    /// By which the filter asks.
+    listener: OwnedFd,
+}
+
+impl Eye {
+    fn open(program: i32, wire: &OwnedFd, core_bytes: u64) -> std::io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
+        let (tracer, listener) = Tracer::meet(program, wire, proc, core_bytes)?;
+        Ok(Self { tracer, listener })
+    }
+
+    /// Tells whether what was waited for is the end of something, and passes everything else on.
+    fn is_end(&mut self, control: BorrowedFd<'_>, pid: i32, state: i32) -> bool {
+        self.tracer.handle(pid, state, &mut || file_for_core(control)) == Turn::Gone
+    }
+
+    /// Answers the filter, if it asks.
+    fn answer(&self) {
+        let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
+        if rustix::event::poll(&mut ready, Some(&Timespec::default())).is_ok()
+            && ready[0].revents().contains(PollFlags::IN)
+        {
+            // Who asked may be gone by now.
+            let _ = self.tracer.answer(self.listener.as_fd());
+        }
+    }
+}
+
+/// Asks the spawner for a file. What else it says meanwhile comes too late for a program that is dying.
+fn file_for_core(control: BorrowedFd<'_>) -> std::io::Result<File> {
+    message::say(control, &Word::CoreWanted, &[])?;
+    let mut buffer = [0; MAX_COMMAND_BYTES];
+    loop {
+        match message::hear::<Command>(control, &mut buffer, RecvFlags::empty())? {
+            Some((Command::CoreFile, mut fds)) => {
+                return fds.pop().map(File::from).ok_or(std::io::ErrorKind::NotFound.into());
+            }
+            Some((Command::Program(_) | Command::Everything(_), _)) => {}
+            None => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
 }
 
 /// Reaps and obeys until the program has ended, then clears up and reports.
-fn watch(birth: &Birth, program: i32) -> Infallible {
+fn watch(birth: &Birth, program: i32, mut eye: Option<Eye>) -> Infallible {
     let control = birth.control.as_fd();
     let mut buffer = [0; MAX_COMMAND_BYTES];
     let mut status = None;
     loop {
         let is_childless = loop {
             match system::wait_any(libc::WNOHANG) {
-                Waited::State(pid, state) if pid == program => status = read(state).or(status),
-                Waited::State(..) => {}
+                Waited::State(pid, state) => {
+                    let is_end = eye.as_mut().is_none_or(|eye| eye.is_end(control, pid, state));
+                    if is_end && pid == program {
+                        status = read(state).or(status);
+                    }
+                }
                 Waited::Nothing => break false,
                 Waited::Childless => break true,
             }
@@ -128,10 +190,15 @@ fn watch(birth: &Birth, program: i32) -> Infallible {
                 let _ = system::kill(-1, libc::SIGKILL);
                 while !matches!(system::wait_any(0), Waited::Childless) {}
             }
-            report(birth, status);
+            report(birth, status, eye);
             system::leave(0);
         }
-        if system::poll_signals(&[control]) {
+        let listener = eye.as_ref().map(|eye| eye.listener.as_fd());
+        let fds: Vec<_> = std::iter::once(control).chain(listener).collect();
+        if system::poll_signals(&fds) {
+            if let Some(eye) = &eye {
+                eye.answer();
+            }
             match message::hear::<Command>(control, &mut buffer, RecvFlags::DONTWAIT) {
                 Ok(Some((command, _))) => obey(command, program),
                 Err(rustix::io::Errno::AGAIN) => {}
@@ -151,11 +218,20 @@ fn obey(command: Command, program: i32) {
     };
 }
 
-fn report(birth: &Birth, status: Status) {
+fn report(birth: &Birth, status: Status, eye: Option<Eye>) {
     let (cpu_us, memory_peak_bytes, read_bytes, write_bytes) = system::children_usage();
-    let report = Report { status, cpu_us, memory_peak_bytes, read_bytes, write_bytes, core: None };
+    let (core, file) = eye.and_then(|eye| eye.tracer.finish()).unzip();
+    let core = core.map(|taken| CoreText {
+        bytes: taken.bytes,
+        signal: taken.signal,
+        pid: taken.pid,
+        program: taken.program,
+        is_truncated: taken.is_truncated,
+    });
+    let report = Report { status, cpu_us, memory_peak_bytes, read_bytes, write_bytes, core };
+    let fds: Vec<_> = file.iter().map(AsFd::as_fd).collect();
     // The spawner sees this process end if it cannot be told.
-    let _ = message::say(birth.control.as_fd(), &Word::Ended(report), &[]);
+    let _ = message::say(birth.control.as_fd(), &Word::Ended(report), &fds);
 }
 
 /// Reads a state as `waitpid` words it; none if the process goes on.

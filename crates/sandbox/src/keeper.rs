@@ -13,9 +13,10 @@ use crate::event::{Fault, FaultKind, Stop};
 use crate::init::Birth;
 use crate::message::{self, CoreText, EndingText, MAX_MESSAGE_BYTES, Packet, Reply, Request, Word};
 use crate::plan::{Order, Plan};
+use crate::profile::Tracing;
 use crate::root::machine;
 use crate::spawner::{MAX_SANDBOXES, Settings};
-use crate::system;
+use crate::{seccomp, system};
 use life::{Life, Sandbox};
 use place::Place;
 use rustix::buffer::spare_capacity;
@@ -44,6 +45,10 @@ pub fn main() -> ExitCode {
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return ExitCode::FAILURE };
     if place::close_standard_input().is_err() {
         return ExitCode::FAILURE;
+    }
+    // Made here once, the filters are there in every process that this one makes.
+    for tracing in [Tracing::Allowed, Tracing::Asked] {
+        seccomp::filter(tracing);
     }
     match open(&socket) {
         Ok(mut keeper) => {

@@ -5,8 +5,10 @@
 //! to it. What a sandbox is made of stands in a `Plan`, what runs in it in an `Order`. This is the only crate that says
 //! `unsafe`.
 
+mod bundle;
 mod cell;
 mod confine;
+mod core;
 mod error;
 mod event;
 mod ids;
@@ -16,12 +18,16 @@ mod message;
 mod network;
 mod person;
 mod plan;
+mod profile;
 mod program;
 mod root;
+mod seccomp;
 pub mod spawner;
 mod system;
+mod trace;
 pub mod unpack;
 
+pub use bundle::{Bundle, Container, Runtime};
 pub use error::SandboxError;
 pub use event::{Core, Ending, Event, Fault, FaultKind, Status, Stop};
 pub use plan::{Bind, Order, Place, Plan, Root};

@@ -8,6 +8,7 @@ use crate::event::{Core, Event, Stop};
 use crate::message::{self, MAX_MESSAGE_BYTES, Reply, Request};
 use crate::plan::{Order, Place, Plan};
 use model::{LimitSet, Network, SandboxKind};
+use rustix::fs::{Mode, fchmod, fstatfs};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown};
 use serde::{Deserialize, Serialize};
@@ -117,11 +118,13 @@ impl Spawner {
 
     /// Starts a program in a parked sandbox; `Event::Started` or `Event::Failed` follows.
     pub fn start_program(&self, number: u64, order: &Order, stdio: &[OwnedFd; 3]) -> Result<(), SandboxError> {
+        share(stdio);
         self.send(&Request::Start { number, order: Cow::Borrowed(order) }, stdio)
     }
 
     /// Has a sandbox built and its program started at once; `Event::Started` or `Event::Failed` follows.
     pub fn run(&self, number: u64, plan: &Plan, order: &Order, stdio: &[OwnedFd; 3]) -> Result<(), SandboxError> {
+        share(stdio);
         self.send(&Request::Run { number, plan: Cow::Borrowed(plan), order: Cow::Borrowed(order) }, stdio)
     }
 
@@ -184,6 +187,20 @@ impl Events {
         message::hear(&self.socket, &mut self.buffer, RecvFlags::empty()).map_err(|errno| failure(errno, 0))
     }
 }
+
+/// Lets whoever it is inside open its own streams by name, as scripts do with `/dev/stderr`. Only who holds a pipe without
+/// a name reaches it, so its mode guards nothing.
+fn share(stdio: &[OwnedFd; 3]) {
+    for stream in stdio {
+        if fstatfs(stream).is_ok_and(|found| found.f_type == PIPES) {
+            // One that is somebody else's refuses, and stays as it is.
+            let _ = fchmod(stream, Mode::from_raw_mode(0o666));
+        }
+    }
+}
+
+/// By which the kernel knows pipes without a name.
+const PIPES: libc::__fsword_t = 0x5049_5045;
 
 fn send(socket: BorrowedFd<'_>, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> Result<(), SandboxError> {
     let bytes = serde_json::to_vec(request).map_err(|error| SandboxError::Socket(error.into()))?;

@@ -345,13 +345,6 @@ pub(crate) fn bound_capabilities(keep: u64) {
     }
 }
 
-/// Drops these capabilities from the bounding set.
-pub(crate) fn bound_capabilities_of(drop: u64) {
-    for capability in (0..=LAST_CAPABILITY).filter(|capability| drop & (1 << capability) != 0) {
-        drop_bound(capability);
-    }
-}
-
 /// Tells whether there is such a capability; if so it is gone.
 fn drop_bound(capability: libc::c_ulong) -> bool {
     // SAFETY: the call takes no pointer.

@@ -2,6 +2,7 @@
 
 use crate::cell::Cells;
 use crate::confine::{self, Means};
+use crate::core;
 use crate::message::{self, Command};
 use crate::network::Spare;
 use crate::plan::{self, Plan};
@@ -125,7 +126,7 @@ impl Place {
 
     /// Returns by what a program of this plan is confined.
     pub(super) fn means(&self, plan: &Plan, counts_processes: bool) -> Means {
-        Means { counts_processes, kernel_core_bytes: if plan.ptrace { plan.limits.core_bytes } else { 0 } }
+        Means { counts_processes, kernel_core_bytes: core::kernel_bytes_max(plan) }
     }
 
     /// Takes a user namespace; none if sandboxes make their own.
