@@ -196,7 +196,7 @@ pub(crate) fn explain(error: &StartError) -> anyhow::Error {
         StartError::Tls(_) | StartError::Issuer(_) => {
             (Exit::Usage, "config_invalid", "`quarry config check` looks at every file that is named")
         }
-        StartError::Store(_) | StartError::Blob(_) => {
+        StartError::Store(_) | StartError::Blob(_) | StartError::Seal(_) => {
             (Exit::Failed, "start_failed", "`quarry doctor` looks at this machine")
         }
     };
