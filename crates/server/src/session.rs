@@ -24,7 +24,7 @@ const MAX_CHOICE: usize = 8;
 /// Images that a node is remembered to have been given.
 const MAX_IMAGES: usize = 32;
 /// After how long a node is told again to stop what it has not stopped.
-const TELL_AGAIN: Duration = Duration::from_secs(2);
+pub(crate) const TELL_AGAIN: Duration = Duration::from_secs(2);
 
 /// What has to be done about a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,13 @@ struct Entry {
     is_stirred: bool,
     told: Option<(NodeState, bool)>,
     told_to_stop: (BTreeSet<ExecutionId>, Option<Instant>),
+}
+
+impl Entry {
+    /// Tells whether its node takes anything new.
+    fn takes(&self) -> bool {
+        self.node.state == NodeState::Ready && self.node.hold.is_none()
+    }
 }
 
 /// Where the syncs of one session meet, known or not.
@@ -126,8 +133,7 @@ impl Sessions {
         let queue = inner.queue;
         let Some(entry) = inner.entries.get_mut(&sync.session) else { return Need::Exchange };
         entry.free = sync.free;
-        let takes = sync.free > 0 && entry.node.state == NodeState::Ready && entry.node.hold.is_none();
-        let wants = takes && entry.sated_at != Some(queue);
+        let wants = sync.free > 0 && entry.takes() && entry.sated_at != Some(queue);
         let is_ours = (entry.node.tenant, entry.node.by.as_str()) == owner;
         if says || wants || entry.is_stirred || !is_ours || entry.expires_at <= now || !agrees(&entry.held, sync) {
             Need::Exchange
@@ -196,12 +202,20 @@ impl Sessions {
         }
     }
 
-    /// Puts a session among those that wait, unless a newer sync has come.
-    pub(crate) fn wait(&self, turn: &Turn) {
+    /// Puts a session among those that wait; tells whether there is nothing to do for it meanwhile.
+    pub(crate) fn wait(&self, turn: &Turn) -> bool {
         let mut inner = self.lock();
-        if inner.doors.get(&turn.session).is_some_and(|door| door.turn == turn.number) {
+        let queue = inner.queue;
+        let is_newest = inner.doors.get(&turn.session).is_some_and(|door| door.turn == turn.number);
+        // What came in since it was last asked for would ring for nobody.
+        let is_quiet = inner.entries.get(&turn.session).is_some_and(|entry| {
+            let is_sated = entry.sated_at == Some(queue) || entry.free == 0 || !entry.takes();
+            is_sated && !entry.is_stirred
+        });
+        if is_newest && is_quiet {
             inner.waiting.insert(turn.session);
         }
+        is_newest && is_quiet
     }
 
     /// Takes a session from among those that wait, unless a newer sync has come.
@@ -297,13 +311,7 @@ impl Inner {
         let before = self.waiting.range((Bound::Unbounded, to)).filter(|_| self.cursor.is_some());
         let takes = |session: &&SessionId| {
             let entry = self.entries.get(*session);
-            entry.is_some_and(|entry| {
-                entry.free > 0
-                    && entry.node.state == NodeState::Ready
-                    && entry.node.hold.is_none()
-                    && !entry.is_stirred
-                    && fits(entry)
-            })
+            entry.is_some_and(|entry| entry.free > 0 && entry.takes() && !entry.is_stirred && fits(entry))
         };
         let some = behind.chain(before).take(max).filter(takes).take(MAX_CHOICE);
         let has = |entry: &Entry| image.is_some_and(|image| entry.images.contains(&image));

@@ -36,9 +36,10 @@ impl Postgres {
         config.tcp_user_timeout(SILENCE).keepalives_idle(SILENCE);
         // A forgotten snapshot starves the vacuum, and with it the queue.
         let options = config.get_options().unwrap_or_default();
-        config.options(
-            format!("{options} -c idle_in_transaction_session_timeout=60000 -c timezone=UTC").trim().to_owned(),
-        );
+        // Every statement of ours is over before a compiler would be; the walk over the queue's index looks costly to the
+        // planner and would be compiled anew each time (measured: 12 ms in place of 0.07 ms).
+        let ours = "-c idle_in_transaction_session_timeout=60000 -c timezone=UTC -c jit=off";
+        config.options(format!("{options} {ours}").trim().to_owned());
         let pool = |size| {
             let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
             let manager = Manager::from_config(config.clone(), tls(), recycling);

@@ -18,6 +18,9 @@ use std::sync::Arc;
 
 /// User namespaces that are kept for later.
 const MAX_SPARE_IDS: usize = 256;
+/// How often, and how far apart, the lock of a state folder is asked for.
+const MAX_LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// File systems that hold files of the machine's, to be seen over its own root.
 const FILE_SYSTEMS: [&str; 9] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "overlay", "bcachefs"];
 
@@ -181,6 +184,13 @@ fn lock(state: &Path) -> Result<OwnedFd, String> {
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::open(state.join("lock"), flags, Mode::from_raw_mode(0o600))
         .map_err(|errno| format!("the state folder `{}` cannot be locked: {errno}", state.display()))?;
+    // The spawner of a node that was killed a moment ago is still putting things away.
+    for _ in 0..MAX_LOCK_TRIES {
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            break;
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| format!("the state folder `{}` belongs to another spawner", state.display()))?;
     Ok(file)

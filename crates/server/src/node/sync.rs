@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::error::Answer;
 use crate::session::watch::moved;
-use crate::session::{Need, Turn, Word};
+use crate::session::{Need, TELL_AGAIN, Turn, Word};
 use jiff::Timestamp;
 use model::image::{Credential, ImageOrder};
 use model::limits::MAX_HOLD;
@@ -14,9 +14,6 @@ use model::{NodeId, Sync, SyncAnswer, TenantId};
 use std::time::Duration;
 use store::{Assigned, Heard, Report};
 use tokio::time::Instant;
-
-/// How long a wait lasts before what is known is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What there is to say besides how the node stands.
 #[derive(Default)]
@@ -51,8 +48,16 @@ pub(super) async fn answer(app: &App, caller: &Caller, node: NodeId, sync: Sync)
     let lease = super::lease(app);
     let (tenant, by) = caller.owner();
     let mut report = Report { node, owner: (tenant, by.to_owned()), sync, serves, at: asked_at, lease };
+    let mut is_first = true;
     loop {
         let mut said = Said::default();
+        // What an older sync would be told is the newer one's to hear.
+        if !std::mem::take(&mut is_first)
+            && !app.sessions.is_newest(&turn)
+            && let Some(word) = app.sessions.word(report.sync.session)
+        {
+            return Ok(compose(word, said, asked_at));
+        }
         report.at = app.clock.now();
         let need = app.sessions.need(&report.sync, caller.owner(), report.at);
         let heard = match need {
@@ -77,25 +82,26 @@ pub(super) async fn answer(app: &App, caller: &Caller, node: NodeId, sync: Sync)
             return Ok(compose(word, said, asked_at));
         }
         if !has_more {
-            hold(app, &turn, until).await;
+            // A node that was told to stop something is told again, until it has.
+            let again = Instant::now() + TELL_AGAIN;
+            hold(app, &turn, if word.cancel.is_empty() { until } else { until.min(again) }).await;
         }
     }
 }
 
-/// Waits until something happens to the session, or until it is time to look again.
+/// Waits until something happens to the session, or until then.
 async fn hold(app: &App, turn: &Turn, until: Instant) {
     let _waiting = Waiting { app, turn };
-    app.sessions.wait(turn);
     let rung = turn.bell.notified();
     tokio::pin!(rung);
+    // It listens before it is seen to wait, so no bell is missed.
     rung.as_mut().enable();
-    // A newer sync may have come before we listened.
-    if !app.sessions.is_newest(turn) {
+    if !app.sessions.wait(turn) {
         return;
     }
     tokio::select! {
         () = rung => {}
-        () = tokio::time::sleep_until(until.min(Instant::now() + LOOK_AGAIN)) => {}
+        () = tokio::time::sleep_until(until) => {}
         () = app.stop.cancelled() => {}
     }
 }

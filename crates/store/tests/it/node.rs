@@ -108,7 +108,7 @@ pub(crate) async fn image(store: &Store, whose: TenantId, node: &NewNode, blob: 
     let new = new_image(-1);
     store.image_create(new.clone(), whose, "ann", at(-1)).await.expect("is asked for");
     let mut claim = report(node, whose, 50_005);
-    claim.sync.free = 2;
+    (claim.sync.free, claim.serves) = (2, Some(whose));
     let heard = store.node_exchange(claim).await.expect("is heard");
     let held = heard.assigned.iter().find(|one| one.image.is_some()).map(held).expect("is given the image");
     let mut done = finished(node, whose, held, 50_006);
