@@ -109,6 +109,7 @@ fn programs_run_as_if_by_hand() {
     signals(&hand);
     terminal(&hand);
     later(&hand);
+    images(&hand);
     assert_eq!(hand.node.stop(), Some(0));
 }
 
@@ -230,6 +231,29 @@ fn later(hand: &Hand) {
     assert_eq!(verb(&["wait", &again]).code, 4);
     assert_eq!(verb(&["wait", &id, &again]).code, 1);
     assert_eq!(verb(&["logs", &again, "--stream", "error"]).out, "err\n");
+}
+
+/// A folder becomes an image, and a program runs in it that sees nothing else.
+fn images(hand: &Hand) {
+    let root = hand.home().join("root");
+    std::fs::create_dir_all(root.join("bin")).expect("is made");
+    std::fs::create_dir_all(root.join("etc")).expect("is made");
+    std::fs::write(root.join("etc/motd"), "welcome\n").expect("is written");
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("is there (Debian: busybox-static)");
+    std::os::unix::fs::symlink("busybox", root.join("bin/cat")).expect("is linked");
+    let verb = |args: &str| run_with(hand.command(&args.split(' ').collect::<Vec<_>>()), b"");
+    let ran = verb("image import --name tools:1 root --cmd cat --cmd /etc/motd --env PATH=/bin");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    hand.check(&["--image", "tools:1"], b"", (0, "welcome\n", ""));
+    hand.check(&["--image", "tools:1", "--", "cat"], b"hi\n", (0, "hi\n", ""));
+    assert_eq!(hand.run(&["--image", "tools:1", "--", "sort"], b"").code, 127);
+    let ran = hand.run(&["--image", "localhost:1/absent", "--", "true"], b"");
+    assert!(ran.code == 1 && ran.err.contains("image `localhost:1/absent` could not be made: "), "{ran:?}");
+    let ran = hand.run(&["--pull", "never", "--image", "absent", "--", "true"], b"");
+    assert!(ran.code == 2 && ran.err.contains("image `absent` does not exist"), "{ran:?}");
+    let ran = verb("image rm tools:1");
+    assert!(ran.code == 0 && ran.out.contains("  gone  tools:1"), "{ran:?}");
+    assert_eq!(verb("image gc").code, 0);
 }
 
 #[test]
