@@ -217,6 +217,18 @@ fn terminal(hand: &Hand) {
     command.envs([("QUARRY_URL", hand.server.url.as_str()), ("QUARRY_TOKEN", hand.token.as_str())]);
     let ran = run_with(command, b"stty size; test -t 0 && echo on a terminal; exit 9\n");
     assert!(ran.code == 9 && ran.out.contains("33 101") && ran.out.contains("on a terminal"), "{ran:?}");
+    // A signal from outside ends it, and the terminal is as before.
+    let quarry = env!("CARGO_BIN_EXE_quarry");
+    let inner = format!(
+        "stty -g > before; timeout --foreground --preserve-status -s TERM 1 '{quarry}' run -t -- sleep 60; \
+         echo $? > code; stty -g > after"
+    );
+    let mut command = Command::new("script");
+    command.args(["-qec", &inner, "/dev/null"]).current_dir(hand.home()).env("HOME", hand.home());
+    command.envs([("QUARRY_URL", hand.server.url.as_str()), ("QUARRY_TOKEN", hand.token.as_str())]);
+    let ran = run_with(command, b"");
+    let read = |name: &str| std::fs::read_to_string(hand.home().join(name)).expect("is written");
+    assert_eq!((read("code").as_str(), read("before")), ("143\n", read("after")), "{ran:?}");
 }
 
 /// What is left to itself is found, read, waited for and tried again.
@@ -254,6 +266,30 @@ fn images(hand: &Hand) {
     let ran = verb("image rm tools:1");
     assert!(ran.code == 0 && ran.out.contains("  gone  tools:1"), "{ran:?}");
     assert_eq!(verb("image gc").code, 0);
+}
+
+#[test]
+fn a_server_that_comes_back_is_taken_up_where_it_was_left() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let house = House::new(Engine::Sqlite).expect("needs nothing").at_one_address();
+    let server = house.start();
+    let node = Node::start(&house, &server);
+    let count = "i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo $i; sleep 0.1; done; exit 5";
+    let mut command = server.command(&house.token(), &["run", "--", "sh", "-c", count]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("is piped")).lines();
+    assert_eq!(lines.next().expect("comes").expect("is text"), "1");
+    server.kill();
+    let _server = house.start();
+    let rest: Vec<_> = lines.map(|line| line.expect("is text")).collect();
+    let mut said = String::new();
+    child.stderr.take().expect("is piped").read_to_string(&mut said).expect("is text");
+    assert_eq!(rest, (2..=40).map(|number| number.to_string()).collect::<Vec<_>>(), "{said}");
+    assert_eq!((child.wait().expect("ends").code(), said.as_str()), (Some(5), ""));
+    assert_eq!(node.stop(), Some(0));
 }
 
 #[test]
