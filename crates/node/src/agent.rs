@@ -16,6 +16,7 @@ use std::io;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Why a node did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,10 @@ impl Agent {
     pub async fn open(settings: Settings, client: Client) -> Result<Self, NodeError> {
         let folder = |source| NodeError::Folder { path: settings.state.display().to_string(), source };
         let id = settings.identity().map_err(folder)?;
+        // What is mounted is named by whole paths.
+        let state = fs::canonicalize(&settings.state).map_err(folder)?;
+        let settings = Settings { state, ..settings };
+        let folder = |source| NodeError::Folder { path: settings.state.display().to_string(), source };
         let mut hidden = settings.hidden.clone();
         hidden.push(settings.state.clone());
         let spawning = sandbox::Settings {
@@ -84,7 +89,7 @@ impl Agent {
         let offer = offer(&settings, &sandboxes);
         let notes = sandboxes.abilities().notes.clone();
         let workers = Workers::new(sandboxes.clone(), settings.warm, settings.slots + settings.warm);
-        let shop = Arc::new(Shop { settings, sandboxes, workers, cache, files });
+        let shop = Arc::new(Shop { settings, sandboxes, workers, cache, files, networks: TaskTracker::new() });
         Ok(Self { shop, client, id, offer, notes, joined: watch::Sender::new(None) })
     }
 

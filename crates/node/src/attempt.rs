@@ -8,6 +8,7 @@
 //! carries its fence, so what a slow attempt says after it was given to another node does not count.
 
 use crate::cache::Cache;
+use crate::egress::Egress;
 use crate::files::{FileError, Files, Form};
 use crate::image::{self, BlobFault, Blobs, Step};
 use crate::input;
@@ -15,7 +16,7 @@ use crate::output::{Output, Say, Source};
 use crate::recipe::{self, Placed};
 use crate::sandboxes::{Handle, Sandboxes};
 use crate::settings::Settings;
-use crate::worker::{Keep, Workers};
+use crate::worker::{Keep, Worker, Workers};
 use client::blob::Content as BlobContent;
 use client::{Client, ClientError};
 use model::chunk::{Content, Stream};
@@ -32,6 +33,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
 
 /// How long output is read after everything inside has ended; then somebody outside holds it open.
 const MAX_AFTERMATH: Duration = Duration::from_secs(10);
@@ -70,6 +72,8 @@ pub(crate) struct Shop {
     pub(crate) workers: Workers,
     pub(crate) cache: Cache,
     pub(crate) files: Files,
+    /// The networks of sandboxes; each ends with its attempt.
+    pub(crate) networks: TaskTracker,
 }
 
 /// One execution on this node.
@@ -236,10 +240,11 @@ impl Attempt {
         };
         let order = recipe::order(&self.assignment, image)?;
         let stdio = self.stdio().await?;
-        let (handle, events) = self.start(&prepared, &order, &stdio.inside)?;
+        Egress::check(&self.assignment.recipe.sandbox.egress).map_err(|error| Trouble::Refused(whole(&error)))?;
+        let begun = self.start(&prepared, &order, &stdio.inside)?;
         // The program's ends are its own now; ours would keep its output from ever ending.
         drop(stdio.inside);
-        let ending = self.accompany(handle, events, stdio.outside, output).await?;
+        let ending = self.accompany(begun, stdio.outside, output).await?;
         drop(prepared.keep);
         Ok(self.result(ending))
     }
@@ -267,20 +272,15 @@ impl Attempt {
     }
 
     /// Starts the program in a worker if there is one, else in a new sandbox.
-    fn start(
-        &self,
-        prepared: &Prepared,
-        order: &Order,
-        stdio: &[OwnedFd; 3],
-    ) -> Result<(Handle, mpsc::Receiver<Event>), Trouble> {
+    fn start(&self, prepared: &Prepared, order: &Order, stdio: &[OwnedFd; 3]) -> Result<Worker, Trouble> {
         let gone = |error: sandbox::SandboxError| Trouble::Machine(error.to_string());
         if let Some(worker) = self.shop.workers.take(&prepared.plan, Some(&prepared.keep)) {
             worker.handle.start(order, stdio).map_err(gone)?;
-            return Ok((worker.handle, worker.events));
+            return Ok(worker);
         }
         let (handle, events) = self.shop.sandboxes.open();
         handle.run(&prepared.plan, order, stdio).map_err(gone)?;
-        Ok((handle, events))
+        Ok(Worker { handle, events, wire: None })
     }
 
     /// Makes the program's standard streams, and our ends of them.
@@ -311,14 +311,14 @@ impl Attempt {
     }
 
     /// Follows a sandbox to its end: output out, input in, and what the dispatcher wishes.
-    async fn accompany(
-        &mut self,
-        handle: Handle,
-        mut events: mpsc::Receiver<Event>,
-        mut outside: Outside,
-        output: &mut Output,
-    ) -> Result<Ending, Trouble> {
-        if let Some(terminal) = started(&handle, &mut events).await? {
+    async fn accompany(&mut self, begun: Worker, mut outside: Outside, output: &mut Output) -> Result<Ending, Trouble> {
+        let Worker { handle, mut events, mut wire } = begun;
+        let terminal = started(&handle, &mut events, &mut wire).await?;
+        let rules = &self.assignment.recipe.sandbox.egress;
+        let network = wire.map(|wire| Egress::start(wire, rules, &self.shop.networks)).transpose();
+        // It lasts as long as the sandbox.
+        let _network = network.map_err(|error| Trouble::Machine(whole(&error)))?;
+        if let Some(terminal) = terminal {
             output.hurry();
             let copy = terminal.try_clone().map_err(|error| Trouble::Machine(error.to_string()))?;
             outside = Outside { feed: Some(copy), sources: vec![Source { stream: Stream::Output, fd: terminal }] };
@@ -451,12 +451,16 @@ impl From<sandbox::Fault> for Trouble {
     }
 }
 
-/// Waits until the program runs; returns its terminal, if it has one.
-async fn started(handle: &Handle, events: &mut mpsc::Receiver<Event>) -> Result<Option<OwnedFd>, Trouble> {
+/// Waits until the program runs; returns its terminal, if it has one, and keeps its wire.
+async fn started(
+    handle: &Handle,
+    events: &mut mpsc::Receiver<Event>,
+    wire: &mut Option<OwnedFd>,
+) -> Result<Option<OwnedFd>, Trouble> {
     loop {
         match events.recv().await {
             Some(Event::Started { terminal, .. }) => return Ok(terminal),
-            Some(Event::Built { .. }) => {}
+            Some(Event::Built { wire: built, .. }) => *wire = built.or(wire.take()),
             Some(Event::Failed { fault, .. }) => {
                 handle.ended();
                 return Err(fault.into());

@@ -154,11 +154,19 @@ struct Inner {
     next: AtomicU64,
 }
 
-/// A folder that was unpacked and has no place yet. Whoever holds it keeps or removes it.
+/// A folder that was unpacked and has no place yet; it goes when this does, unless it was given one.
 #[derive(Debug)]
 pub(crate) struct Fresh {
     pub(crate) folder: PathBuf,
     pub(crate) unpacked: Unpacked,
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        // Mostly on a thread that may block: only whoever is given up between two steps pays for it here. What cannot
+        // be removed is thrown away when the cache is opened again; what has its place is no longer under this name.
+        let _ = shelf::remove(&self.folder);
+    }
 }
 
 /// Sets a flag when whoever waits goes away, so that the child they waited for is killed.
@@ -306,9 +314,7 @@ impl Cache {
         blocking(move || {
             let hex = hex_of(&found).to_owned();
             let placed = inner.shelf().place(&hex, &fresh.folder, wanted, blob);
-            if !placed.map_err(CacheError::machine("a layer cannot be given its place"))? {
-                shelf::remove(&fresh.folder).map_err(CacheError::machine("a layer cannot be removed"))?;
-            }
+            placed.map_err(CacheError::machine("a layer cannot be given its place"))?;
             Ok(Lease { inner, hex })
         })
         .await

@@ -9,6 +9,7 @@ mod agent;
 mod attempt;
 pub mod cache;
 mod dispatcher;
+pub mod egress;
 mod files;
 pub mod image;
 mod input;

@@ -100,6 +100,7 @@ impl Keeper {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &socket, epoll::EventData::new_u64(NODE), epoll::EventFlags::IN)?;
         let cells = Cells::open(&place.group, settings.cells, place.ground.is_privileged);
+        place.shed();
         Ok(Self {
             socket,
             epoll,

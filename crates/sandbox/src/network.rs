@@ -18,7 +18,7 @@ const ADDRESS: [u8; 4] = [10, 0, 2, 100];
 const MASK: [u8; 4] = [255, 255, 255, 0];
 /// Where everything goes.
 const GATEWAY: [u8; 4] = [10, 0, 2, 2];
-const MTU: i32 = 1500;
+const MTU: i32 = 65_520;
 
 /// Opens what a wire is made from; it belongs to the network namespace of the caller.
 pub(crate) fn open_tun() -> rustix::io::Result<OwnedFd> {

@@ -18,8 +18,7 @@ use model::Access;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-    UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
 use std::ffi::CString;
 use std::fmt::Write;
@@ -92,10 +91,10 @@ pub(crate) fn make_devices(folder: &Path) -> rustix::io::Result<()> {
     rustix::mount::mount_remount(folder, MountFlags::RDONLY | flags, c"")
 }
 
-/// Builds the root and makes it this process's own; nothing of what was there before can be reached afterwards.
+/// Builds the root and makes it this process's own; nothing of what was there before can be reached afterwards. Nothing of
+/// it shows outside meanwhile either: in the spawner's namespace, as in that of a less privileged user, every mount only
+/// receives.
 pub(crate) fn enter(ground: &Ground, plan: &Plan) -> Result<(), Fault> {
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(machine("the mounts could not be made private"))?;
     // What is bound is opened while the machine's own names still mean something.
     let sources = plan.binds.iter().map(open_source).collect::<Result<Vec<_>, _>>()?;
     make_scratch(ground, plan)?;

@@ -113,6 +113,28 @@ where
     }
 }
 
+/// The two ids in the path.
+#[derive(Debug)]
+pub(crate) struct Pair<A, B>(pub(crate) A, pub(crate) B);
+
+impl<A, B, S> FromRequestParts<S> for Pair<A, B>
+where
+    A: FromStr<Err: std::fmt::Display>,
+    B: FromStr<Err: std::fmt::Display>,
+    S: Send + Sync,
+{
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
+        let broken = |why: String| Failure::from(ApiError::invalid("id_invalid", why));
+        let Path((first, second)) =
+            Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|why| broken(why.body_text()))?;
+        let first = first.parse().map_err(|why: A::Err| broken(why.to_string()))?;
+        let second = second.parse().map_err(|why: B::Err| broken(why.to_string()))?;
+        Ok(Self(first, second))
+    }
+}
+
 /// Answers what was made: 201 if it is new, 200 if it was there.
 pub(crate) struct Made<T> {
     pub(crate) thing: T,

@@ -7,12 +7,12 @@
 mod text;
 
 use crate::app::App;
-use crate::body::{Asked, Body, Made, Named};
+use crate::body::{Asked, Body, Made, Named, Pair};
 use crate::caller::Caller;
 use crate::content;
-use crate::error::{Answer, Failure};
+use crate::error::Answer;
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use model::limits::MAX_HOLD;
@@ -213,18 +213,10 @@ pub(crate) struct FenceQuery {
     attempt: u32,
 }
 
-/// Returns the tenant of an execution that the caller's node holds, and the blob that is meant.
-async fn fenced(
-    app: &App,
-    caller: &Caller,
-    (id, digest): (String, String),
-    asked: FenceQuery,
-) -> Answer<(TenantId, Digest)> {
-    let broken = |why: String| Failure::from(ApiError::invalid("id_invalid", why));
-    let execution: ExecutionId = id.parse().map_err(|why: model::id::IdError| broken(why.to_string()))?;
-    let digest: Digest = digest.parse().map_err(|why: model::digest::DigestError| broken(why.to_string()))?;
+/// Returns the tenant of an execution that the caller's node holds.
+async fn fenced(app: &App, caller: &Caller, execution: ExecutionId, asked: FenceQuery) -> Answer<TenantId> {
     let held = Held { execution, attempt: asked.attempt };
-    Ok((app.store.fence_check(held, asked.session, caller.owner()).await?, digest))
+    Ok(app.store.fence_check(held, asked.session, caller.owner()).await?)
 }
 
 /// Stores content for the tenant of an execution that the caller's node holds.
@@ -244,12 +236,12 @@ async fn fenced(
 async fn blob_put(
     State(app): State<App>,
     caller: Caller,
-    Path(names): Path<(String, String)>,
+    Pair(id, digest): Pair<ExecutionId, Digest>,
     Asked(asked): Asked<FenceQuery>,
     request: Request,
 ) -> Answer<Made<Blob>> {
     caller.must(Scope::NodeRun)?;
-    let (tenant, digest) = fenced(&app, &caller, names, asked).await?;
+    let tenant = fenced(&app, &caller, id, asked).await?;
     content::store(&app, &caller.user, tenant, Some(digest), request).await
 }
 
@@ -270,12 +262,12 @@ async fn blob_put(
 async fn blob_get(
     State(app): State<App>,
     caller: Caller,
-    Path(names): Path<(String, String)>,
+    Pair(id, digest): Pair<ExecutionId, Digest>,
     Asked(asked): Asked<FenceQuery>,
     headers: HeaderMap,
 ) -> Answer<Response> {
     caller.must(Scope::NodeRun)?;
-    let (tenant, digest) = fenced(&app, &caller, names, asked).await?;
+    let tenant = fenced(&app, &caller, id, asked).await?;
     let blob = app.store.blob_get(digest, tenant).await?;
     content::serve(&app, blob, &axum::http::Method::GET, &headers).await
 }

@@ -3,10 +3,11 @@
 //! Nothing outside of the folder is read: a symbolic link is archived, never followed. What changes while it is read
 //! may end the archive with an error, and never makes it lie about a length.
 
+use rustix::fs::OFlags;
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use tar::{Builder, EntryType, Header};
 
@@ -92,7 +93,7 @@ impl<W: Write> Packer<W> {
         let size = metadata.len();
         header.set_entry_type(EntryType::Regular);
         header.set_size(size);
-        let mut content = Exact { file: fs::File::open(path)?, left: size };
+        let mut content = Exact { file: open(path)?, left: size };
         self.builder.append_data(&mut header, name, &mut content)?;
         if metadata.nlink() > 1 {
             self.met.insert((metadata.dev(), metadata.ino()), name.to_owned());
@@ -109,6 +110,15 @@ fn header(metadata: &Metadata) -> Header {
     header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
     header.set_size(0);
     header
+}
+
+/// Opens a file that was a plain one when it was looked at; a link or a pipe that has taken its place is not followed
+/// and not waited for.
+fn open(path: &Path) -> io::Result<fs::File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).expect("the flags of `open` are an int");
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it was replaced while it was read")) }
 }
 
 /// Adds the file's name to what went wrong with it; a reader that has gone is nobody's fault.
@@ -176,6 +186,21 @@ mod tests {
                 ("out".to_owned(), EntryType::Symlink, 0, 0, text("/etc/passwd")),
             ]
         );
+    }
+
+    #[test]
+    fn what_has_taken_a_files_place_is_not_read() {
+        let folder = tempfile::tempdir().expect("is made");
+        let check = |name: &str, is_good: bool| assert_eq!(open(&folder.path().join(name)).is_ok(), is_good, "{name}");
+        fs::write(folder.path().join("plain"), "x").expect("is written");
+        symlink("plain", folder.path().join("link")).expect("is linked");
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+            .expect("is made");
+        check("plain", true);
+        for bad in ["link", "pipe", ".", "nothing"] {
+            check(bad, false);
+        }
     }
 
     #[test]

@@ -108,7 +108,7 @@ async fn send_folder(session: &Session, client: &Client, path: &Path) -> anyhow:
     };
     let stored = stored?;
     if let Some(packed) = packed.filter(|packed| packed.left_out > 0) {
-        session.output.say(&format!("{} devices and sockets are left out", packed.left_out));
+        session.output.say(&format!("devices and sockets left out: {}", packed.left_out));
     }
     Ok(stored.digest)
 }

@@ -8,12 +8,12 @@ use crate::session::Session;
 use clap::Args;
 use client::Client;
 use futures_util::FutureExt;
-use model::{
-    Chunk, Content, ErrorKind, ExecutionId, Image as Entity, ImageId, ImageSource, ImageState, NewImage, Platform,
-};
+use model::{Content, ErrorKind, ExecutionId, Image as Entity, ImageId, ImageSource, ImageState, NewImage, Platform};
 use std::pin::pin;
 use std::time::Duration;
 
+/// Bytes of a line of progress.
+const MAX_REMARK_BYTES: usize = 4_096;
 /// How long to wait before looking again at an end that is not yet written down.
 const SETTLE: Duration = Duration::from_millis(50);
 
@@ -127,19 +127,49 @@ pub(super) async fn make(
 /// Says what the making of an image writes, until it has ended.
 async fn tell(session: &Session, client: &Client, id: ExecutionId) -> anyhow::Result<()> {
     let mut transcript = Transcript::new(client, id, None);
+    let mut remarks = Remarks::default();
     loop {
         match transcript.next(Until::End).await? {
-            Next::Nothing(_) => return Ok(()),
-            Next::Again(_) => session.output.say("the node was lost; another one begins"),
-            Next::Chunks(chunks) => chunks.iter().for_each(|chunk| remark(session, chunk)),
+            Next::Nothing(_) => break,
+            Next::Again(_) => {
+                remarks.end(|line| session.output.say(line));
+                session.output.say("the node was lost; another one begins");
+            }
+            Next::Chunks(chunks) => {
+                for chunk in &chunks {
+                    // What is too long to be a remark is passed over.
+                    if let Content::Inline { bytes } = &chunk.content {
+                        remarks.push(&bytes.0, |line| session.output.say(line));
+                    }
+                }
+            }
         }
     }
+    remarks.end(|line| session.output.say(line));
+    Ok(())
 }
 
-/// Says the lines of a chunk; what is too long to be a remark is passed over.
-fn remark(session: &Session, chunk: &Chunk) {
-    if let Content::Inline { bytes } = &chunk.content {
-        String::from_utf8_lossy(&bytes.0).lines().for_each(|line| session.output.say(line));
+/// Lines out of chunks, which may end anywhere.
+#[derive(Default)]
+struct Remarks(Vec<u8>);
+
+impl Remarks {
+    fn push(&mut self, bytes: &[u8], mut say: impl FnMut(&str)) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.0.extend_from_slice(piece);
+            if piece.ends_with(b"\n") || self.0.len() > MAX_REMARK_BYTES {
+                self.end(&mut say);
+            }
+        }
+    }
+
+    fn end(&mut self, mut say: impl FnMut(&str)) {
+        let line = std::mem::take(&mut self.0);
+        let line = String::from_utf8_lossy(&line);
+        let line = line.trim_end_matches(['\r', '\n']);
+        if !line.is_empty() {
+            say(line);
+        }
     }
 }
 
@@ -159,5 +189,19 @@ mod tests {
         for bad in ["", "linux", "/amd64", "linux/", "a/b/c/d"] {
             check(bad, false);
         }
+    }
+
+    #[test]
+    fn remarks_are_whole_lines() {
+        let check = |chunks: &[&str], expected: &[&str]| {
+            let (mut remarks, mut said) = (Remarks::default(), Vec::new());
+            chunks.iter().for_each(|chunk| remarks.push(chunk.as_bytes(), |line| said.push(line.to_owned())));
+            remarks.end(|line| said.push(line.to_owned()));
+            assert_eq!(said, expected);
+        };
+        check(&["one\ntw", "o\nthree"], &["one", "two", "three"]);
+        check(&["\n", "\r\n", "ä\r\n"], &["ä"]);
+        let (long, rest) = ("x".repeat(MAX_REMARK_BYTES + 1), "y\n");
+        check(&[&long, rest], &[&long, "y"]);
     }
 }

@@ -8,6 +8,7 @@ mod doctor;
 mod entity;
 mod execution;
 mod hand;
+mod image;
 mod kill;
 mod life;
 mod node;

@@ -1,7 +1,9 @@
-//! `ps` and `top`: what runs and waits, against a stub; how the screen looks is tested beside its code.
+//! `ps` and `top`: what runs and waits, against a stub and in a real house; how the screen looks is tested beside its
+//! code.
 
 use crate::execution::{execution, id, json, request};
 use crate::stub::{Seen, Stub, quarry, refuse};
+use crate::system::{Engine, Held, House, Server};
 use axum::response::Response;
 use model::node::{Hold, HoldKind, Offer};
 use model::{Class, Execution, ExecutionState, Lease, LimitSet, Node, NodeId, NodeState, Page, Platform, SessionId};
@@ -242,4 +244,32 @@ async fn a_view_moves_and_gives_the_terminal_back() {
     };
     check(b"q", 0).await;
     check(b"\x03", 130).await;
+}
+
+#[test]
+fn what_runs_in_a_real_house_is_seen() {
+    let house = House::new(Engine::Sqlite).expect("needs nothing");
+    let up = house.command_with(&["up", "--slots", "2"], &house.data());
+    let server = Server::begin(up, house.home()).expect("starts");
+    let token = house.token();
+    let mut command = server.command(&token, &["run", "--class", "batch", "--", "sh", "-c", "echo up; sleep 600"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut program = Held::start(command);
+    assert_eq!(program.lines().next().as_deref(), Some("up"));
+    let said = |args: &[&str]| {
+        let ran = server.run(&token, args);
+        assert_eq!(ran.code, 0, "{args:?}: {}", ran.err);
+        ran.out
+    };
+    let shown = said(&["ps"]);
+    assert!(shown.contains("running  batch") && shown.contains("sh -c 'echo up; sleep 600'"), "{shown}");
+    let page: Page<Execution> = serde_json::from_str(&said(&["ps", "--json"])).expect("is a page");
+    let shown = said(&["top"]);
+    assert!(shown.starts_with("1 node, 1 of 2 slots busy; 1 running; 0 queued: "), "{shown}");
+    said(&["execution", "cancel", &page.items[0].id.to_string()]);
+    // It ends, and not well.
+    assert_ne!(server.run(&token, &["execution", "wait", &page.items[0].id.to_string()]).code, 0);
+    let page: Page<Execution> = serde_json::from_str(&said(&["ps", "--json"])).expect("is a page");
+    assert!(page.items.is_empty());
+    server.stop();
 }

@@ -157,22 +157,20 @@ impl Shelf {
         }
     }
 
-    /// Gives a folder that a blob unpacked to its name, and leases it; false when the layer was there already, so that
-    /// only that was leased.
-    pub(super) fn place(&mut self, hex: &str, folder: &Path, bytes: u64, blob: Digest) -> io::Result<bool> {
+    /// Gives a folder that a blob unpacked to its name, unless the layer is there already, and leases the layer.
+    pub(super) fn place(&mut self, hex: &str, folder: &Path, bytes: u64, blob: Digest) -> io::Result<()> {
         let known = self.layers.get(hex).map(|kept| kept.blobs.as_slice()).unwrap_or_default();
         let blobs: Vec<_> = [blob].into_iter().chain(known.iter().copied()).take(MAX_BLOBS).collect();
         let bytes = self.layers.get(hex).map_or(bytes, |kept| kept.bytes);
         let note = Note { bytes, place: self.place, blobs: blobs.clone() };
         fs::write(self.note(hex), serde_json::to_vec(&note)?)?;
-        let is_new = !self.layers.contains_key(hex);
-        if is_new {
+        if !self.layers.contains_key(hex) {
             fs::rename(folder, self.folder.join("layers").join(hex))?;
         }
         let kept = self.layers.entry(hex.to_owned());
         kept.or_insert(Kept { bytes, blobs: Vec::new(), leases: 0, used: 0 }).blobs = blobs;
         self.lease(hex, blob);
-        Ok(is_new)
+        Ok(())
     }
 
     /// Takes unused layers away until no more than so many bytes are left; returns the folders to be removed.

@@ -63,6 +63,24 @@ async fn whoever_gives_up_leaves_the_layer_to_the_next() {
 }
 
 #[tokio::test]
+async fn an_import_that_is_given_up_leaves_nothing() {
+    let room = Room::new().await;
+    let archive = crate::room::Sample::new().tar();
+    for at in 0..40 {
+        let import = room.import(&archive, ArchiveKind::Auto, ImageConfig::default());
+        let _ = tokio::time::timeout(Duration::from_millis(at * 5), import).await;
+    }
+    // A child that was told to stop cleans up a moment later; the last import waits for none of them, but checks.
+    for _ in 0..500 {
+        if room.left().is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    room.import(&archive, ArchiveKind::Auto, ImageConfig::default()).await.expect("it is made");
+}
+
+#[tokio::test]
 async fn layers_lie_uppermost_first_and_once() {
     let room = Room::new().await;
     let (lower, upper) = (image(&room.shop, "f", 1), image(&room.shop, "f", 2));

@@ -109,7 +109,7 @@ impl Room {
     }
 
     /// Returns what lies in the cache that is neither a layer nor a note.
-    fn left(&self) -> Vec<String> {
+    pub(crate) fn left(&self) -> Vec<String> {
         let names = |name: &str| fs::read_dir(self.cache.folder().join(name)).expect("is there");
         let all = names("scratch").chain(names("layers"));
         let all = all.map(|entry| entry.expect("is there").file_name().to_string_lossy().into_owned());

@@ -2,7 +2,9 @@
 //! folder that is made or removed lies beneath one whose name holds this spawner's own; nothing else is touched.
 
 use model::LimitSet;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use std::os::fd::IntoRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -60,11 +62,13 @@ impl Hierarchies {
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mut found =
             Self { version: Version::One, folders: Vec::new(), limits: LimitSet::default(), notes: Vec::new() };
-        let mut words = Vec::new();
+        let (mut words, mut parents) = (Vec::new(), Vec::new());
         for controller in CONTROLLERS {
-            let Some(folder) = place(&mounts, &own, Some(controller)).map(|place| place.join(name)) else { continue };
+            let Some(parent) = place(&mounts, &own, Some(controller)) else { continue };
             // Two controllers may share one hierarchy.
-            if !found.folders.contains(&folder) {
+            if !parents.contains(&parent) {
+                let folder = hold(&parent).join(name);
+                parents.push(parent);
                 remove_tree(&folder);
                 if std::fs::create_dir(&folder).is_err() {
                     continue;
@@ -77,7 +81,7 @@ impl Hierarchies {
             && let Some(parent) = place(&mounts, &own, None)
         {
             found.version = Version::Two;
-            words = found.open_two(&parent, name);
+            words = found.open_two(&hold(&parent), name);
         }
         let has = |word| words.contains(&word);
         found.limits =
@@ -136,7 +140,7 @@ impl Hierarchies {
     pub(super) fn make(&self, index: u32) -> rustix::io::Result<Vec<PathBuf>> {
         let folders: Vec<_> = self.folders.iter().map(|folder| folder.join(format!("cell-{index}"))).collect();
         for folder in &folders {
-            match rustix::fs::mkdir(folder, rustix::fs::Mode::from_raw_mode(0o755)) {
+            match rustix::fs::mkdir(folder, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(errno) => return Err(errno),
             }
@@ -157,6 +161,14 @@ impl Hierarchies {
             remove_tree(&folder);
         }
     }
+}
+
+/// Returns a path to a folder that goes on leading there when what it lies in is unmounted: by a descriptor that stays open
+/// as long as this process.
+fn hold(folder: &Path) -> PathBuf {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(folder, flags, Mode::empty())
+        .map_or_else(|_| folder.to_owned(), |fd| PathBuf::from(format!("/proc/self/fd/{}", fd.into_raw_fd())))
 }
 
 /// Finds the folder of the group that this process is in, in the hierarchy of a controller, or of v2.

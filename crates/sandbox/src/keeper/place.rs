@@ -103,6 +103,14 @@ impl Place {
         })
     }
 
+    /// Lets go of mounts that no sandbox will see: each would be copied for every sandbox and taken down again.
+    pub(super) fn shed(&self) {
+        if self.ground.is_privileged {
+            // Whoever has no such mount is as well off.
+            let _ = rustix::mount::unmount("/sys", rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+
     /// Says what can be done here.
     pub(super) fn abilities(&self, cells: &Cells) -> Abilities {
         let mut notes = self.notes.clone();

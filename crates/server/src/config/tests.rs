@@ -167,6 +167,7 @@ fn show_masks_and_tells_origins() {
     server.body_bytes_max     = "256KiB"                          # default
     server.connections_max    = 16                                # quarry.toml:4
     server.metrics_public     = false                             # default
+    server.secret_key         = ""                                # default
     tls.certificate           = "cert.pem"                        # quarry.toml:6
     tls.key                   = "key.pem"                         # quarry.toml:7
     store.database            = "postgres://quarry:********@db.example.org/quarry?sslmode=require"  # quarry.toml:9
@@ -180,6 +181,8 @@ fn show_masks_and_tells_origins() {
     blob.allow_http           = true                              # quarry.toml:16
     retention.changes_age     = "7d"                              # quarry.toml:18
     retention.changes_bytes   = "4GiB"                            # default
+    node.lease                = "30s"                             # default
+    node.max_age              = ""                                # default
     rate.per_second           = 10.0                              # quarry.toml:20
     rate.burst                = 20.5                              # quarry.toml:21
     rate.anonymous_per_second = 20.0                              # default

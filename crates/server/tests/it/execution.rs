@@ -79,15 +79,15 @@ async fn what_no_node_could_run_is_refused(place: &Place) {
     check("image", &|new| new.image = Some("a\0".to_owned())).await;
     check("env", &|new| new.env = (0..=MAX_ENV_VARIABLES).map(|at| (at.to_string(), String::new())).collect()).await;
     check("input", &|new| new.input = Input::Text { text: "\0".to_owned() }).await;
-    check("command, env and input", &|new| new.input = Input::Text { text: "x".repeat(MAX_ROW_BYTES) }).await;
+    check("command, env, sandbox and input", &|new| new.input = Input::Text { text: "x".repeat(MAX_ROW_BYTES) }).await;
     check("limits.pids", &|new| new.limits.pids = 0).await;
     check("limits.wall_ms", &|new| new.limits.wall_ms = u64::MAX).await;
 
     // What lies just within the bounds passes whole, whatever characters it is made of.
     let mut new = app.new_execution();
     new.lane = Some("🦀".repeat(MAX_LANE_CHARS));
-    new.image = Some("\u{7}\u{200b}\"'\\".to_owned());
-    new.input = Input::Text { text: "x".repeat(MAX_ROW_BYTES - 4) };
+    new.env.insert("E".to_owned(), "\u{7}\u{200b}\"'\\".to_owned());
+    new.input = Input::Text { text: "x".repeat(MAX_ROW_BYTES - 4 - 8) };
     let made: Execution = app.post(&app.house, "/v1/executions", &new).await.must(201).json();
     assert_eq!((made.lane.clone(), made.recipe.clone()), (new.lane.clone(), new.recipe()));
     let found: Execution = app.get(&app.house, &format!("/v1/executions/{}", new.id)).await.must(200).json();

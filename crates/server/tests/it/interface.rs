@@ -104,6 +104,7 @@ impl Interface {
                 let count = schema["minItems"].as_u64().unwrap_or(0);
                 (0..count).map(|_| self.example(&schema["items"])).collect()
             }
+            Some("string") if schema["format"] == "date-time" => json!("2025-01-01T00:00:00Z"),
             Some("string") => schema["pattern"].as_str().map_or_else(|| json!("example"), |text| json!(text_of(text))),
             Some("integer") => schema["minimum"].as_u64().unwrap_or(1).into(),
             Some("boolean") => true.into(),
@@ -132,10 +133,31 @@ impl Operation {
 
     /// Returns its path with this in place of the parameter.
     pub(crate) fn path_with(&self, name: &str) -> String {
-        match (self.path.find('{'), self.path.find('}')) {
-            (Some(begin), Some(end)) => format!("{}{name}{}", &self.path[..begin], &self.path[end + 1..]),
-            _ => self.path.clone(),
+        let named = self.parameters.iter().filter(|parameter| parameter["in"] == "path");
+        let mut path = self.path.clone();
+        for (place, parameter) in named.enumerate() {
+            // What stands behind the first fits and names nothing.
+            let pattern = parameter["schema"]["pattern"].as_str().expect("what names a thing has a pattern");
+            let text = if place == 0 { name.to_owned() } else { text_of(pattern) };
+            let (Some(begin), Some(end)) = (path.find('{'), path.find('}')) else { break };
+            path = format!("{}{text}{}", &path[..begin], &path[end + 1..]);
         }
+        self.with_required(path)
+    }
+
+    /// Adds the questions that it cannot do without.
+    fn with_required(&self, mut path: String) -> String {
+        for parameter in self.parameters.iter().filter(|one| one["in"] == "query" && one["required"] == true) {
+            let name = parameter["name"].as_str().expect("a name");
+            let value = match name {
+                "session" => text_of("^ses_[0-7]"),
+                "attempt" => "1".to_owned(),
+                other => panic!("teach `with_required` the question {other}"),
+            };
+            path.push(if path.contains('?') { '&' } else { '?' });
+            path.push_str(&format!("{name}={value}"));
+        }
+        path
     }
 
     /// Returns its path with a name in it that fits and that nothing has.
@@ -151,7 +173,9 @@ pub(crate) fn text_of(pattern: &str) -> String {
         return format!("{}_0{}", prefix.trim_start_matches('^'), &random[..25]);
     }
     match pattern {
+        "^[A-Za-z0-9+/]*={0,2}$" => "aGVsbG8=".to_owned(),
         "^[0-9a-f]{64}$" => random.repeat(2),
+        "^[A-Za-z0-9._-]{1,64}$" | "^[!-~]{1,512}$" | "^[A-Za-z0-9._:\\[\\]-]{1,255}$" => format!("x{random}"),
         "^[A-Za-z0-9][A-Za-z0-9._@-]*$" => format!("x{random}"),
         other => panic!("teach `text_of` the pattern {other}"),
     }

@@ -11,6 +11,7 @@ mod execution;
 mod lane;
 mod migration;
 mod moves;
+mod node;
 mod retention;
 mod sample;
 mod statement;

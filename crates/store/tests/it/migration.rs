@@ -7,6 +7,9 @@ use store::Engine;
 
 on_both_engines!(makes_the_schema_once, refuses_a_newer_schema, lets_two_servers_start_at_once);
 
+/// Steps in the schema's history.
+const MIGRATIONS: usize = 2;
+
 async fn schema(raw: &Raw) -> Vec<Vec<String>> {
     raw.texts(match raw {
         Raw::Sqlite(_) => "SELECT type, name, sql FROM sqlite_master ORDER BY name",
@@ -25,7 +28,7 @@ async fn makes_the_schema_once(fresh: &Fresh) {
     let raw = fresh.raw().await;
     let (before, history) = (schema(&raw).await, raw.texts("SELECT version, name, at FROM migration").await);
     assert!(before.len() > 9, "there is a schema");
-    assert_eq!(history.len(), 1);
+    assert_eq!(history.len(), MIGRATIONS);
     let store = fresh.open().await;
     assert_eq!(schema(&raw).await, before);
     assert_eq!(raw.texts("SELECT version, name, at FROM migration").await, history);
@@ -39,12 +42,12 @@ async fn refuses_a_newer_schema(fresh: &Fresh) {
     let raw = fresh.raw().await;
     raw.script("INSERT INTO migration (version, name, at) VALUES (901, 'of tomorrow', 5); DROP TABLE blob").await;
     let before = schema(&raw).await;
-    let words = "the database has schema 901, written by a newer quarry; this one knows up to 1";
+    let words = "the database has schema 901, written by a newer quarry; this one knows up to 2";
     for _ in 0..2 {
         refused(fresh.try_open().await, words);
     }
     assert_eq!(schema(&raw).await, before);
-    assert_eq!(raw.number("SELECT count(*) FROM migration").await, 2);
+    assert_eq!(raw.number("SELECT count(*) FROM migration").await, MIGRATIONS as u64 + 1);
     if let Raw::Postgres(client) = &raw {
         let waits = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database \
                      WHERE locktype = 'advisory' AND datname = current_database()";
@@ -65,7 +68,7 @@ async fn lets_two_servers_start_at_once(fresh: &Fresh) {
             }
         }
     }
-    assert_eq!(fresh.raw().await.number("SELECT count(*) FROM migration").await, 1);
+    assert_eq!(fresh.raw().await.number("SELECT count(*) FROM migration").await, MIGRATIONS as u64);
     for store in opened.into_iter().flatten() {
         store.close().await;
     }

@@ -91,9 +91,28 @@ async fn fill(store: &Store) -> Vec<TenantId> {
         let retention = Retention { age: SignedDuration::from_secs(15), bytes: u64::MAX };
         store.log_retain(retention, at(round * 10_000 + 6)).await.expect("a pass");
     }
+    fill_nodes(store, tenants[1]).await;
     let bounds = store.log_bounds().await.expect("bounds");
     assert!(bounds.floor > 0 && bounds.head - bounds.floor > 700, "{bounds:?}");
     tenants
+}
+
+/// Adds a node that has written something, an image that has been removed, and a credential.
+async fn fill_nodes(store: &Store, whose: TenantId) {
+    let (node, layer) = (crate::node::new_node("one"), [9; 32]);
+    let lease = SignedDuration::from_secs(30);
+    store.node_join(node.clone(), whose, "ann", at(50_000), lease).await.expect("joins");
+    accepted(store, &execution(50_000), whose, 50_000).await;
+    let heard = store.node_exchange(crate::node::report(&node, whose, 50_001)).await.expect("is heard");
+    let held = crate::node::held(&heard.assigned[0]);
+    let said = crate::node::written(&node, whose, held, 50_002);
+    assert_eq!(store.node_exchange(said).await.expect("is heard").refused, []);
+    let registry = model::Registry { host: "h".to_owned(), user: "u".to_owned(), created_at: at(50_003) };
+    store.registry_put(store::Sealed { registry, secret: vec![1, 2, 3] }, whose, "ann").await.expect("is stored");
+    let blob = Blob { digest: Digest::from_bytes(layer), size: 9, created_at: at(50_003) };
+    store.blob_create(blob, whose, "ann").await.expect("is noted");
+    crate::node::image(store, whose, &node, blob).await;
+    store.image_gc(whose, "ann", at(50_009)).await.expect("drops");
 }
 
 /// Reads all tables but the schema's history, each as the texts of its rows in their order.

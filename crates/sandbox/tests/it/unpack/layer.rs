@@ -258,3 +258,52 @@ fn an_ordinary_user_unpacks_too() {
     let through = room.unpack(&tape.file(b"out/secret", b"overwritten").end(), Packing::Tar);
     assert!(matches!(through, Err(UnpackError::Archive(_))), "{through:?}");
 }
+
+#[test]
+fn the_child_has_given_everything_away_before_it_reads() {
+    let room = Room::new();
+    let (reader, writer) = std::io::pipe().expect("a pipe is made");
+    let input = fs::File::from(std::os::fd::OwnedFd::from(reader));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| unpack(&room.settings, input, Packing::Tar, &room.root(), &stop));
+        let (child, status) = confined_child();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        // CHOWN, DAC_OVERRIDE, FOWNER and FSETID, of which the first needs a range of ids.
+        let kept = if rustix::process::geteuid().is_root() { "000000000000001b" } else { "000000000000001a" };
+        assert_eq!((field("CapEff").as_str(), field("CapPrm").as_str()), (kept, kept));
+        assert_eq!((field("CapBnd").as_str(), field("CapInh").as_str()), ("0000000000000000", "0000000000000000"));
+        assert_eq!((field("NoNewPrivs").as_str(), field("Seccomp").as_str()), ("1", "2"));
+        assert_ne!(field("Uid").split(' ').next(), Some("0"));
+        for space in ["user", "mnt", "net", "ipc", "uts"] {
+            let of = |who: &str| fs::read_link(format!("/proc/{who}/ns/{space}")).expect("is there");
+            assert_ne!(of(&child), of("self"), "{space}");
+        }
+        let mounts = fs::read_to_string(format!("/proc/{child}/mountinfo")).expect("is there");
+        assert_eq!(mounts.lines().count(), 1, "{mounts}");
+        assert!(fs::read_dir(format!("/proc/{child}/root")).expect("is there").next().is_none());
+        // The three usual ones, a copy of two of them, and the root.
+        assert!(fs::read_dir(format!("/proc/{child}/fd")).expect("is there").count() <= 6);
+        drop(writer);
+        assert_eq!(waiting.join().expect("does not panic").expect("an empty archive is one").entries, 0);
+    });
+}
+
+/// Waits until the only child of this process has its filter, and returns its number and what the kernel says of it.
+fn confined_child() -> (String, String) {
+    loop {
+        for task in fs::read_dir("/proc/self/task").expect("is there") {
+            let path = task.expect("is there").path().join("children");
+            let children = fs::read_to_string(path).unwrap_or_default();
+            let Some(child) = children.split_whitespace().next() else { continue };
+            let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+            if status.contains("Seccomp:\t2") && status.contains("State:\tS") {
+                return (child.to_owned(), status);
+            }
+        }
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,287 @@
+//! Nodes, sessions, chunks and images in the store: what a report does, who wins where two meet, and what a claim costs.
+
+use crate::engine::{Fresh, on_both_engines};
+use crate::sample::{accepted, at, check_replay, execution, laned, refused, tenant};
+use futures_util::future::join_all;
+use jiff::SignedDuration;
+use model::chunk::{Bytes, Content};
+use model::image::{Layer, Packing, Platform};
+use model::node::{Finished, Held, Written};
+use model::{
+    Blob, Chunk, ExecutionId, ExecutionState, ImageConfig, ImageId, ImageSource, ImageState, LimitSet, Manifest,
+    Network, NewExecution, NewImage, NewNode, NodeId, NodeState, Offer, Outcome, SandboxKind, SessionId, Stream, Sync,
+    TenantId, Usage,
+};
+use std::collections::BTreeMap;
+use store::{Assigned, ImageKey, Report, Store, StoreError, random};
+
+on_both_engines!(
+    hears_a_report_as_one,
+    gives_back_what_a_silent_session_held,
+    never_gives_to_a_session_that_is_gone,
+    gives_only_what_fits,
+    passes_over_what_nobody_serves,
+    finishes_an_image_with_its_execution,
+);
+
+const LEASE: SignedDuration = SignedDuration::from_secs(30);
+
+/// Returns a node that nobody has seen before.
+pub(crate) fn new_node(name: &str) -> NewNode {
+    let offer = Offer {
+        version: "test".to_owned(),
+        platform: Platform { os: "linux".to_owned(), architecture: "amd64".to_owned(), variant: None },
+        kinds: vec![SandboxKind::Process, SandboxKind::Oci],
+        networks: vec![Network::None],
+        runtimes: Vec::new(),
+        slots: 4,
+        cpu_milli: 4_000,
+        memory_bytes: 8 << 30,
+        enforces: LimitSet::ALL,
+        mounts: Vec::new(),
+        labels: BTreeMap::new(),
+    };
+    let (id, session) = (NodeId::new(at(0), random()), SessionId::new(at(0), random()));
+    NewNode { id, name: name.to_owned(), session, offer }
+}
+
+/// Returns what a node says that holds nothing and would take one.
+pub(crate) fn report(node: &NewNode, whose: TenantId, ms: i64) -> Report {
+    let sync = Sync {
+        session: node.session,
+        free: 1,
+        held: Vec::new(),
+        chunks: Vec::new(),
+        finished: Vec::new(),
+        wait_ms: 0,
+        trouble: None,
+        leaving: false,
+    };
+    Report { node: node.id, owner: (whose, "ann".to_owned()), sync, serves: None, at: at(ms), lease: LEASE }
+}
+
+/// Returns what an assignment stands for.
+pub(crate) fn held(assigned: &Assigned) -> Held {
+    Held { execution: assigned.execution.id, attempt: assigned.execution.attempt }
+}
+
+/// Returns what a node says whose execution has written something.
+pub(crate) fn written(node: &NewNode, whose: TenantId, held: Held, ms: i64) -> Report {
+    let content = Content::Inline { bytes: Bytes(vec![0, 1, 255]) };
+    let chunk = Chunk { number: 1, stream: Stream::Output, at: at(ms), content, end: false };
+    let mut report = report(node, whose, ms);
+    report.sync.free = 0;
+    report.sync.held = vec![held];
+    report.sync.chunks = vec![Written { held, chunk }];
+    report
+}
+
+fn finished(node: &NewNode, whose: TenantId, held: Held, ms: i64) -> Report {
+    let mut report = report(node, whose, ms);
+    report.sync.free = 0;
+    let outcome = Outcome::Exited { code: 0 };
+    report.sync.finished = vec![Finished { held, outcome, usage: Usage::default(), dump: None, manifest: None }];
+    report
+}
+
+fn new_image(ms: i64) -> NewImage {
+    NewImage {
+        id: ImageId::new(at(ms), random()),
+        execution: ExecutionId::new(at(ms), random()),
+        name: Some("box".to_owned()),
+        source: ImageSource::Registry { reference: "example.org/box".to_owned(), platform: None },
+        plain_http: false,
+    }
+}
+
+fn manifest(blob: Blob, architecture: &str) -> Manifest {
+    let digest = |one: &str| format!("sha256:{}", one.repeat(64));
+    let layer =
+        Layer { blob: blob.digest, size: blob.size, packing: Packing::Tar, digest: digest("a"), diff_id: digest("b") };
+    let platform = Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: None };
+    Manifest { digest: digest("c"), platform, config: ImageConfig::default(), layers: vec![layer] }
+}
+
+/// Makes an image of one layer and removes it again.
+pub(crate) async fn image(store: &Store, whose: TenantId, node: &NewNode, blob: Blob) {
+    // Older than all that waits, so it comes first; what the node holds it is given once more.
+    let new = new_image(-1);
+    store.image_create(new.clone(), whose, "ann", at(-1)).await.expect("is asked for");
+    let mut claim = report(node, whose, 50_005);
+    claim.sync.free = 2;
+    let heard = store.node_exchange(claim).await.expect("is heard");
+    let held = heard.assigned.iter().find(|one| one.image.is_some()).map(held).expect("is given the image");
+    let mut done = finished(node, whose, held, 50_006);
+    done.sync.finished[0].manifest = Some(manifest(blob, "amd64"));
+    assert_eq!(store.node_exchange(done).await.expect("is heard").refused, []);
+    store.image_remove(new.id, None, "ann", at(50_007)).await.expect("is removed");
+}
+
+async fn join(store: &Store, whose: TenantId, name: &str, ms: i64) -> NewNode {
+    let node = new_node(name);
+    store.node_join(node.clone(), whose, "ann", at(ms), LEASE).await.expect("joins");
+    node
+}
+
+async fn hears_a_report_as_one(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    let [first, second] = [laned(1, "l"), laned(2, "l")];
+    accepted(&store, &first, ours, 1).await;
+    accepted(&store, &second, ours, 2).await;
+    let heard = store.node_exchange(report(&node, ours, 3)).await.expect("is heard");
+    assert_eq!((heard.node.state, heard.expires_at, heard.is_sated), (NodeState::Ready, at(3) + LEASE, false));
+    let one = held(&heard.assigned[0]);
+    assert_eq!((one.execution, one.attempt), (first.id, 1));
+    // What is finished and what is claimed go together: the next of the lane comes with the end of the one before.
+    let mut said = finished(&node, ours, one, 4);
+    said.sync.free = 5;
+    let heard = store.node_exchange(said.clone()).await.expect("is heard");
+    assert_eq!(heard.assigned.iter().map(|one| one.execution.id).collect::<Vec<_>>(), [second.id]);
+    assert!(heard.is_sated);
+    let two = held(&heard.assigned[0]);
+    // Said again, it is given again, and ends nothing twice.
+    let again = store.node_exchange(said).await.expect("is heard");
+    assert_eq!((again.assigned.iter().map(held).collect::<Vec<_>>(), again.refused), (vec![two], vec![]));
+    let heard = store.node_exchange(written(&node, ours, two, 5)).await.expect("is heard");
+    assert_eq!((heard.assigned.len(), heard.forget.len(), heard.refused.len()), (0, 0, 0));
+    let heard = store.session_renew(written(&node, ours, two, 6)).await.expect("is renewed");
+    assert_eq!(heard.held, BTreeMap::from([(second.id, (1, ExecutionState::Running))]));
+    // Nobody else speaks for it.
+    let mut foreign = report(&node, ours, 7);
+    foreign.owner.1 = "eve".to_owned();
+    let words = format!("session `{}` is not the node's, or its lease ran out", node.session);
+    refused(store.node_exchange(foreign).await.map(|_| ()), &words);
+    check_replay(&store, &fresh.raw().await).await;
+    store.close().await;
+}
+
+async fn gives_back_what_a_silent_session_held(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    let new = execution(1);
+    accepted(&store, &new, ours, 1).await;
+    store.node_exchange(report(&node, ours, 2)).await.expect("is heard");
+    assert_eq!(store.sessions_expire(at(30_001)).await.expect("a pass").len(), 0);
+    let ended = join_all([store.sessions_expire(at(30_002)), store.sessions_expire(at(30_002))]).await;
+    let back: Vec<_> = ended.into_iter().flat_map(|ended| ended.expect("a pass")).flat_map(|(_, lost)| lost).collect();
+    assert_eq!(back.iter().map(|one| (one.id, one.losses)).collect::<Vec<_>>(), [(new.id, 1)]);
+    let words = format!("session `{}` is not the node's, or its lease ran out", node.session);
+    refused(store.node_exchange(report(&node, ours, 30_003)).await.map(|_| ()), &words);
+    let node = store.node_get(node.id.to_string().as_str().into(), None, ours).await.expect("is there");
+    assert_eq!((node.state, node.session), (NodeState::Lost, None));
+    check_replay(&store, &fresh.raw().await).await;
+    store.close().await;
+}
+
+async fn never_gives_to_a_session_that_is_gone(fresh: &Fresh) {
+    let stores = fresh.open_two().await;
+    let ours = tenant(&stores[0], "ours").await;
+    for round in 0..6_i64 {
+        let node = join(&stores[0], ours, &format!("n{round}"), 0).await;
+        let news: Vec<_> = (0..8).map(|_| execution(1)).collect();
+        join_all(news.iter().map(|new| accepted(&stores[0], new, ours, 1))).await;
+        // One server hears the node in the last moment, the other finds it silent in the same one.
+        let mut said = report(&node, ours, 29_999);
+        said.sync.free = 8;
+        let (heard, ended) = futures_util::join!(stores[0].node_exchange(said), stores[1].sessions_expire(at(30_000)));
+        ended.expect("a pass");
+        let raw = fresh.raw().await;
+        let sql = format!("SELECT count(*) FROM execution WHERE session = '{}'", node.session);
+        let sessions = format!("SELECT count(*) FROM session WHERE id = '{}'", node.session);
+        match heard {
+            Ok(_) => assert_eq!((raw.number(&sql).await, raw.number(&sessions).await), (8, 1)),
+            Err(error) => {
+                assert!(matches!(error, StoreError::Refused(_)), "{error}");
+                assert_eq!((raw.number(&sql).await, raw.number(&sessions).await), (0, 0));
+            }
+        }
+        stores[0].sessions_expire(at(999_999)).await.expect("a pass");
+        for new in news {
+            stores[0].execution_cancel(new.id, None, "user", at(999_999)).await.expect("stops");
+        }
+    }
+    for store in stores {
+        store.close().await;
+    }
+}
+
+async fn gives_only_what_fits(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let [ours, theirs] = [tenant(&store, "ours").await, tenant(&store, "theirs").await];
+    let node = join(&store, ours, "one", 0).await;
+    let large = NewExecution { limits: model::Limits { memory_bytes: 64 << 30, ..Default::default() }, ..execution(1) };
+    let (good, foreign) = (execution(2), execution(3));
+    accepted(&store, &large, ours, 1).await;
+    accepted(&store, &foreign, theirs, 2).await;
+    accepted(&store, &good, ours, 3).await;
+    let mut said = report(&node, ours, 4);
+    (said.sync.free, said.serves) = (9, Some(ours));
+    let heard = store.node_exchange(said.clone()).await.expect("is heard");
+    assert_eq!(heard.assigned.iter().map(|one| one.execution.id).collect::<Vec<_>>(), [good.id]);
+    (said.sync.held, said.serves) = (vec![held(&heard.assigned[0])], None);
+    let heard = store.node_exchange(said).await.expect("is heard");
+    assert_eq!(heard.assigned.iter().map(|one| one.execution.id).collect::<Vec<_>>(), [foreign.id]);
+    let shape = store.execution_shape(large.id).await.expect("reads").flatten().expect("waits");
+    assert_eq!(node.offer.fits(&shape), Err("needs 65536 MiB of memory".to_owned()));
+    store.close().await;
+}
+
+/// A claim walks from one shape to the next: what nobody serves, however much of it, costs one step.
+async fn passes_over_what_nobody_serves(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    let large =
+        |ms| NewExecution { limits: model::Limits { memory_bytes: 64 << 30, ..Default::default() }, ..execution(ms) };
+    let news: Vec<_> = (0..3_000).map(large).collect();
+    join_all(news.iter().map(|new| accepted(&store, new, ours, 1))).await;
+    let good = execution(9_000);
+    accepted(&store, &good, ours, 9_000).await;
+    assert_eq!(store.queue_list().await.expect("queues").len(), 2);
+    let heard = store.node_exchange(report(&node, ours, 9_001)).await.expect("is heard");
+    assert_eq!(heard.assigned[0].execution.id, good.id);
+    store.close().await;
+}
+
+async fn finishes_an_image_with_its_execution(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    let blob = Blob { digest: model::Digest::from_bytes([7; 32]), size: 5, created_at: at(0) };
+    // A layer that was not stored makes no image.
+    for (ms, stored) in [(10, false), (20, true)] {
+        if stored {
+            store.blob_create(blob, ours, "ann").await.expect("is noted");
+        }
+        let new = new_image(ms);
+        store.image_create(new.clone(), ours, "ann", at(ms)).await.expect("is asked for");
+        assert!(store.image_create(new.clone(), ours, "ann", at(ms)).await.expect("is there").1.is_none());
+        let heard = store.node_exchange(report(&node, ours, ms + 1)).await.expect("is heard");
+        let mut done = finished(&node, ours, held(&heard.assigned[0]), ms + 2);
+        done.sync.finished[0].manifest = Some(manifest(blob, "arm64"));
+        store.node_exchange(done).await.expect("is heard");
+        let image = store.image_get(ImageKey::Id(new.id), None, ours).await.expect("is there");
+        let state = if stored { ImageState::Ready } else { ImageState::Failed };
+        assert_eq!(image.state, state, "{:?}", image.cause);
+    }
+    // It is made for another machine, and no execution in it comes to this node.
+    let image = store.image_resolve("box", ours).await.expect("is ready");
+    assert_eq!(store.image_resolve(&format!("sha256:{}", "c".repeat(64)), ours).await.expect("is ready"), image);
+    let new = NewExecution { image: Some("box".to_owned()), ..execution(30) };
+    store.execution_create_in(&new, &image, "ann", at(30)).await.expect("is accepted");
+    let heard = store.node_exchange(report(&node, ours, 31)).await.expect("is heard");
+    assert_eq!(heard.assigned.len(), 0);
+    let shape = store.execution_shape(new.id).await.expect("reads").flatten().expect("waits");
+    assert_eq!(node.offer.fits(&shape), Err("needs platform `linux/arm64`".to_owned()));
+    // A cancelled execution leaves no image that is being made for ever.
+    let gone = new_image(40);
+    store.image_create(gone.clone(), ours, "ann", at(40)).await.expect("is asked for");
+    store.execution_cancel(gone.execution, None, "ann", at(41)).await.expect("stops");
+    let image = store.image_get(ImageKey::Id(gone.id), None, ours).await.expect("is there");
+    assert_eq!((image.state, image.cause.as_deref()), (ImageState::Failed, Some("its execution was cancelled")));
+    check_replay(&store, &fresh.raw().await).await;
+    store.close().await;
+}
