@@ -137,6 +137,11 @@ fn ends(hand: &Hand) {
     );
     let ran = hand.run(&["--", "sh", "-c", "kill -SEGV $$"], b"");
     assert!(ran.code == 139 && ran.err.starts_with("error: ended by signal 11 (SEGV)\n"), "{ran:?}");
+    // The core that it left is had by the words that name it.
+    let words = ran.err.split("`quarry ").nth(1).and_then(|rest| rest.split('`').next()).expect("it names its dump");
+    let fetched = run_with(hand.command(&words.split(' ').collect::<Vec<_>>()), b"");
+    assert_eq!(fetched.code, 0, "{words}: {fetched:?}");
+    assert!(std::fs::read(hand.home().join("core")).expect("is there").starts_with(b"\x7fELF"));
 }
 
 fn inputs(hand: &Hand) {
