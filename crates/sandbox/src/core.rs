@@ -11,6 +11,7 @@ mod region;
 
 pub(crate) use note::Thread;
 
+use crate::plan::Plan;
 use region::{Region, Wanted};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, openat};
@@ -38,6 +39,25 @@ const ENTRY_BYTES: u64 = 56;
 const MACHINE: u16 = 62;
 #[cfg(target_arch = "aarch64")]
 const MACHINE: u16 = 183;
+
+/// Where the kernel is told what to do with cores.
+const PATTERN: &str = "/proc/sys/kernel/core_pattern";
+
+/// The limit at which the kernel writes no core at all. At 0 it still hands one to the program that its pattern names,
+/// which runs outside and as the machine's superuser.
+const NO_BYTES: u64 = 1;
+
+/// Returns how long a core of the kernel's own may be. Init writes them; where it cannot, because programs may trace each
+/// other, the kernel may if it puts them into a folder inside.
+pub(crate) fn kernel_bytes_max(plan: &Plan) -> u64 {
+    let is_inside = || std::fs::read(PATTERN).is_ok_and(|pattern| is_plain(&pattern));
+    if plan.ptrace && is_inside() { plan.limits.core_bytes.max(NO_BYTES) } else { NO_BYTES }
+}
+
+/// Tells whether a pattern is a mere name: no program, no socket, no other place.
+fn is_plain(pattern: &[u8]) -> bool {
+    !pattern.contains(&b'/') && !matches!(pattern.first(), None | Some(b'|' | b'@'))
+}
 
 /// A process all of whose threads are stopped.
 pub(crate) struct Subject<'a> {
@@ -252,4 +272,20 @@ pub(crate) fn read(proc: BorrowedFd<'_>, path: &str, bytes_max: u64) -> io::Resu
     let mut bytes = Vec::new();
     File::from(open(proc, path)?).take(bytes_max).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_plain;
+
+    #[test]
+    fn only_a_mere_name_is_left_to_the_kernel() {
+        let check = |pattern: &str, want| assert_eq!(is_plain(pattern.as_bytes()), want, "{pattern}");
+        check("core\n", true);
+        check("core.%p", true);
+        check("|/usr/lib/systemd/systemd-coredump %P", false);
+        check("@/run/cores", false);
+        check("/var/cores/%e", false);
+        check("", false);
+    }
 }

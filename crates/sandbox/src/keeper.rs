@@ -233,13 +233,14 @@ impl Keeper {
         let what = machine("the sandbox could not be made");
         let ids = self.place.take_ids().map_err(&what)?;
         let cell = self.cells.take(&plan.limits)?;
+        let net = self.place.take_net(&plan);
         let (control, init_control) = message::pair().map_err(&what)?;
         let (orders, init_orders) = message::pair().map_err(&what)?;
         let limits = plan.limits;
         let is_ordered = order.is_some();
         let birth = Birth {
             means: self.place.means(&plan, self.cells.limits().pids),
-            net: self.place.take_net(&plan),
+            net: net.as_ref().and_then(|net| net.try_clone().ok()),
             plan,
             order,
             control: init_control,
@@ -267,7 +268,7 @@ impl Keeper {
         let pid = rustix::process::Pid::from_raw(init).expect("a child's id is not 0");
         let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(&what);
         let mut sandbox = Sandbox::new(number, init, control, orders, limits, is_ordered);
-        (sandbox.cell, sandbox.ids) = (cell, ids);
+        (sandbox.cell, sandbox.ids, sandbox.net) = (cell, ids, net);
         let watched = process.and_then(|process| {
             self.watch(&sandbox.control, id, CONTROL)
                 .and_then(|()| self.watch(&sandbox.orders, id, ORDERS))
@@ -460,6 +461,7 @@ impl Keeper {
         if let Some(mut sandbox) = self.sandboxes.remove(&id) {
             system::wait_for(sandbox.init, 0);
             self.place.give_back_ids(sandbox.ids.take());
+            self.place.give_back_net(sandbox.net.take());
             if let Some(cell) = sandbox.cell.take() {
                 self.cells.give_back(cell);
             }

@@ -5,6 +5,7 @@
 //! to it. What a sandbox is made of stands in a `Plan`, what runs in it in an `Order`. This is the only crate that says
 //! `unsafe`.
 
+mod bundle;
 mod cell;
 mod confine;
 mod core;
@@ -26,6 +27,7 @@ mod system;
 mod trace;
 pub mod unpack;
 
+pub use bundle::{Bundle, Container, Runtime};
 pub use error::SandboxError;
 pub use event::{Core, Ending, Event, Fault, FaultKind, Status, Stop};
 pub use plan::{Bind, Order, Place, Plan, Root};

@@ -32,6 +32,15 @@ pub(crate) fn enter(namespace: &OwnedFd) -> Result<(), Fault> {
         .map_err(machine("the network namespace could not be entered"))
 }
 
+/// Lets everybody in the calling thread's network namespace serve on every port: nobody inside has a capability over it, and
+/// it is nobody else's. A kernel without that setting keeps the lowest ports closed.
+fn open_ports() {
+    let path = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+    if let Ok(file) = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+        let _ = rustix::io::write(&file, b"0");
+    }
+}
+
 /// Sets up the network of a sandbox from within; returns the wire's other end, if there is a wire.
 pub(crate) fn set_up(network: Network) -> Result<Option<OwnedFd>, Fault> {
     if network == Network::Host {
@@ -41,6 +50,7 @@ pub(crate) fn set_up(network: Network) -> Result<Option<OwnedFd>, Fault> {
     let socket =
         rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map_err(&what)?;
     system::interface_up(socket.as_fd(), c"lo", None).map_err(&what)?;
+    open_ports();
     if network == Network::None {
         return Ok(None);
     }

@@ -32,7 +32,7 @@ pub(crate) fn run(birth: &Birth, wire: Option<&OwnedFd>, meeting: Option<&Meetin
     system::leave(127)
 }
 
-fn become_program(birth: &Birth, wire: Option<&OwnedFd>, meeting: Option<&Meeting>) -> Result<Infallible, Fault> {
+fn become_program(birth: &Birth, wire: Option<&OwnedFd>, mut meeting: Option<&Meeting>) -> Result<Infallible, Fault> {
     system::default_signals();
     // Init traces this process, which it may only do while it is dumpable; nobody else is inside yet.
     system::set_dumpable(1);
@@ -44,6 +44,7 @@ fn become_program(birth: &Birth, wire: Option<&OwnedFd>, meeting: Option<&Meetin
         std::mem::forget(listener);
     }
     let what = machine("the spawner could not be told");
+    let met = |meeting: &Meeting| meeting.wait().map_err(machine("init could not be met"));
     let waiting;
     let (order, stdio) = if let Some((order, stdio)) = &birth.order {
         if let Some(wire) = wire {
@@ -51,6 +52,8 @@ fn become_program(birth: &Birth, wire: Option<&OwnedFd>, meeting: Option<&Meetin
         }
         (order, stdio)
     } else {
+        // Now rather than when the order has come, which is when time counts.
+        meeting.take().map_or(Ok(()), met)?;
         let fds: Vec<_> = wire.into_iter().map(AsFd::as_fd).collect();
         message::say(birth.orders.as_fd(), &Word::Built, &fds).map_err(&what)?;
         waiting = wait(birth);

@@ -1,15 +1,15 @@
 //! `image` and `registry`: against a stub, what is asked for and how progress and failures are told; in a real house, that
 //! what was a folder here can be run in.
 
-use crate::execution::json;
+use crate::execution::{execution, json};
 use crate::stub::{Ran, Seen, Stub, answer, refuse, run_with};
 use crate::system::{Engine, House, Server};
 use axum::response::Response;
 use model::chunk::Bytes;
 use model::image::{ArchiveKind, ImageFreed, Layer, Packing};
 use model::{
-    Chunk, ChunkPage, Content, Digest, ExecutionId, ExecutionState, Image, ImageConfig, ImageId, ImageSource,
-    ImageState,
+    Chunk, ChunkPage, Content, Digest, Execution, ExecutionId, ExecutionState, Image, ImageConfig, ImageId,
+    ImageSource, ImageState,
 };
 use model::{Manifest, NewImage, NewRegistry, Page, Platform, Registry, Stream, TenantId};
 use std::sync::{Arc, Mutex};
@@ -94,8 +94,8 @@ impl Play {
             return chunks(line);
         }
         if line.starts_with("GET /v1/executions/") {
-            let making = crate::execution::request(1);
-            return json(200, &crate::execution::execution(&making, ExecutionState::Succeeded, None));
+            let made = execution(&crate::execution::request(1), ExecutionState::Succeeded, None);
+            return json(200, &Execution { attempt: 1, ..made });
         }
         if line.starts_with("HEAD /v1/blobs/") {
             return answer(404, "");

@@ -2,6 +2,7 @@
 
 use crate::cell::Cells;
 use crate::confine::{self, Means};
+use crate::core;
 use crate::message::{self, Command};
 use crate::network::Spare;
 use crate::plan::{self, Plan};
@@ -125,7 +126,7 @@ impl Place {
 
     /// Returns by what a program of this plan is confined.
     pub(super) fn means(&self, plan: &Plan, counts_processes: bool) -> Means {
-        Means { counts_processes, kernel_core_bytes: if plan.ptrace { plan.limits.core_bytes } else { 0 } }
+        Means { counts_processes, kernel_core_bytes: core::kernel_bytes_max(plan) }
     }
 
     /// Takes a user namespace; none if sandboxes make their own.
@@ -137,6 +138,13 @@ impl Place {
     /// Takes a network namespace for a plan that is to reach nothing, if one is ready.
     pub(super) fn take_net(&mut self, plan: &Plan) -> Option<OwnedFd> {
         self.spare_nets.as_mut().filter(|_| plan.network == Network::None)?.take()
+    }
+
+    /// Takes back a network namespace in which nobody is.
+    pub(super) fn give_back_net(&mut self, net: Option<OwnedFd>) {
+        if let Some((spare, net)) = self.spare_nets.as_mut().zip(net) {
+            spare.give_back(net);
+        }
     }
 
     /// Takes back a user namespace in which nobody is.

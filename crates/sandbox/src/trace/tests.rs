@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const BYTES_MAX: u64 = 64 << 20;
 
@@ -298,6 +298,17 @@ fn only_what_dies_of_a_signal_leaves_a_core() {
     let fate = check("big", &main(big), 8 << 20, (libc::SIGABRT, Some("big")));
     let (taken, _) = fate.core.unwrap();
     assert!(taken.is_truncated && taken.bytes <= 8 << 20 && taken.bytes > 1 << 20, "{taken:?}");
+}
+
+#[test]
+fn a_thread_that_cannot_be_stopped_holds_nobody_up() {
+    // A thread that waits for its child of `vfork` takes no notice of its tracer until the child has gone on.
+    let source = "#define _GNU_SOURCE\n#include <pthread.h>\n#include <stdlib.h>\n#include <unistd.h>\n\
+        static void *idle(void *arg) { if (!vfork()) { sleep(60); _exit(0); } return arg; }\n\
+        int main(void) { pthread_t t; pthread_create(&t, 0, idle, 0); usleep(50000); abort(); }\n";
+    let begin = Instant::now();
+    let fate = check("stuck", source, BYTES_MAX, (libc::SIGABRT, Some("stuck")));
+    assert!(begin.elapsed() < Duration::from_secs(30) && fate.core.is_some());
 }
 
 #[test]
