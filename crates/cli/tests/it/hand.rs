@@ -109,6 +109,7 @@ fn programs_run_as_if_by_hand() {
     signals(&hand);
     terminal(&hand);
     later(&hand);
+    images(&hand);
     assert_eq!(hand.node.stop(), Some(0));
 }
 
@@ -136,6 +137,11 @@ fn ends(hand: &Hand) {
     );
     let ran = hand.run(&["--", "sh", "-c", "kill -SEGV $$"], b"");
     assert!(ran.code == 139 && ran.err.starts_with("error: ended by signal 11 (SEGV)\n"), "{ran:?}");
+    // The core that it left is had by the words that name it.
+    let words = ran.err.split("`quarry ").nth(1).and_then(|rest| rest.split('`').next()).expect("it names its dump");
+    let fetched = run_with(hand.command(&words.split(' ').collect::<Vec<_>>()), b"");
+    assert_eq!(fetched.code, 0, "{words}: {fetched:?}");
+    assert!(std::fs::read(hand.home().join("core")).expect("is there").starts_with(b"\x7fELF"));
 }
 
 fn inputs(hand: &Hand) {
@@ -216,6 +222,18 @@ fn terminal(hand: &Hand) {
     command.envs([("QUARRY_URL", hand.server.url.as_str()), ("QUARRY_TOKEN", hand.token.as_str())]);
     let ran = run_with(command, b"stty size; test -t 0 && echo on a terminal; exit 9\n");
     assert!(ran.code == 9 && ran.out.contains("33 101") && ran.out.contains("on a terminal"), "{ran:?}");
+    // A signal from outside ends it, and the terminal is as before.
+    let quarry = env!("CARGO_BIN_EXE_quarry");
+    let inner = format!(
+        "stty -g > before; timeout --foreground --preserve-status -s TERM 1 '{quarry}' run -t -- sleep 60; \
+         echo $? > code; stty -g > after"
+    );
+    let mut command = Command::new("script");
+    command.args(["-qec", &inner, "/dev/null"]).current_dir(hand.home()).env("HOME", hand.home());
+    command.envs([("QUARRY_URL", hand.server.url.as_str()), ("QUARRY_TOKEN", hand.token.as_str())]);
+    let ran = run_with(command, b"");
+    let read = |name: &str| std::fs::read_to_string(hand.home().join(name)).expect("is written");
+    assert_eq!((read("code").as_str(), read("before")), ("143\n", read("after")), "{ran:?}");
 }
 
 /// What is left to itself is found, read, waited for and tried again.
@@ -230,6 +248,53 @@ fn later(hand: &Hand) {
     assert_eq!(verb(&["wait", &again]).code, 4);
     assert_eq!(verb(&["wait", &id, &again]).code, 1);
     assert_eq!(verb(&["logs", &again, "--stream", "error"]).out, "err\n");
+}
+
+/// A folder becomes an image, and a program runs in it that sees nothing else.
+fn images(hand: &Hand) {
+    let root = hand.home().join("root");
+    std::fs::create_dir_all(root.join("bin")).expect("is made");
+    std::fs::create_dir_all(root.join("etc")).expect("is made");
+    std::fs::write(root.join("etc/motd"), "welcome\n").expect("is written");
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("is there (Debian: busybox-static)");
+    std::os::unix::fs::symlink("busybox", root.join("bin/cat")).expect("is linked");
+    let verb = |args: &str| run_with(hand.command(&args.split(' ').collect::<Vec<_>>()), b"");
+    let ran = verb("image import --name tools:1 root --cmd cat --cmd /etc/motd --env PATH=/bin");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    hand.check(&["--image", "tools:1"], b"", (0, "welcome\n", ""));
+    hand.check(&["--image", "tools:1", "--", "cat"], b"hi\n", (0, "hi\n", ""));
+    assert_eq!(hand.run(&["--image", "tools:1", "--", "sort"], b"").code, 127);
+    let ran = hand.run(&["--image", "localhost:1/absent", "--", "true"], b"");
+    assert!(ran.code == 1 && ran.err.contains("image `localhost:1/absent` could not be made: "), "{ran:?}");
+    let ran = hand.run(&["--pull", "never", "--image", "absent", "--", "true"], b"");
+    assert!(ran.code == 2 && ran.err.contains("image `absent` does not exist"), "{ran:?}");
+    let ran = verb("image rm tools:1");
+    assert!(ran.code == 0 && ran.out.contains("  gone  tools:1"), "{ran:?}");
+    assert_eq!(verb("image gc").code, 0);
+}
+
+#[test]
+fn a_server_that_comes_back_is_taken_up_where_it_was_left() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let house = House::new(Engine::Sqlite).expect("needs nothing").at_one_address();
+    let server = house.start();
+    let node = Node::start(&house, &server);
+    let count = "i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo $i; sleep 0.1; done; exit 5";
+    let mut command = server.command(&house.token(), &["run", "--", "sh", "-c", count]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("is piped")).lines();
+    assert_eq!(lines.next().expect("comes").expect("is text"), "1");
+    server.kill();
+    let _server = house.start();
+    let rest: Vec<_> = lines.map(|line| line.expect("is text")).collect();
+    let mut said = String::new();
+    child.stderr.take().expect("is piped").read_to_string(&mut said).expect("is text");
+    assert_eq!(rest, (2..=40).map(|number| number.to_string()).collect::<Vec<_>>(), "{said}");
+    assert_eq!((child.wait().expect("ends").code(), said.as_str()), (Some(5), ""));
+    assert_eq!(node.stop(), Some(0));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Nodes, images, registries, `ps` and `top` from the command line, against a stub.
+//! Nodes, images and registries from the command line, against a stub.
 
 use crate::execution::{execution, json, request};
 use crate::stub::{Ran, Stub, answer, refuse};
@@ -69,18 +69,6 @@ async fn house() -> Stub {
             "POST /v1/nodes/builder/uncordon" => json(200, &node(NodeState::Ready, None)),
             "POST /v1/nodes/builder/drain" => json(200, &node(NodeState::Draining, None)),
             "DELETE /v1/nodes/builder" => json(200, &node(NodeState::Gone, None)),
-            "GET /v1/executions" if seen.line.contains("state=running") => {
-                let mut one = execution(&request(1), ExecutionState::Running, None);
-                one.lease = Some(model::Lease {
-                    node: NODE.parse().expect("is an id"),
-                    session: SessionId::new(jiff::Timestamp::UNIX_EPOCH, 1),
-                });
-                page(vec![one])
-            }
-            "GET /v1/executions" if seen.line.contains("state=queued") => {
-                page(vec![execution(&request(2), ExecutionState::Queued, None)])
-            }
-            "GET /v1/executions" => page(Vec::<model::Execution>::new()),
             "GET /v1/changes" if seen.line.contains("limit=1") => answer(200, r#"{"items":[],"next":"7","as_of":7}"#),
             "GET /v1/changes" => {
                 let body = serde_json::to_string(&node(NodeState::Gone, None)).expect("serialises");
@@ -193,45 +181,6 @@ async fn a_node_that_knows_too_little_is_told() {
     check(&["node", "--join", "http://x", "--label", "a"], 64, "NAME=VALUE").await;
     check(&["node", "--join", "http://x", "--allow-mount", "data"], 64, "not an absolute path").await;
     check(&["node", "--join", "http://x", "ls"], 64, "cannot be used with").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_runs_and_waits_is_shown() {
-    let stub = house().await;
-    // Ages grow with the calendar, and columns with them.
-    let aged = |text: String| {
-        let word = |word: &str| {
-            let digits = word.trim_end_matches(['d', 'h', 'm', 's']);
-            let is_age = digits.len() + 1 == word.len() && digits.parse::<u32>().is_ok();
-            if is_age { "AGE".to_owned() } else { word.to_owned() }
-        };
-        let line = |line: &str| line.split_whitespace().map(word).collect::<Vec<_>>().join(" ");
-        text.replace(&stub.url, "URL").lines().map(line).collect::<Vec<_>>().join("\n")
-    };
-    insta::assert_snapshot!(aged(said(&stub, &["ps"], b"").await), @"
-    $ quarry ps
-    ID STATE CLASS NODE AGE CPU MEMORY COMMAND
-    exe_00000000000000000000000001 running human builder AGE <1.0 <512 MiB sh -c 'exit 3'
-    exe_00000000000000000000000002 queued human - AGE <1.0 <512 MiB sh -c 'exit 3'
-    ");
-    insta::assert_snapshot!(aged(said(&stub, &["top"], b"").await), @"
-    $ quarry top
-    URL: 1 of 2 nodes take executions, 8 slots
-    1 running, 1 queued (human 1, event 0, batch 0)
-
-    NODE STATE BUSY SLOTS HOLD
-    builder ready ####...... 3 8
-    builder ready ####...... 3 8 cordoned: its disk is slow
-
-    RUNNING CLASS NODE AGE BY COMMAND
-    exe_00000000000000000000000001 human builder AGE ada sh -c 'exit 3'
-    ");
-    let ran = stub.run(&["ps", "--json"]).await;
-    let shown: serde_json::Value = serde_json::from_str(&ran.out).expect("is JSON");
-    assert_eq!(shown["items"].as_array().map(Vec::len), Some(2));
-    let ran = stub.run(&["top", "--json"]).await;
-    let shown: serde_json::Value = serde_json::from_str(&ran.out).expect("is JSON");
-    assert_eq!((shown["queued"]["human"].as_u64(), shown["nodes"].as_array().map(Vec::len)), (Some(1), Some(2)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
