@@ -224,6 +224,11 @@ impl Operation for ChunkCheck {
             Some(attempt) => attempt,
             None => match tx.row(WRITER, &[self.id.into()]).await?.map(|row| row.maybe_int(0)).transpose()?.flatten() {
                 Some(attempt) => u32::try_from(attempt).unwrap_or(u32::MAX),
+                // Nothing has run, so nothing was written; under attempt 0 there is only what it is to read.
+                None if current == INPUT => {
+                    let ended = state.is_final();
+                    return Ok(ChunkPage { attempt: current, items: Vec::new(), next: self.after, ended });
+                }
                 None => current,
             },
         };

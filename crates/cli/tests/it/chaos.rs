@@ -29,7 +29,7 @@ fn executions() -> u64 {
 }
 
 /// What an execution is to do, by its number: most are short, some take a moment, some fail.
-fn request(number: u64) -> (NewExecution, ExecutionState) {
+fn request(house: &str, number: u64) -> (NewExecution, ExecutionState) {
     let pause = if number.is_multiple_of(7) { "sleep 0.3; " } else { "" };
     let (code, state) =
         if number.is_multiple_of(5) { (3, ExecutionState::Failed) } else { (0, ExecutionState::Succeeded) };
@@ -43,7 +43,7 @@ fn request(number: u64) -> (NewExecution, ExecutionState) {
             .into_iter()
             .chain([format!("{pause}echo {number}; exit {code}")])
             .collect(),
-        env: [("NUMBER".to_owned(), number.to_string())].into(),
+        env: [("HOUSE".to_owned(), house.to_owned())].into(),
         input: model::Input::None,
         limits: Limits { memory_bytes: 64 << 20, wall_ms: 60_000, ..Limits::default() },
         sandbox: model::Sandbox::default(),
@@ -52,11 +52,11 @@ fn request(number: u64) -> (NewExecution, ExecutionState) {
 }
 
 /// Makes executions from several callers, each of whom asks until it is answered.
-async fn make(client: &Client, count: u64) -> HashMap<ExecutionId, (u64, ExecutionState)> {
+async fn make(client: &Client, house: &str, count: u64) -> HashMap<ExecutionId, (u64, ExecutionState)> {
     let caller = |caller: u64| async move {
         let mut made = Vec::new();
         for number in (caller..count).step_by(usize::try_from(CALLERS).expect("is small")) {
-            let (new, state) = request(number);
+            let (new, state) = request(house, number);
             while let Err(error) = client.execution_create(&new).await {
                 assert!(error.api().is_none_or(|error| error.kind.status() >= 500), "{error}");
             }
@@ -127,11 +127,12 @@ async fn disturbed(engine: Engine) {
     let house = house.everywhere().with(&["--set", "rate.per_second=0", "--set", "log.level=warn", "--set", &lease]);
     let mut server = house.start();
     let token = house.token();
+    let home = house.home().display().to_string();
     let retry =
         Retry { unreachable_max: Duration::from_secs(60), busy_max: Duration::from_secs(60), ..Retry::default() };
     let client = Client::new(&server.url, Some(&token), Options { retry, ..Options::default() }).expect("is made");
     let mut fleet = Fleet::start(&house, NODES);
-    let making = make(&client, executions());
+    let making = make(&client, &home, executions());
     tokio::pin!(making);
     let made = loop {
         tokio::select! {

@@ -1,7 +1,7 @@
 //! The cache: one unpacking for many, what is used stays, what is not whole goes, and an end at the budget and the disk.
 
 use crate::peer::archive;
-use crate::room::{Room, Shop, list_layers, settings};
+use crate::room::{Room, Shop, impatient, list_layers, settings};
 use model::Digest;
 use model::image::{ArchiveKind, ImageConfig, Layer, Manifest, Packing, Platform};
 use node::cache::{Cache, CacheError};
@@ -67,7 +67,8 @@ async fn an_import_that_is_given_up_leaves_nothing() {
     let room = Room::new().await;
     let archive = crate::room::Sample::new().tar();
     for at in 0..40 {
-        let import = room.import(&archive, ArchiveKind::Auto, ImageConfig::default());
+        let order = room.order(&archive, ArchiveKind::Auto, ImageConfig::default());
+        let import = room.attempt(&order, impatient());
         let _ = tokio::time::timeout(Duration::from_millis(at * 5), import).await;
     }
     // A child that was told to stop cleans up a moment later; the last import waits for none of them, but checks.

@@ -84,10 +84,15 @@ impl Room {
     }
 
     pub(crate) async fn make(&self, order: &ImageOrder, patience: Patience) -> Result<Manifest, ImageError> {
-        let progress = |step| self.steps.lock().expect("nobody panics").push(step);
-        let made = make_patiently(order, &self.cache, &self.shop, &progress, patience).await;
+        let made = self.attempt(order, patience).await;
         assert_eq!(self.left(), Vec::<String>::new(), "something is left of making an image");
         made
+    }
+
+    /// Makes an image and does not look at what is left: others that were given up may still be cleaned up after.
+    pub(crate) async fn attempt(&self, order: &ImageOrder, patience: Patience) -> Result<Manifest, ImageError> {
+        let progress = |step| self.steps.lock().expect("nobody panics").push(step);
+        make_patiently(order, &self.cache, &self.shop, &progress, patience).await
     }
 
     pub(crate) async fn pull(&self, reference: &str, credential: Option<Credential>) -> Result<Manifest, ImageError> {
@@ -100,8 +105,13 @@ impl Room {
         kind: ArchiveKind,
         config: ImageConfig,
     ) -> Result<Manifest, ImageError> {
+        self.make(&self.order(archive, kind, config), impatient()).await
+    }
+
+    /// Returns the order to import an archive.
+    pub(crate) fn order(&self, archive: &[u8], kind: ArchiveKind, config: ImageConfig) -> ImageOrder {
         let source = ImageSource::Archive { blob: self.shop.add(archive), archive: kind, config };
-        self.make(&ImageOrder { id: id(), source, credential: None, plain_http: false }, impatient()).await
+        ImageOrder { id: id(), source, credential: None, plain_http: false }
     }
 
     pub(crate) async fn layers(&self, manifest: &Manifest) -> LayerSet {

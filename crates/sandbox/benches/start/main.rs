@@ -39,7 +39,7 @@ fn main() {
 }
 
 fn measure(name: &str, program: &Path, starts: usize, ours: &mut Ours, peers: &Peers) {
-    let mut raw = || run(&mut Command::new(program));
+    let raw = || run(&mut Command::new(program));
     let mut kinds: Vec<(String, Vec<Duration>)> = vec![("raw".to_owned(), Vec::new())];
     kinds.extend(["cold process", "cold oci", "warm process", "warm oci"].map(|kind| (kind.to_owned(), Vec::new())));
     kinds.extend(peers.names().map(|peer| (peer.to_owned(), Vec::new())));
@@ -232,7 +232,7 @@ impl Ours {
     fn rate(&mut self, root: &Root, program: &Path, start: Start) -> f64 {
         let (plan, order, stdio) = (plan(root), order(program), stdio());
         let (begun, mut count, mut under_way) = (Instant::now(), 0u32, 0);
-        let mut begin = |ours: &mut Self| {
+        let begin = |ours: &mut Self| {
             let number = ours.number();
             match start {
                 Start::Cold => ours.spawner.run(number, &plan, &order, &stdio).expect("is heard"),

@@ -23,7 +23,7 @@ impl Drop for Apart {
     }
 }
 
-pub struct Peers {
+pub(crate) struct Peers {
     found: Vec<&'static str>,
     scratch: PathBuf,
     root: PathBuf,
@@ -32,7 +32,7 @@ pub struct Peers {
 }
 
 impl Peers {
-    pub fn find(scratch: &Path, root: &Path) -> Self {
+    pub(crate) fn find(scratch: &Path, root: &Path) -> Self {
         let mut peers = Self {
             found: Vec::new(),
             scratch: scratch.to_owned(),
@@ -61,16 +61,16 @@ impl Peers {
         peers
     }
 
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.found.clone().into_iter()
     }
 
     /// Returns in which rounds a peer takes part: the slow ones in fewer.
-    pub fn every(&self, name: &str) -> usize {
+    pub(crate) fn every(&self, name: &str) -> usize {
         if name.starts_with("podman") { 20 } else { 2 }
     }
 
-    pub fn command(&self, name: &str, program: &Path) -> Command {
+    pub(crate) fn command(&self, name: &str, program: &Path) -> Command {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         match name {
             "bwrap" => {

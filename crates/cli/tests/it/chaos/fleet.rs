@@ -230,7 +230,7 @@ fn left_behind(home: &Path) -> Vec<String> {
     for entry in fs::read_dir("/proc").expect("lists").flatten() {
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
         let is_ours = |word: &[u8]| environment.windows(word.len()).any(|window| window == word);
-        if is_ours(b"QUARRY_EXECUTION=") && is_ours(b"NUMBER=") {
+        if is_ours(format!("HOUSE={home}").as_bytes()) {
             left.push(format!("process {}", entry.file_name().to_string_lossy()));
         }
     }
