@@ -461,7 +461,9 @@ fn make_target(root: BorrowedFd<'_>, target: &Path, is_folder: bool) -> Result<O
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
             rustix::fs::openat(&parent, *part, flags, Mode::from_raw_mode(0o644)).map_err(fault)?;
         } else {
+            // Open to whoever the program is: a file placed in a new folder is often run there, and writes beside itself.
             rustix::fs::mkdirat(&parent, *part, Mode::from_raw_mode(0o755)).map_err(fault)?;
+            rustix::fs::chmodat(&parent, *part, Mode::from_raw_mode(0o1777), AtFlags::empty()).map_err(fault)?;
         }
         if at + 1 == parts.len() {
             return rustix::fs::openat2(root, &path, flags, Mode::empty(), inside()).map_err(fault);

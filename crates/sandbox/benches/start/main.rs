@@ -119,16 +119,12 @@ fn make_root(root: &Path) -> PathBuf {
     }
     let source = root.with_extension("c");
     std::fs::write(&source, "int main(void) { return 0; }\n").expect("is written");
-    // Where both the machine and the image have it under one name.
-    let no_op = PathBuf::from("/tmp/quarry-bench-no-op");
+    // Beside this bench's own binary: seen over the machine's files, and copied to the same place in the image.
+    let no_op = std::env::current_exe().expect("has a name").with_file_name("quarry-bench-no-op");
     let built = Command::new("gcc").args(["-O1", "-static", "-o"]).arg(&no_op).arg(&source).status();
     assert!(built.is_ok_and(|status| status.success()), "`gcc` is needed");
     copy(root, &no_op);
-    let kept = PathBuf::from("/usr/local/bin/quarry-bench-no-op");
-    std::fs::copy(&no_op, &kept).expect("is copied");
-    copy(root, &kept);
-    let _ = std::fs::remove_file(no_op);
-    kept
+    no_op
 }
 
 fn copy(root: &Path, file: &Path) {
@@ -223,6 +219,18 @@ impl Ours {
         }
     }
 
+    /// Starts whatever is built until something ends.
+    fn next_end(&mut self, order: &Order, stdio: &[OwnedFd; 3]) {
+        loop {
+            match self.events.next().expect("the spawner lives") {
+                Event::Built { number, .. } => self.spawner.start_program(number, order, stdio).expect("is heard"),
+                Event::Ended { .. } => return,
+                Event::Failed { fault, .. } => panic!("{fault}"),
+                Event::Started { .. } => {}
+            }
+        }
+    }
+
     fn end(&mut self, number: u64) {
         while self.any_end() != number {}
     }
@@ -236,10 +244,7 @@ impl Ours {
             let number = ours.number();
             match start {
                 Start::Cold => ours.spawner.run(number, &plan, &order, &stdio).expect("is heard"),
-                Start::Warm => {
-                    ours.spawner.build(number, &plan).expect("is heard");
-                    ours.spawner.start_program(number, &order, &stdio).expect("is heard");
-                }
+                Start::Warm => ours.spawner.build(number, &plan).expect("is heard"),
             }
         };
         while begun.elapsed() < RATE {
@@ -247,12 +252,12 @@ impl Ours {
                 begin(self);
                 under_way += 1;
             }
-            self.any_end();
+            self.next_end(&order, &stdio);
             under_way -= 1;
             count += 1;
         }
         while under_way > 0 {
-            self.any_end();
+            self.next_end(&order, &stdio);
             under_way -= 1;
         }
         f64::from(count) / begun.elapsed().as_secs_f64()
