@@ -95,7 +95,8 @@ impl Workers {
         Self { sandboxes, most, most_of_all: most_of_all as usize, shelf: Mutex::default() }
     }
 
-    /// Takes a worker for a plan, if one is ready, and has the next one built.
+    /// Takes a worker for a plan, if one is ready. Whoever asks calls `refill` once their program has been started: the
+    /// spawner does one thing after the other, and the next worker must not go before this program.
     pub(crate) fn take(&self, plan: &Plan, keep: Option<&Keep>) -> Option<Worker> {
         if self.most == 0 {
             return None;
@@ -110,9 +111,14 @@ impl Workers {
         warmth.used = uses;
         warmth.heat = (warmth.heat + 1).min(self.most.saturating_mul(2));
         warmth.keep = keep.cloned();
-        let found = warmth.ready();
-        self.refill(&mut shelf, plan);
-        found
+        warmth.ready()
+    }
+
+    /// Has as many workers built for a plan as its warmth asks for.
+    pub(crate) fn refill(&self, plan: &Plan) {
+        if self.most > 0 {
+            self.refill_shelf(&mut self.shelf.lock().unwrap_or_else(PoisonError::into_inner), plan);
+        }
     }
 
     /// Halves the warmth of every plan and lets go of what it no longer pays for.
@@ -130,7 +136,7 @@ impl Workers {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner).plans.clear();
     }
 
-    fn refill(&self, shelf: &mut Shelf, plan: &Plan) {
+    fn refill_shelf(&self, shelf: &mut Shelf, plan: &Plan) {
         let all: usize = shelf.plans.values().map(|warmth| warmth.parked.len()).sum();
         let Some(warmth) = shelf.plans.get_mut(plan) else { return };
         let wanted = (warmth.heat.min(self.most) as usize).saturating_sub(warmth.parked.len());

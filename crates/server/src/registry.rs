@@ -21,12 +21,15 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 #[derive(Debug)]
 struct Host(String);
 
+/// Characters of a registry's host; a page's `next` has room for it.
+const MAX_HOST_CHARS: usize = 128;
+
 impl FromStr for Host {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let good = |byte: u8| byte.is_ascii_alphanumeric() || b".:-[]_".contains(&byte);
-        match (1..=255).contains(&text.len()) && text.bytes().all(good) {
+        match (1..=MAX_HOST_CHARS).contains(&text.len()) && text.bytes().all(good) {
             true => Ok(Self(text.to_ascii_lowercase())),
             false => Err("a registry is named by its host, such as `registry.example.org:5000`".to_owned()),
         }
@@ -37,7 +40,7 @@ impl FromStr for Host {
 #[utoipa::path(
     put, path = "/v1/registries/{host}", tag = "registry", operation_id = "registry_put",
     params(
-        ("host" = String, Path, description = "Which host.", pattern = "^[A-Za-z0-9._:\\[\\]-]{1,255}$"), TenantQuery,
+        ("host" = String, Path, description = "Which host.", pattern = "^[A-Za-z0-9._:\\[\\]-]{1,128}$"), TenantQuery,
     ),
     request_body = NewRegistry,
     responses(
@@ -82,7 +85,7 @@ async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQu
 #[utoipa::path(
     delete, path = "/v1/registries/{host}", tag = "registry", operation_id = "registry_remove",
     params(
-        ("host" = String, Path, description = "Which host.", pattern = "^[A-Za-z0-9._:\\[\\]-]{1,255}$"), TenantQuery,
+        ("host" = String, Path, description = "Which host.", pattern = "^[A-Za-z0-9._:\\[\\]-]{1,128}$"), TenantQuery,
     ),
     responses(
         (status = 200, description = "What was there.", body = Registry),
