@@ -36,8 +36,8 @@ pub(super) struct Role {
     /// The server to join
     #[arg(long, value_name = "URL")]
     join: Option<String>,
-    /// The file that holds the token to show there, in place of --token
-    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    /// The file that holds the token to show there; it goes before --token and QUARRY_TOKEN
+    #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// What to be called there; the machine's own name, if nothing is said
     #[arg(long)]
