@@ -46,6 +46,9 @@ pub fn main() -> ExitCode {
     if place::close_standard_input().is_err() {
         return ExitCode::FAILURE;
     }
+    // Ctrl-C in the node's terminal, or a signal to its group, is for the node: it lets go in its own order, and this ends
+    // when the socket does. Failing means that it is on its own already.
+    let _ = rustix::process::setsid();
     // Made here once, the filters are there in every process that this one makes.
     for tracing in [Tracing::Allowed, Tracing::Asked] {
         seccomp::filter(tracing);
