@@ -72,6 +72,9 @@ pub(crate) fn order(assignment: &Assignment, manifest: Option<&Manifest>) -> Res
     let recipe = &assignment.recipe;
     let none = ImageConfig::default();
     let config = manifest.map_or(&none, |manifest| &manifest.config);
+    if let Some(runtime) = recipe.sandbox.runtime.as_ref().or(config.runtime.as_ref()) {
+        return Err(Trouble::Refused(format!("runtime `{runtime}` is asked for, and this node has only its own")));
+    }
     let command = command(recipe, config);
     if command.is_empty() {
         return Err(Trouble::Refused("neither the execution nor its image names a command".to_owned()));
