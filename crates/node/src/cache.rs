@@ -22,6 +22,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::task::spawn_blocking;
 
+/// How often, and how far apart, a folder that somebody still writes into is removed again.
+const MAX_REMOVALS: u32 = 50;
+const REMOVAL_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Where a cache lies and how much it may hold.
 #[derive(Clone, Debug)]
 pub struct CacheSettings {
@@ -165,7 +169,18 @@ impl Drop for Fresh {
     fn drop(&mut self) {
         // Mostly on a thread that may block: only whoever is given up between two steps pays for it here. What cannot
         // be removed is thrown away when the cache is opened again; what has its place is no longer under this name.
-        let _ = shelf::remove(&self.folder);
+        if shelf::remove(&self.folder).is_err() && self.folder.exists() {
+            // A child that was told to stop may still have been writing; it is gone in a moment.
+            let folder = self.folder.clone();
+            std::thread::spawn(move || {
+                for _ in 0..MAX_REMOVALS {
+                    std::thread::sleep(REMOVAL_PAUSE);
+                    if shelf::remove(&folder).is_ok() || !folder.exists() {
+                        return;
+                    }
+                }
+            });
+        }
     }
 }
 
