@@ -18,6 +18,7 @@ pub mod log;
 pub mod node;
 pub mod page;
 pub mod permission;
+pub mod report;
 pub mod sandbox;
 pub mod shape;
 pub mod tenant;
@@ -40,6 +41,7 @@ pub use image::{
 pub use node::{NewNode, Node, NodeQuery, NodeState, Offer, Sync, SyncAnswer};
 pub use page::{Page, PageQuery};
 pub use permission::{Role, Scope};
+pub use report::{DumpKind, Report, Severity};
 pub use sandbox::{Access, Mount, Network, Sandbox, SandboxKind};
 pub use shape::Shape;
 pub use tenant::{NewTenant, Tenant};

@@ -13,7 +13,7 @@ const EDGES: [(&str, &[&str]); 8] = [
     ("sandbox", &["model"]),
     ("dump", &["model"]),
     ("server", &["model", "store"]),
-    ("node", &["client", "model", "sandbox"]),
+    ("node", &["client", "dump", "model", "sandbox"]),
     ("cli", &["client", "dump", "model", "node", "server", "store"]),
 ];
 

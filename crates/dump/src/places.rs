@@ -1,0 +1,16 @@
+//! Where files of modules, their debug information and what was made of them are looked for.
+
+use std::path::PathBuf;
+
+/// Folders that are looked through; none of them need exist.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// Folders that stand for `/` of the machine a dump comes from: an image's root, or `/` itself.
+    pub roots: Vec<PathBuf>,
+    /// Folders of debug information, laid out as `/usr/lib/debug` is.
+    pub debug: Vec<PathBuf>,
+    /// Files by build id, `ab/cdef….{elf,debug}`: unwind packs, and what a debuginfod server gave.
+    pub by_build_id: Vec<PathBuf>,
+    /// Where symbol caches are kept; nothing is kept without it.
+    pub cache: Option<PathBuf>,
+}
