@@ -122,8 +122,8 @@ fn build(birth: &Birth) -> Result<(i32, Option<Eye>), Fault> {
 /// What init has of a program that it traces.
 struct Eye {
     tracer: Tracer,
-    /// By which the filter asks.
-    listener: OwnedFd,
+    /// By which the filter asks; none once nobody is left who could.
+    listener: Option<OwnedFd>,
 }
 
 impl Eye {
@@ -131,7 +131,7 @@ impl Eye {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
         let (tracer, listener) = Tracer::meet(program, wire, proc, core_bytes)?;
-        Ok(Self { tracer, listener })
+        Ok(Self { tracer, listener: Some(listener) })
     }
 
     /// Tells whether what was waited for is the end of something, and passes everything else on.
@@ -140,13 +140,19 @@ impl Eye {
     }
 
     /// Answers the filter, if it asks.
-    fn answer(&self) {
-        let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
-        if rustix::event::poll(&mut ready, Some(&Timespec::default())).is_ok()
-            && ready[0].revents().contains(PollFlags::IN)
-        {
+    fn answer(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        let mut ready = [PollFd::new(listener, PollFlags::IN)];
+        if rustix::event::poll(&mut ready, Some(&Timespec::default())).is_err() {
+            return;
+        }
+        let found = ready[0].revents();
+        if found.contains(PollFlags::IN) {
             // Who asked may be gone by now.
-            let _ = self.tracer.answer(self.listener.as_fd());
+            let _ = self.tracer.answer(listener.as_fd());
+        } else if found.intersects(PollFlags::HUP | PollFlags::ERR) {
+            // The last of them is on its way out; that its end comes is told otherwise, and this would be told until then.
+            self.listener = None;
         }
     }
 }
@@ -193,10 +199,10 @@ fn watch(birth: &Birth, program: i32, mut eye: Option<Eye>) -> Infallible {
             report(birth, status, eye);
             system::leave(0);
         }
-        let listener = eye.as_ref().map(|eye| eye.listener.as_fd());
+        let listener = eye.as_ref().and_then(|eye| eye.listener.as_ref()).map(AsFd::as_fd);
         let fds: Vec<_> = std::iter::once(control).chain(listener).collect();
         if system::poll_signals(&fds) {
-            if let Some(eye) = &eye {
+            if let Some(eye) = &mut eye {
                 eye.answer();
             }
             match message::hear::<Command>(control, &mut buffer, RecvFlags::DONTWAIT) {

@@ -95,6 +95,8 @@ struct Keeper {
     /// When to look at which sandbox.
     alarms: BTreeSet<(Instant, u64)>,
     waiting: VecDeque<(Reply, Vec<OwnedFd>)>,
+    /// Whether the loop is to be woken when the node's socket takes more.
+    awaits_room: bool,
     is_open: bool,
 }
 
@@ -115,6 +117,7 @@ impl Keeper {
             next: 0,
             alarms: BTreeSet::new(),
             waiting: VecDeque::new(),
+            awaits_room: false,
             is_open: true,
         })
     }
@@ -487,7 +490,6 @@ impl Keeper {
 
     /// Sends what waits, as far as the socket takes it.
     fn flush(&mut self) {
-        let was_waiting = self.waiting.len();
         while let Some((reply, fds)) = self.waiting.front() {
             let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
             match message::say(self.socket.as_fd(), reply, &fds) {
@@ -499,11 +501,10 @@ impl Keeper {
                 }
             }
         }
-        let mut flags = epoll::EventFlags::IN;
-        if !self.waiting.is_empty() {
-            flags |= epoll::EventFlags::OUT;
-        }
-        if was_waiting > 1 || !self.waiting.is_empty() {
+        if self.awaits_room == self.waiting.is_empty() {
+            self.awaits_room = !self.waiting.is_empty();
+            let room = if self.awaits_room { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
+            let flags = epoll::EventFlags::IN | room;
             let _ = epoll::modify(&self.epoll, &self.socket, epoll::EventData::new_u64(NODE), flags);
         }
     }

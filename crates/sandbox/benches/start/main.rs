@@ -2,7 +2,7 @@
 //!
 //! One JSON object a line: the program, what started it, the quantiles of one start after the other (all kinds in turns, so
 //! that a busy moment of the machine meets all of them), and how many a second from two callers at once. A peer that is not
-//! installed is left out with a word on standard error.
+//! installed is left out with a word on standard error. `--only KIND` measures one of them.
 #![expect(unsafe_code, reason = "a peer is started in a mount namespace of its own, between fork and exec")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
 
@@ -28,21 +28,22 @@ fn main() {
     }
     let starts = std::env::args().skip_while(|arg| arg != "--starts").nth(1);
     let starts: usize = starts.and_then(|count| count.parse().ok()).unwrap_or(200);
+    let only = std::env::args().skip_while(|arg| arg != "--only").nth(1);
     let scratch = tempfile::tempdir().expect("a folder");
     let root = scratch.path().join("root");
     let no_op = make_root(&root);
     let mut ours = Ours::open(scratch.path(), &root);
     let peers = Peers::find(scratch.path(), &root);
     for (name, program) in [("/bin/true", Path::new("/bin/true")), ("static no-op", &no_op)] {
-        measure(name, program, starts, &mut ours, &peers);
+        let kinds = ["raw", "cold process", "cold oci", "warm process", "warm oci"].into_iter().chain(peers.names());
+        let kinds: Vec<_> = kinds.filter(|kind| only.as_deref().is_none_or(|only| *kind == only)).collect();
+        measure((name, program), &kinds, starts, &mut ours, &peers);
     }
 }
 
-fn measure(name: &str, program: &Path, starts: usize, ours: &mut Ours, peers: &Peers) {
+fn measure((name, program): (&str, &Path), kinds: &[&str], starts: usize, ours: &mut Ours, peers: &Peers) {
     let raw = || run(&mut Command::new(program));
-    let mut kinds: Vec<(String, Vec<Duration>)> = vec![("raw".to_owned(), Vec::new())];
-    kinds.extend(["cold process", "cold oci", "warm process", "warm oci"].map(|kind| (kind.to_owned(), Vec::new())));
-    kinds.extend(peers.names().map(|peer| (peer.to_owned(), Vec::new())));
+    let mut kinds: Vec<(String, Vec<Duration>)> = kinds.iter().map(|kind| ((*kind).to_owned(), Vec::new())).collect();
     // What is slow by hundreds is not started as often.
     for round in 0..starts {
         for (kind, times) in &mut kinds {
