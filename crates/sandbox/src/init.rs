@@ -104,18 +104,32 @@ fn build(birth: &Birth) -> Result<(i32, Option<Eye>), Fault> {
     // Whoever changes its ids loses this.
     system::die_with_parent();
     system::set_dumpable(0);
-    let met = machine("the wire to the program could not be made");
-    let (meeting, meeting_wire) = (!birth.plan.ptrace).then(Meeting::new).transpose().map_err(met)?.unzip();
-    let program = system::clone_process(0, None, || program::run(birth, wire.as_ref(), meeting.as_ref()))
-        .map_err(machine("the program's process could not be made"))?;
+    let (meeting, wire_to_program) = (!birth.plan.ptrace)
+        .then(Meeting::new)
+        .transpose()
+        .map_err(machine("the wire to the program could not be made"))?
+        .unzip();
+    let mut eye = wire_to_program.as_ref().map(|_| Eye::new(birth.plan.limits.core_bytes)).transpose()?;
+    let become_program = || program::run(birth, wire.as_ref(), meeting.as_ref(), wire_to_program.as_ref());
+    let (program, is_met) = system::share_with(become_program, |program| {
+        // The other ends are the program's now, and are closed when it has gone its way.
+        system::close_one(&birth.orders);
+        if let Some(meeting) = &meeting {
+            meeting.leave();
+        }
+        eye.as_mut().zip(wire_to_program.as_ref()).is_some_and(|(eye, wire)| eye.meet(program, wire))
+    })
+    .map_err(machine("the program's process could not be made"))?;
     let mut keep = vec![0, 1, 2, birth.control.as_raw_fd()];
-    keep.extend(meeting_wire.iter().map(AsRawFd::as_raw_fd));
+    keep.extend(eye.iter().flat_map(Eye::descriptors));
     keep.sort_unstable();
     system::close_all_but(&keep);
     // What this closes was closed already; nothing may close a number that means something else by now.
-    std::mem::forget((wire, meeting));
+    std::mem::forget((wire, meeting, wire_to_program));
     // A program that never came to the meeting has told the spawner why.
-    let eye = meeting_wire.and_then(|wire| Eye::open(program, &wire, birth.plan.limits.core_bytes).ok());
+    if !is_met {
+        std::mem::forget(eye.take());
+    }
     Ok((program, eye))
 }
 
@@ -127,11 +141,21 @@ struct Eye {
 }
 
 impl Eye {
-    fn open(program: i32, wire: &OwnedFd, core_bytes: u64) -> std::io::Result<Self> {
+    fn new(core_bytes: u64) -> Result<Self, Fault> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
-        let (tracer, listener) = Tracer::meet(program, wire, proc, core_bytes)?;
-        Ok(Self { tracer, listener: Some(listener) })
+        let proc =
+            rustix::fs::open("/proc", flags, Mode::empty()).map_err(machine("/proc inside could not be opened"))?;
+        Ok(Self { tracer: Tracer::new(proc, core_bytes), listener: None })
+    }
+
+    /// Meets the program; tells whether that came to be.
+    fn meet(&mut self, program: i32, wire: &OwnedFd) -> bool {
+        self.listener = self.tracer.meet(program, wire).ok();
+        self.listener.is_some()
+    }
+
+    fn descriptors(&self) -> impl Iterator<Item = i32> {
+        [Some(self.tracer.proc()), self.listener.as_ref().map(AsRawFd::as_raw_fd)].into_iter().flatten()
     }
 
     /// Tells whether what was waited for is the end of something, and passes everything else on.

@@ -62,6 +62,67 @@ pub(crate) fn clone_process(
     i32::try_from(pid).map_err(|_| Errno::RANGE)
 }
 
+/// Bytes of the stack of a process that shares its maker's memory.
+const SHARER_STACK_BYTES: usize = 512 * 1024;
+
+/// Makes a process that has this one's memory until it executes something or ends, which must not be long after `meanwhile`
+/// has returned: only then does this return. Nothing is copied for it, which is most of what a process costs otherwise.
+///
+/// The two have one allocator, and each takes itself for the thread that owns it. So only one of them may do more than wait
+/// in a call of the kernel's at any time; they take turns by messages, whose sending and receiving allocate nothing, and
+/// `meanwhile` begins and ends by waiting for the other, and by letting it go on.
+pub(crate) fn share_with<T>(
+    child: impl FnOnce() -> std::convert::Infallible,
+    meanwhile: impl FnOnce(i32) -> T,
+) -> Answer<(i32, T)> {
+    extern "C" fn begin<F: FnOnce() -> std::convert::Infallible>(child: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: `share_with` keeps the place until this process has left its memory, and nobody else takes from it.
+        match unsafe { &mut *child.cast::<Option<F>>() }.take() {
+            Some(child) => match child() {},
+            None => leave(127),
+        }
+    }
+    fn with<F: FnOnce() -> std::convert::Infallible>(_: &Option<F>) -> extern "C" fn(*mut libc::c_void) -> libc::c_int {
+        begin::<F>
+    }
+    let access = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
+    let flags = rustix::mm::MapFlags::PRIVATE | rustix::mm::MapFlags::NORESERVE | rustix::mm::MapFlags::STACK;
+    // SAFETY: the kernel chooses the place, so nothing that is there is replaced.
+    let stack = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), SHARER_STACK_BYTES, access, flags) }?;
+    let mut child = Some(child);
+    let entry = with(&child);
+    // The kernel writes who lives there, and 0 when it has left, or is gone.
+    let there = std::sync::atomic::AtomicI32::new(0);
+    let flags = libc::CLONE_VM | libc::CLONE_PARENT_SETTID | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
+    // SAFETY: the stack is the child's alone and is left in place until it has gone; `child` and `there` outlive that too,
+    // since this waits for it below.
+    let pid = unsafe {
+        libc::clone(
+            entry,
+            stack.cast::<u8>().add(SHARER_STACK_BYTES).cast(),
+            flags,
+            (&raw mut child).cast(),
+            there.as_ptr(),
+            std::ptr::null_mut::<libc::c_void>(),
+            there.as_ptr(),
+        )
+    };
+    let outcome = answer(pid.into()).map(|_| meanwhile(pid));
+    loop {
+        let lives = there.load(std::sync::atomic::Ordering::Acquire);
+        if lives == 0 || pid < 0 {
+            break;
+        }
+        // SAFETY: the word outlives the call, which returns when it changes.
+        unsafe {
+            libc::syscall(libc::SYS_futex, there.as_ptr(), libc::FUTEX_WAIT, lives, std::ptr::null::<libc::timespec>());
+        }
+    }
+    // SAFETY: nobody is on it any more.
+    let _ = unsafe { rustix::mm::munmap(stack, SHARER_STACK_BYTES) };
+    outcome.map(|outcome| (pid, outcome))
+}
+
 /// Ends this process at once, without running anything that was meant for its parent.
 pub(crate) fn leave(code: i32) -> ! {
     // SAFETY: the call takes no pointer and does not return.
@@ -314,6 +375,14 @@ pub(crate) fn set_dumpable(value: libc::c_ulong) {
     // SAFETY: the call takes no pointer.
     unsafe {
         libc::prctl(libc::PR_SET_DUMPABLE, value, 0, 0, 0);
+    }
+}
+
+/// Has the kernel use huge pages for this process' memory, or not; what it makes and becomes inherits that.
+pub(crate) fn use_huge_pages(use_them: libc::c_ulong) {
+    // SAFETY: the call takes no pointer.
+    unsafe {
+        libc::prctl(libc::PR_SET_THP_DISABLE, 1 - use_them.min(1), 0, 0, 0);
     }
 }
 

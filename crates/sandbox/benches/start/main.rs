@@ -2,7 +2,8 @@
 //!
 //! One JSON object a line: the program, what started it, the quantiles of one start after the other (all kinds in turns, so
 //! that a busy moment of the machine meets all of them), and how many a second from two callers at once. A peer that is not
-//! installed is left out with a word on standard error. `--only KIND` measures one of them.
+//! installed is left out with a word on standard error. `--only KIND` measures one of them;
+//! `--spawner PROGRAM` lets the binary that users run be the spawner, rather than this one, which is smaller.
 #![expect(unsafe_code, reason = "a peer is started in a mount namespace of its own, between fork and exec")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
 
@@ -63,6 +64,7 @@ fn measure((name, program): (&str, &Path), kinds: &[&str], starts: usize, ours: 
         times.sort_unstable();
         let quantile =
             |share: f64| times[((times.len() as f64 * share) as usize).min(times.len() - 1)].as_secs_f64() * 1e3;
+        let before = (processor_ms(), Instant::now());
         let rate = match kind.as_str() {
             "raw" => rate(|| Command::new(program)),
             "cold process" => ours.rate(&Root::Host, program, Start::Cold),
@@ -71,10 +73,12 @@ fn measure((name, program): (&str, &Path), kinds: &[&str], starts: usize, ours: 
             "warm oci" => ours.rate(&ours.layers(), program, Start::Warm),
             peer => rate(|| peers.command(peer, program)),
         };
+        let processor = (processor_ms() - before.0) / (rate * before.1.elapsed().as_secs_f64());
         println!(
             "{}",
             serde_json::json!({
                 "program": name, "what": kind, "p50_ms": quantile(0.5), "p99_ms": quantile(0.99), "per_second": rate,
+                "processor_ms": processor,
             })
         );
     }
@@ -87,6 +91,20 @@ fn run(command: &mut Command) -> Duration {
     let took = begun.elapsed();
     assert!(status.success(), "{command:?} ended with {status}");
     took
+}
+
+/// Returns the time of processors that this process, the spawner and all their children have used so far, in milliseconds.
+/// On a busy machine it tells more than any time that passed.
+fn processor_ms() -> f64 {
+    let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
+    let task = |pid: &str| -> f64 {
+        let text = read(format!("/proc/{pid}/stat"));
+        let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(4);
+        fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum()
+    };
+    let children = read("/proc/thread-self/children".to_owned());
+    let ticks: f64 = children.split_whitespace().chain(["self"]).map(task).sum();
+    ticks * 1e3 / rustix::param::clock_ticks_per_second() as f64
 }
 
 /// Returns how many starts two callers make a second.
@@ -134,6 +152,12 @@ fn copy(root: &Path, file: &Path) {
     std::fs::copy(file, target).expect("is copied");
 }
 
+/// Returns what becomes the spawner: the program named after `--spawner`, whose size then counts, or this bench itself.
+fn spawner_program() -> PathBuf {
+    let named = std::env::args().skip_while(|arg| arg != "--spawner").nth(1);
+    named.map_or_else(|| std::env::current_exe().expect("has a name"), PathBuf::from)
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Start {
     Cold,
@@ -152,7 +176,7 @@ impl Ours {
     fn open(scratch: &Path, root: &Path) -> Self {
         let is_root = rustix::process::geteuid().is_root();
         let settings = Settings {
-            program: std::env::current_exe().expect("has a name"),
+            program: spawner_program(),
             arguments: vec!["spawner".to_owned()],
             state: scratch.join("spawner"),
             place: if is_root { Place::Range { first: 1_000_000_000, count: 65_536 } } else { Place::Own },
