@@ -17,6 +17,7 @@ mod outbox;
 mod output;
 mod recipe;
 mod sandboxes;
+mod scratch;
 mod settings;
 mod worker;
 
