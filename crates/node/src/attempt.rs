@@ -206,7 +206,7 @@ impl Attempt {
         let progress = move |step| {
             let _ = steps.try_send(step);
         };
-        let making = image::make(order, &self.shop.cache, &*self.fence, &progress);
+        let making = image::make(order, &self.shop.cache, &*self.fence, &self.shop.settings.registries, &progress);
         tokio::pin!(making);
         let mut last = String::new();
         let made = loop {

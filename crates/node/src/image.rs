@@ -7,9 +7,11 @@
 
 mod archive;
 mod document;
+mod reach;
 mod reference;
 mod registry;
 
+pub use reach::{AllowedRegistry, Authorities, Registries};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{Patience, RegistryError};
 
@@ -128,22 +130,12 @@ pub async fn make<B: Blobs>(
     order: &ImageOrder,
     cache: &Cache,
     blobs: &B,
+    registries: &Registries,
     progress: &Progress<'_>,
 ) -> Result<Manifest, ImageError> {
-    make_patiently(order, cache, blobs, progress, Patience::default()).await
-}
-
-/// Makes an image with more or less patience towards registries.
-pub async fn make_patiently<B: Blobs>(
-    order: &ImageOrder,
-    cache: &Cache,
-    blobs: &B,
-    progress: &Progress<'_>,
-    patience: Patience,
-) -> Result<Manifest, ImageError> {
-    let making = Making { order, cache, blobs, progress };
+    let making = Making { order, cache, blobs, registries, progress };
     let mut manifest = match &order.source {
-        ImageSource::Registry { reference, platform } => making.pull(reference, platform.as_ref(), patience).await?,
+        ImageSource::Registry { reference, platform } => making.pull(reference, platform.as_ref()).await?,
         ImageSource::Archive { blob, archive, config } => making.import(*blob, *archive, config).await?,
     };
     if manifest.check().is_err() {
@@ -159,6 +151,7 @@ struct Making<'a, B> {
     order: &'a ImageOrder,
     cache: &'a Cache,
     blobs: &'a B,
+    registries: &'a Registries,
     progress: &'a Progress<'a>,
 }
 
@@ -172,14 +165,10 @@ struct Ready<'a> {
 }
 
 impl<B: Blobs> Making<'_, B> {
-    async fn pull(
-        &self,
-        reference: &str,
-        platform: Option<&Platform>,
-        patience: Patience,
-    ) -> Result<Manifest, ImageError> {
+    async fn pull(&self, reference: &str, platform: Option<&Platform>) -> Result<Manifest, ImageError> {
         let reference: Reference = reference.parse()?;
-        let registry = Registry::new(&reference, self.order.credential.as_ref(), self.order.plain_http, patience)?;
+        let registry =
+            Registry::new(&reference, self.order.credential.as_ref(), self.order.plain_http, self.registries)?;
         let wanted = platform.cloned().unwrap_or_else(document::own_platform);
         let (mut text, digest) = registry.manifest(reference.version()).await?;
         let mut is_chosen = false;

@@ -1,5 +1,6 @@
 //! What a node is told when it starts, and what it remembers over restarts: its id.
 
+use crate::image::Registries;
 use model::{Access, NodeId};
 use sandbox::Place;
 use std::collections::BTreeMap;
@@ -66,6 +67,8 @@ pub struct Settings {
     pub mounts: Vec<AllowedMount>,
     /// Whether executions may ask for the network of the machine itself.
     pub host_network: bool,
+    /// How it deals with the registries that images are pulled from.
+    pub registries: Registries,
     /// Bytes that the cache of blobs and layers may take.
     pub cache_bytes: u64,
     /// The first id, outside, of the users inside its sandboxes.
@@ -144,6 +147,7 @@ mod tests {
             labels: BTreeMap::new(),
             mounts: Vec::new(),
             host_network: false,
+            registries: Registries::default(),
             cache_bytes: 0,
             first_id: 100_000,
             drain: Duration::ZERO,
