@@ -3,6 +3,7 @@
 //! A machine on which no sandbox can be built still gets a server; it says why there is no node.
 
 use crate::exit::{Exit, Failure};
+use crate::registry::Reach;
 use ::node::{Agent, AllowedMount, NodeError, Settings};
 use clap::Args;
 use client::{Client, Options, Retry};
@@ -37,6 +38,8 @@ pub(crate) struct InsideArgs {
     /// Let executions ask for the network of this machine itself
     #[arg(long)]
     allow_host_network: bool,
+    #[command(flatten)]
+    reach: Reach,
     /// A word by which executions may choose this node
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -102,6 +105,7 @@ impl InsideArgs {
             labels: self.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
             mounts: self.allow_mount.clone(),
             host_network: self.allow_host_network,
+            registries: self.reach.registries(),
             cache_bytes: CACHE_BYTES,
             first_id: FIRST_ID,
             drain: Duration::from_secs(20),

@@ -8,6 +8,7 @@ use crate::exit::{Exit, Failure};
 use crate::inside;
 use crate::output::Style;
 use crate::quantity;
+use crate::registry::Reach;
 use crate::server::ConfigArgs;
 use crate::session::Session;
 use ::node::{Agent, AllowedMount, NodeError, Settings};
@@ -60,6 +61,8 @@ pub(super) struct Role {
     /// Let executions ask for the network of this machine itself
     #[arg(long)]
     allow_host_network: bool,
+    #[command(flatten)]
+    reach: Reach,
     /// Bytes that its cache of images and files may take
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, default_value = "20G")]
     cache: u64,
@@ -140,6 +143,7 @@ impl Role {
             labels: self.label.iter().cloned().collect(),
             mounts: self.allow_mount.clone(),
             host_network: self.allow_host_network,
+            registries: self.reach.registries(),
             cache_bytes: self.cache,
             first_id: inside::FIRST_ID,
             drain,
