@@ -25,7 +25,7 @@ pub mod tenant;
 pub mod token;
 pub mod user;
 
-pub use blob::Blob;
+pub use blob::{Blob, Purpose};
 pub use change::{Change, ChangeQuery, Noun};
 pub use chunk::{Chunk, ChunkPage, ChunkQuery, Content, Stream};
 pub use digest::Digest;

@@ -18,13 +18,31 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use model::limits::MAX_BLOB_BYTES;
 use model::page::page_limit;
-use model::{ApiError, Blob, Digest, ErrorKind, Page, PageQuery, Scope, TenantId};
+use model::{ApiError, Blob, Digest, ErrorKind, Page, PageQuery, Purpose, Scope, TenantId};
 use range::Wanted;
+use serde::Deserialize;
 use std::time::Duration;
 use store::blob::{BlobError, BodyError};
 use store::chain;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+
+/// Says by a header that a tenant has content for its images only, so that whoever wants to keep it sends it again.
+const PURPOSE: header::HeaderName = header::HeaderName::from_static("quarry-purpose");
+
+/// Whose content is, and what for.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct PutQuery {
+    /// Whose; only an admin of the house may name another tenant than their own.
+    #[serde(default)]
+    tenant: Option<String>,
+    /// What for: content that is stored for an image goes when no image needs it any more.
+    #[serde(default)]
+    #[param(inline)]
+    purpose: Purpose,
+}
 
 /// Returns the routes that are over soon.
 pub(crate) fn routes() -> OpenApiRouter<App> {
@@ -56,7 +74,7 @@ async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQu
 
 /// Stores content whose digest the caller does not know yet.
 #[utoipa::path(
-    post, path = "/v1/blobs", tag = "blob", operation_id = "blob_create", params(TenantQuery),
+    post, path = "/v1/blobs", tag = "blob", operation_id = "blob_create", params(PutQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
         (status = 201, description = "Stored.", body = Blob),
@@ -67,7 +85,7 @@ async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQu
 async fn post(
     State(app): State<App>,
     caller: Caller,
-    Asked(asked): Asked<TenantQuery>,
+    Asked(asked): Asked<PutQuery>,
     request: Request,
 ) -> Answer<Made<Blob>> {
     put_for(&app, &caller, asked, None, request).await
@@ -76,7 +94,7 @@ async fn post(
 /// Stores content under its digest; asking again is harmless.
 #[utoipa::path(
     put, path = "/v1/blobs/{digest}", tag = "blob", operation_id = "blob_put",
-    params(("digest" = Digest, Path, description = "The BLAKE3 of the content."), TenantQuery),
+    params(("digest" = Digest, Path, description = "The BLAKE3 of the content."), PutQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
         (status = 201, description = "Stored.", body = Blob),
@@ -88,7 +106,7 @@ async fn put(
     State(app): State<App>,
     caller: Caller,
     Named(digest): Named<Digest>,
-    Asked(asked): Asked<TenantQuery>,
+    Asked(asked): Asked<PutQuery>,
     request: Request,
 ) -> Answer<Made<Blob>> {
     put_for(&app, &caller, asked, Some(digest), request).await
@@ -97,33 +115,36 @@ async fn put(
 async fn put_for(
     app: &App,
     caller: &Caller,
-    asked: TenantQuery,
+    asked: PutQuery,
     digest: Option<Digest>,
     request: Request,
 ) -> Answer<Made<Blob>> {
     caller.must(Scope::BlobWrite)?;
     let tenant = caller.tenant(app, asked.tenant.as_deref()).await?;
-    store(app, &caller.user, tenant, digest, request).await
+    store(app, &caller.user, tenant, Sent { digest, purpose: asked.purpose }, request).await
+}
+
+/// What is known of content before it comes.
+pub(crate) struct Sent {
+    pub(crate) digest: Option<Digest>,
+    pub(crate) purpose: Purpose,
 }
 
 /// Stores content that comes with a request, for a tenant.
-pub(crate) async fn store(
-    app: &App,
-    by: &str,
-    tenant: TenantId,
-    digest: Option<Digest>,
-    request: Request,
-) -> Answer<Made<Blob>> {
+pub(crate) async fn store(app: &App, by: &str, tenant: TenantId, sent: Sent, request: Request) -> Answer<Made<Blob>> {
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > MAX_BLOB_BYTES) {
         return Err(failure(&BlobError::TooLong { max_bytes: MAX_BLOB_BYTES }));
     }
     let body = paced(request.into_body().into_data_stream(), app.config.server.request_timeout);
-    let stored = app.blobs.put(digest, body, MAX_BLOB_BYTES).await.map_err(|error| failure(&error))?;
+    let stored = app.blobs.put(sent.digest, body, MAX_BLOB_BYTES).await.map_err(|error| failure(&error))?;
     let blob = Blob { digest: stored.digest, size: stored.size, created_at: app.clock.now() };
-    let (blob, is_new) = app.store.blob_create(blob, tenant, by).await?;
-    // Its content may have been removed after we found it there and before the row was made.
-    if is_new && app.blobs.head(blob.digest).await.map_err(|error| failure(&error))?.is_none() {
+    let (blob, is_new) = app.store.blob_create_for(sent.purpose, blob, tenant, by).await?;
+    // Its content may have been removed after we found it there and before the row was made, or be removed now.
+    if is_new
+        && (app.store.removal_is_pending(blob.digest).await?
+            || app.blobs.head(blob.digest).await.map_err(|error| failure(&error))?.is_none())
+    {
         app.store.blob_drop(blob.digest, tenant, by, app.clock.now()).await?;
         return Err(failure(&BlobError::Vanished { digest: blob.digest }));
     }
@@ -167,7 +188,7 @@ async fn get(
     Asked(asked): Asked<TenantQuery>,
     request: Request,
 ) -> Answer<Response> {
-    let blob = find(&app, &caller, digest, asked).await?;
+    let (blob, _) = find(&app, &caller, digest, asked).await?;
     serve(&app, blob, request.method(), request.headers()).await
 }
 
@@ -176,7 +197,10 @@ async fn get(
     head, path = "/v1/blobs/{digest}", tag = "blob", operation_id = "blob_head",
     params(("digest" = Digest, Path, description = "Which blob."), TenantQuery),
     responses(
-        (status = 200, description = "It is there; `Content-Length` is its length."),
+        (
+            status = 200, description = "It is there; `Content-Length` is its length. `Quarry-Purpose: image` says that \
+            it goes when no image needs it any more.",
+        ),
         (status = "default", description = "Refused."),
     )
 )]
@@ -186,14 +210,18 @@ async fn head(
     Named(digest): Named<Digest>,
     Asked(asked): Asked<TenantQuery>,
 ) -> Answer<Response> {
-    let blob = find(&app, &caller, digest, asked).await?;
-    serve(&app, blob, &Method::HEAD, &HeaderMap::new()).await
+    let (blob, purpose) = find(&app, &caller, digest, asked).await?;
+    let mut response = serve(&app, blob, &Method::HEAD, &HeaderMap::new()).await?;
+    if purpose == Purpose::Image {
+        set(&mut response, PURPOSE, purpose.as_str());
+    }
+    Ok(response)
 }
 
-async fn find(app: &App, caller: &Caller, digest: Digest, asked: TenantQuery) -> Answer<Blob> {
+async fn find(app: &App, caller: &Caller, digest: Digest, asked: TenantQuery) -> Answer<(Blob, Purpose)> {
     caller.must(Scope::BlobRead)?;
     let tenant = caller.tenant(app, asked.tenant.as_deref()).await?;
-    Ok(app.store.blob_get(digest, tenant).await?)
+    Ok(app.store.blob_find(digest, tenant).await?)
 }
 
 pub(crate) async fn serve(app: &App, blob: Blob, method: &Method, headers: &HeaderMap) -> Answer<Response> {

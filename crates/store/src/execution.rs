@@ -392,7 +392,7 @@ impl Operation for ExecutionFinish {
         let first = if to == ExecutionState::Cancelled { last.clone() } else { first };
         if let Some(dump) = end.dump {
             let found = get(tx, end.id).await?.ok_or_else(|| missing(end.id))?;
-            crate::content::must_have(tx, found.tenant, dump).await?;
+            crate::content::keep(tx, found.tenant, dump).await?;
         }
         let values = [
             to.as_str().into(),

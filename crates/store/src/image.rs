@@ -253,7 +253,7 @@ pub(crate) async fn finish(
     Ok(())
 }
 
-/// Makes sure that a manifest can be kept, and that its tenant has all its layers.
+/// Makes sure that a manifest can be kept, and that its tenant has all its layers: a node may say what it likes.
 async fn check<'m>(
     tx: &Tx<'_>,
     tenant: TenantId,
@@ -263,12 +263,22 @@ async fn check<'m>(
         return Ok(Err(error.message));
     }
     for layer in &manifest.layers {
-        match content::must_have(tx, tenant, layer.blob).await {
-            Ok(()) => {}
-            Err(StoreError::NotFound { .. }) => {
-                return Ok(Err(format!("its layer `{}` was not stored", layer.digest)));
-            }
+        let found = match (content::BlobGet { digest: layer.blob, tenant }).run(tx).await {
+            Ok((blob, _)) => Some(blob.size),
+            Err(StoreError::NotFound { .. }) => None,
             Err(error) => return Err(error),
+        };
+        let (digest, blob, size) = (&layer.digest, layer.blob, layer.size);
+        match found {
+            Some(found) if found == size => {}
+            Some(found) => {
+                return Ok(Err(format!(
+                    "its layer `{digest}` is said to have {size} bytes, and blob `{blob}` has {found}"
+                )));
+            }
+            None => {
+                return Ok(Err(format!("its layer `{digest}` is said to be blob `{blob}`, which the tenant has not")));
+            }
         }
     }
     Ok(Ok(manifest))

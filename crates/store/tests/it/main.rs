@@ -8,6 +8,7 @@ mod content;
 mod crash;
 mod engine;
 mod execution;
+mod image;
 mod lane;
 mod migration;
 mod moves;

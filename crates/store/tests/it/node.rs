@@ -76,7 +76,7 @@ pub(crate) fn written(node: &NewNode, whose: TenantId, held: Held, ms: i64) -> R
     report
 }
 
-fn finished(node: &NewNode, whose: TenantId, held: Held, ms: i64) -> Report {
+pub(crate) fn finished(node: &NewNode, whose: TenantId, held: Held, ms: i64) -> Report {
     let mut report = report(node, whose, ms);
     report.sync.free = 0;
     let outcome = Outcome::Exited { code: 0 };
@@ -84,7 +84,7 @@ fn finished(node: &NewNode, whose: TenantId, held: Held, ms: i64) -> Report {
     report
 }
 
-fn new_image(ms: i64) -> NewImage {
+pub(crate) fn new_image(ms: i64) -> NewImage {
     NewImage {
         id: ImageId::new(at(ms), random()),
         execution: ExecutionId::new(at(ms), random()),
@@ -94,7 +94,7 @@ fn new_image(ms: i64) -> NewImage {
     }
 }
 
-fn manifest(blob: Blob, architecture: &str) -> Manifest {
+pub(crate) fn manifest(blob: Blob, architecture: &str) -> Manifest {
     let digest = |one: &str| format!("sha256:{}", one.repeat(64));
     let layer =
         Layer { blob: blob.digest, size: blob.size, packing: Packing::Tar, digest: digest("a"), diff_id: digest("b") };
@@ -117,7 +117,7 @@ pub(crate) async fn image(store: &Store, whose: TenantId, node: &NewNode, blob: 
     store.image_remove(new.id, None, "ann", at(50_007)).await.expect("is removed");
 }
 
-async fn join(store: &Store, whose: TenantId, name: &str, ms: i64) -> NewNode {
+pub(crate) async fn join(store: &Store, whose: TenantId, name: &str, ms: i64) -> NewNode {
     let node = new_node(name);
     store.node_join(node.clone(), whose, "ann", at(ms), LEASE).await.expect("joins");
     node

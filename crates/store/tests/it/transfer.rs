@@ -6,7 +6,7 @@ use crate::sample::{
 };
 use futures_util::future::join_all;
 use jiff::SignedDuration;
-use model::{Blob, Class, Digest, ExecutionQuery, NewExecution, Outcome, Role, TenantId};
+use model::{Blob, Class, Digest, ExecutionQuery, NewExecution, Outcome, Purpose, Role, TenantId};
 use std::collections::BTreeMap;
 use store::{ChangeFilter, Engine, Progress, Retention, Store, StoreError, UserKey, transfer};
 
@@ -110,7 +110,7 @@ async fn fill_nodes(store: &Store, whose: TenantId) {
     let registry = model::Registry { host: "h".to_owned(), user: "u".to_owned(), created_at: at(50_003) };
     store.registry_put(store::Sealed { registry, secret: vec![1, 2, 3] }, whose, "ann").await.expect("is stored");
     let blob = Blob { digest: Digest::from_bytes(layer), size: 9, created_at: at(50_003) };
-    store.blob_create(blob, whose, "ann").await.expect("is noted");
+    store.blob_create_for(Purpose::Image, blob, whose, "ann").await.expect("is noted");
     crate::node::image(store, whose, &node, blob).await;
     store.image_gc(whose, "ann", at(50_009)).await.expect("drops");
 }
