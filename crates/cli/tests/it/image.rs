@@ -102,7 +102,9 @@ impl Play {
         }
         if line.contains(" /v1/blobs") {
             self.blobs.lock().expect("is whole").push(seen.body.to_vec());
-            let digest = line.strip_prefix("PUT /v1/blobs/").map_or_else(|| "07".repeat(32), str::to_owned);
+            let digest = line.strip_prefix("PUT /v1/blobs/").and_then(|rest| rest.strip_suffix("?purpose=image"));
+            assert!(line.ends_with("?purpose=image"), "{line} keeps what goes with its image");
+            let digest = digest.map_or_else(|| "07".repeat(32), str::to_owned);
             let size = seen.body.len();
             let at = "2026-01-01T00:00:00Z";
             return answer(201, format!(r#"{{"digest":"{digest}","size":{size},"created_at":"{at}"}}"#));

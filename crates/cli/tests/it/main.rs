@@ -12,6 +12,7 @@ mod image;
 mod kill;
 mod life;
 mod node;
+mod registry;
 mod run;
 mod stub;
 mod system;
