@@ -184,7 +184,10 @@ async fn a_full_disk_is_one_clear_error_and_the_cache_goes_on() {
     // The scratch copy and the layer fit only once the old one is gone.
     let held = cache.layers(&small, &shop).await.expect("room is made");
     match cache.layers(&large, &shop).await {
-        Err(CacheError::Full { .. } | CacheError::Fetch { .. }) => {}
+        Err(error @ CacheError::Full { .. }) => {
+            let expected = format!("the disk of this node is full: layer `{}` does not fit", large.layers[0].diff_id);
+            assert_eq!((error.to_string(), error.is_machine()), (expected, true));
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(list_layers(&held).lines().count(), 1);
