@@ -13,7 +13,7 @@
 //! Which of the two, and which controllers, is read from /proc/self/mountinfo and /proc/self/cgroup. A limit that no
 //! controller stands for is not enforced, and never said to be.
 
-mod group;
+pub(crate) mod group;
 mod mother;
 
 use crate::event::{Fault, FaultKind};

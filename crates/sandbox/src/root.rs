@@ -404,12 +404,13 @@ fn bind_host(root: BorrowedFd<'_>, path: &Path) -> Result<(), Fault> {
 }
 
 /// What is to be bound, with whether it is a folder.
-struct Source {
-    tree: OwnedFd,
-    is_folder: bool,
+pub(crate) struct Source {
+    pub(crate) tree: OwnedFd,
+    pub(crate) is_folder: bool,
 }
 
-fn open_source(bind: &Bind) -> Result<Source, Fault> {
+/// Opens what is to be bound, restricted to what may be done with it.
+pub(crate) fn open_source(bind: &Bind) -> Result<Source, Fault> {
     let name = bind.source.display();
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found =

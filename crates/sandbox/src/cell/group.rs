@@ -187,7 +187,7 @@ fn hold(folder: &Path) -> PathBuf {
 }
 
 /// Finds the folder of the group that this process is in, in the hierarchy of a controller, or of v2.
-fn place(mounts: &str, own: &str, controller: Option<&str>) -> Option<PathBuf> {
+pub(crate) fn place(mounts: &str, own: &str, controller: Option<&str>) -> Option<PathBuf> {
     let path = own.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let (words, path) = (fields.next()?, fields.next()?);
@@ -243,7 +243,7 @@ fn remove_group(folder: &Path) {
 }
 
 /// Returns the numbers of the disk that the root file system is on, if it is on one.
-pub(super) fn root_disk() -> Option<String> {
+pub(crate) fn root_disk() -> Option<String> {
     let device = rustix::fs::stat("/").ok()?.st_dev;
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     let folder = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
