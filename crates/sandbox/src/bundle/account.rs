@@ -1,6 +1,7 @@
 //! What a container's control groups say of it: which limits they stand for, and what it used. The runtime makes and removes
 //! them; which they are is read from its process, and they are only counted as its own if their path holds its name.
 
+use super::Sort;
 use crate::cell::{Counts, group};
 use model::LimitSet;
 use rustix::io::Errno;
@@ -21,7 +22,7 @@ pub(super) struct Account {
 
 impl Account {
     /// Finds the groups of a process, as far as they are those of this container alone.
-    pub(super) fn open(pid: i32, id: &str) -> Self {
+    pub(super) fn open(pid: i32, id: &str, sort: Sort) -> Self {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         let is_own = |path: &PathBuf| path.iter().any(|part| part == id);
@@ -36,7 +37,8 @@ impl Account {
         let enforced = LimitSet {
             memory: memory.is_some(),
             cpu: either("cpu", "cpu.cfs_quota_us", "cpu.max").is_some(),
-            pids: either("pids", "pids.max", "pids.max").is_some(),
+            // A kernel of its own is not asked to count.
+            pids: sort == Sort::Plain && either("pids", "pids.max", "pids.max").is_some(),
             io: either("blkio", "blkio.throttle.read_bps_device", "io.max").is_some() && group::root_disk().is_some(),
         };
         Self { memory, cpu, enforced }

@@ -1,7 +1,7 @@
 //! A bundle in the standard's words: what stands in `config.json`.
 
 use super::ground::Ground;
-use super::{Bundle, machine, refusal};
+use super::{Bundle, Sort, machine, refusal};
 use crate::cell::group;
 use crate::event::Fault;
 use crate::person::{self, Person};
@@ -39,9 +39,9 @@ pub(super) fn check(bundle: &Bundle) -> Result<(u32, u32), Fault> {
 }
 
 /// Returns what a runtime with a kernel of its own is told before all else.
-pub(super) fn sentry(plan: &Plan) -> [&'static str; 2] {
+pub(super) fn sentry(plan: &Plan) -> &'static str {
     // Its own network stack would take the machine's addresses over; none is what the namespace holds.
-    [if plan.network == Network::Host { "--network=host" } else { "--network=none" }, "--ignore-cgroups"]
+    if plan.network == Network::Host { "--network=host" } else { "--network=none" }
 }
 
 /// Describes a bundle.
@@ -76,7 +76,7 @@ pub(super) fn describe(bundle: &Bundle, ground: &Ground) -> Result<Value, Fault>
             "namespaces": namespaces,
             "uidMappings": mapping,
             "gidMappings": mapping,
-            "resources": resources(plan),
+            "resources": resources(plan, bundle.runtime.sort),
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/acpi", "/proc/scsi", "/sys/firmware"],
             "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"],
         },
@@ -103,13 +103,16 @@ fn mounts(plan: &Plan, ground: &Ground) -> Vec<Value> {
     mounts
 }
 
-fn resources(plan: &Plan) -> Value {
+fn resources(plan: &Plan, sort: Sort) -> Value {
     let limits = &plan.limits;
     let mut resources = json!({
         "memory": {"limit": limits.memory_bytes, "swap": limits.memory_bytes},
-        "pids": {"limit": limits.pids},
         "cpu": {"quota": u64::from(limits.cpu_milli) * 100, "period": 100_000},
     });
+    if sort == Sort::Plain {
+        // A kernel of its own has threads of its own, and the machine's would count those.
+        resources["pids"] = json!({"limit": limits.pids});
+    }
     let disk = group::root_disk().filter(|_| limits.io_bytes_second > 0);
     let numbers = disk.as_deref().and_then(|disk| disk.split_once(':'));
     if let Some((major, minor)) = numbers.and_then(|(a, b)| a.parse::<u32>().ok().zip(b.parse::<u32>().ok())) {

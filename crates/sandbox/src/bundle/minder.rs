@@ -136,7 +136,7 @@ impl Minder<'_> {
         let pid = self.create(&ground, stdio)?;
         let process = Pid::from_raw(pid).ok_or(Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
         let process = process.map_err(|errno| machine("watched", errno))?;
-        let account = Account::open(pid, &self.bundle.id);
+        let account = Account::open(pid, &self.bundle.id, self.bundle.runtime.sort);
         let missing = self.bundle.plan.limits.demand.without(account.enforced());
         if !missing.is_empty() {
             let name = &self.bundle.runtime.name;
@@ -199,7 +199,7 @@ impl Minder<'_> {
         let mut command = runtime.command(&self.bundle.folder);
         command.arg("--log").arg(ground.bundle.join("log")).args(["--log-format", "json"]);
         if runtime.sort == Sort::Sentry {
-            command.args(config::sentry(&self.bundle.plan));
+            command.arg(config::sentry(&self.bundle.plan));
         }
         command
     }
