@@ -1,5 +1,6 @@
 //! What a node is told when it starts, and what it remembers over restarts: its id.
 
+use crate::runtime::NamedRuntime;
 use model::{Access, NodeId};
 use sandbox::Place;
 use std::collections::BTreeMap;
@@ -64,6 +65,8 @@ pub struct Settings {
     pub labels: BTreeMap<String, String>,
     /// Folders that executions may mount.
     pub mounts: Vec<AllowedMount>,
+    /// Other OCI runtimes, besides those that are found in `PATH`.
+    pub runtimes: Vec<NamedRuntime>,
     /// Whether executions may ask for the network of the machine itself.
     pub host_network: bool,
     /// Bytes that the cache of blobs and layers may take.
@@ -72,7 +75,8 @@ pub struct Settings {
     pub first_id: u32,
     /// How long it finishes what it has when told to stop.
     pub drain: Duration,
-    /// The program that becomes the spawner when its first argument is `spawner`, and unpacks when it is `unpack`.
+    /// The program that becomes the spawner when its first argument is `spawner`, minds a container when it is `minder`, and
+    /// unpacks when it is `unpack`.
     pub helper: PathBuf,
     /// Folders that no sandbox over the machine's own files sees: a server's data, for instance.
     pub hidden: Vec<PathBuf>,
@@ -143,6 +147,7 @@ mod tests {
             warm: 0,
             labels: BTreeMap::new(),
             mounts: Vec::new(),
+            runtimes: Vec::new(),
             host_network: false,
             cache_bytes: 0,
             first_id: 100_000,

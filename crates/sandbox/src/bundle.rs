@@ -127,7 +127,12 @@ impl Runtime {
 
 impl Container {
     /// Starts a container's minder by a program that calls `bundle::main`; `Event::Started` or `Event::Failed` follows.
-    pub fn start(helper: &Path, role: &str, bundle: &Bundle, stdio: &[OwnedFd; 3]) -> Result<(Self, Vigil), SandboxError> {
+    pub fn start(
+        helper: &Path,
+        role: &str,
+        bundle: &Bundle,
+        stdio: &[OwnedFd; 3],
+    ) -> Result<(Self, Vigil), SandboxError> {
         let failed = |source| SandboxError::Start { program: helper.display().to_string(), source };
         let (ours, theirs) = message::pair().map_err(|errno| failed(errno.into()))?;
         let socket = Arc::new(ours);

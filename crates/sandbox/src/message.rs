@@ -25,15 +25,39 @@ pub(crate) const MAX_FDS: usize = 3;
 /// What a node asks of its spawner, or of a container's minder.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request<'a> {
-    Open { settings: Cow<'a, Settings> },
-    Build { number: u64, plan: Cow<'a, Plan> },
-    Start { number: u64, order: Cow<'a, Order> },
-    Run { number: u64, plan: Cow<'a, Plan>, order: Cow<'a, Order> },
-    Resize { number: u64, rows: u16, columns: u16 },
-    Signal { number: u64, signal: i32 },
-    Stop { number: u64, stop: Stop },
+    Open {
+        settings: Cow<'a, Settings>,
+    },
+    Build {
+        number: u64,
+        plan: Cow<'a, Plan>,
+    },
+    Start {
+        number: u64,
+        order: Cow<'a, Order>,
+    },
+    Run {
+        number: u64,
+        plan: Cow<'a, Plan>,
+        order: Cow<'a, Order>,
+    },
+    Resize {
+        number: u64,
+        rows: u16,
+        columns: u16,
+    },
+    Signal {
+        number: u64,
+        signal: i32,
+    },
+    Stop {
+        number: u64,
+        stop: Stop,
+    },
     /// To a container's minder, once.
-    Contain { bundle: Cow<'a, Bundle> },
+    Contain {
+        bundle: Cow<'a, Bundle>,
+    },
 }
 
 /// What a spawner tells its node.

@@ -29,9 +29,8 @@ impl Account {
         let find = |controller: Option<&str>, file: &str| {
             group::place(&mounts, &own, controller).filter(|path| is_own(path) && path.join(file).exists())
         };
-        let either = |one: &str, file_one: &str, file_two: &str| {
-            find(Some(one), file_one).or_else(|| find(None, file_two))
-        };
+        let either =
+            |one: &str, file_one: &str, file_two: &str| find(Some(one), file_one).or_else(|| find(None, file_two));
         let memory = either("memory", "memory.limit_in_bytes", "memory.max");
         let cpu = either("cpuacct", "cpuacct.usage", "cpu.stat");
         let enforced = LimitSet {

@@ -7,7 +7,9 @@ use crate::plan::{Place, Root};
 use crate::root::open_source;
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount, mount_change, move_mount, unmount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount, mount_change, move_mount, unmount,
+};
 use std::ffi::CString;
 use std::fmt::Write;
 use std::fs;
@@ -65,7 +67,8 @@ impl Ground {
         for name in ["upper", "work"] {
             let path = scratch.join(name);
             folder(&path).map_err(|error| machine("laid out", error))?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(|error| machine("laid out", error))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+                .map_err(|error| machine("laid out", error))?;
             rustix::fs::chown(&path, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner))).map_err(laid)?;
         }
         overlay(&place, layers)?;

@@ -140,7 +140,9 @@ impl Minder<'_> {
         let missing = self.bundle.plan.limits.demand.without(account.enforced());
         if !missing.is_empty() {
             let name = &self.bundle.runtime.name;
-            return Err(refusal(format!("the runtime `{name}` cannot enforce limits of {missing} here, which are demanded")));
+            return Err(refusal(format!(
+                "the runtime `{name}` cannot enforce limits of {missing} here, which are demanded"
+            )));
         }
         self.tell(&ground, &["start", &self.bundle.id])?;
         let begin = Instant::now();

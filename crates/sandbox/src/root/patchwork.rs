@@ -63,11 +63,7 @@ fn bind(root: BorrowedFd<'_>, path: &Path) -> Result<(), Fault> {
 }
 
 /// Mounts empty folders over these and over what the ground hides, as far as it is there.
-pub(super) fn cover(
-    ground: &Ground,
-    named: impl Iterator<Item = PathBuf>,
-    root: BorrowedFd<'_>,
-) -> Result<(), Fault> {
+pub(super) fn cover(ground: &Ground, named: impl Iterator<Item = PathBuf>, root: BorrowedFd<'_>) -> Result<(), Fault> {
     let what = machine("a folder could not be hidden");
     let chosen = ground.hidden.iter().filter_map(|path| path.strip_prefix("/").ok().map(Path::to_owned));
     for (index, path) in named.chain(chosen).enumerate() {

@@ -2,7 +2,9 @@
 
 use crate::house::{Keeper, compile};
 use model::{Access, LimitSet, Limits, Network};
-use sandbox::{Bind, Bundle, Container, Ending, Event, Fault, FaultKind, Order, Place, Plan, Root, Runtime, Sort, Status};
+use sandbox::{
+    Bind, Bundle, Container, Ending, Event, Fault, FaultKind, Order, Place, Plan, Root, Runtime, Sort, Status,
+};
 use sandbox::{Stop, bundle};
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
@@ -247,11 +249,15 @@ fn other_runtimes_keep_limits_or_say_that_they_do_not() {
         if sort == Sort::Sentry {
             let fault = yard.run(&["/program", "code"]).unwrap_err();
             assert!(fault.kind == FaultKind::Plan && fault.cause.contains("limits of pids"), "{name}: {fault}");
-            yard.plan.limits = Limits { memory_bytes: 128 << 20, demand: LimitSet { pids: false, ..demand }, ..yard.plan.limits };
+            yard.plan.limits =
+                Limits { memory_bytes: 128 << 20, demand: LimitSet { pids: false, ..demand }, ..yard.plan.limits };
             let (ending, _) = yard.run(&["/program", "code"]).unwrap();
             assert_eq!(ending.usage.unenforced, LimitSet { pids: true, ..LimitSet::default() }, "{name}: {ending:?}");
             let (ending, _) = yard.run(&["/program", "eat"]).unwrap();
-            assert!(ending.status == Status::Signalled(libc::SIGKILL) && ending.usage.oom_kills >= 1, "{name}: {ending:?}");
+            assert!(
+                ending.status == Status::Signalled(libc::SIGKILL) && ending.usage.oom_kills >= 1,
+                "{name}: {ending:?}"
+            );
             continue;
         }
         let (ending, _) = yard.run(&["/program", "eat"]).unwrap();
