@@ -13,6 +13,7 @@ mod kill;
 mod life;
 mod node;
 mod run;
+mod runtime;
 mod stub;
 mod system;
 mod tour;
