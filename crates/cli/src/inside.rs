@@ -4,7 +4,7 @@
 
 use crate::exit::{Exit, Failure};
 use crate::registry::Reach;
-use ::node::{Agent, AllowedMount, NodeError, Settings};
+use ::node::{Agent, AllowedMount, NamedRuntime, NodeError, Settings};
 use clap::Args;
 use client::{Client, Options, Retry};
 use server::Server;
@@ -35,6 +35,9 @@ pub(crate) struct InsideArgs {
     /// A folder of this machine that executions may mount: `PATH:ro` or `PATH:rw`
     #[arg(long, value_name = "PATH[:ro|rw]", value_parser = AllowedMount::parse)]
     allow_mount: Vec<AllowedMount>,
+    /// Another OCI runtime that executions and images may name; `crun`, `runc` and `runsc` are found by themselves
+    #[arg(long = "runtime", value_name = "NAME=PATH", value_parser = NamedRuntime::parse)]
+    runtimes: Vec<NamedRuntime>,
     /// Let executions ask for the network of this machine itself
     #[arg(long)]
     allow_host_network: bool,
@@ -104,6 +107,7 @@ impl InsideArgs {
             warm: self.warm,
             labels: self.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
             mounts: self.allow_mount.clone(),
+            runtimes: self.runtimes.clone(),
             host_network: self.allow_host_network,
             registries: self.reach.registries(),
             cache_bytes: CACHE_BYTES,

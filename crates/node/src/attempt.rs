@@ -14,6 +14,7 @@ use crate::image::{self, BlobFault, Blobs, Step};
 use crate::input;
 use crate::output::{Output, Say, Source};
 use crate::recipe::{self, Placed};
+use crate::runtime::Runtimes;
 use crate::sandboxes::{Handle, Sandboxes};
 use crate::settings::Settings;
 use crate::worker::{Keep, Worker, Workers};
@@ -69,6 +70,7 @@ pub(crate) struct Fence {
 pub(crate) struct Shop {
     pub(crate) settings: Settings,
     pub(crate) sandboxes: Sandboxes,
+    pub(crate) runtimes: Runtimes,
     pub(crate) workers: Workers,
     pub(crate) cache: Cache,
     pub(crate) files: Files,
@@ -241,7 +243,10 @@ impl Attempt {
         let order = recipe::order(&self.assignment, image)?;
         let stdio = self.stdio().await?;
         Egress::check(&self.assignment.recipe.sandbox.egress).map_err(|error| Trouble::Refused(whole(&error)))?;
-        let begun = self.start(&prepared, &order, &stdio.inside)?;
+        let begun = match recipe::runtime(&self.assignment, image) {
+            Some(runtime) => self.contain(runtime, &prepared, &order, &stdio.inside)?,
+            None => self.start(&prepared, &order, &stdio.inside)?,
+        };
         // The program's ends are its own now; ours would keep its output from ever ending.
         drop(stdio.inside);
         let ending = self.accompany(begun, stdio.outside, output).await?;
@@ -282,6 +287,24 @@ impl Attempt {
         let (handle, events) = self.shop.sandboxes.open();
         handle.run(&prepared.plan, order, stdio).map_err(gone)?;
         self.shop.workers.refill(&prepared.plan);
+        Ok(Worker { handle, events, wire: None })
+    }
+
+    /// Has another runtime run the program.
+    fn contain(
+        &self,
+        runtime: &str,
+        prepared: &Prepared,
+        order: &Order,
+        stdio: &[OwnedFd; 3],
+    ) -> Result<Worker, Trouble> {
+        let Held { execution, attempt } = self.fence.held;
+        let id = format!("quarry-{execution}-{attempt}");
+        let Some(bundle) = self.shop.runtimes.bundle(runtime, id, &prepared.plan, order) else {
+            return Err(Trouble::Refused(format!("the runtime `{runtime}` is asked for, and this node has it not")));
+        };
+        let contained = self.shop.sandboxes.contain(&self.shop.settings.helper, &bundle, stdio);
+        let (handle, events) = contained.map_err(|error| Trouble::Machine(whole(&error)))?;
         Ok(Worker { handle, events, wire: None })
     }
 

@@ -135,7 +135,11 @@ pub async fn make<B: Blobs>(
 ) -> Result<Manifest, ImageError> {
     let making = Making { order, cache, blobs, registries, progress };
     let mut manifest = match &order.source {
-        ImageSource::Registry { reference, platform } => making.pull(reference, platform.as_ref()).await?,
+        ImageSource::Registry { reference, platform, runtime } => {
+            let mut manifest = making.pull(reference, platform.as_ref()).await?;
+            manifest.config.runtime.clone_from(runtime);
+            manifest
+        }
         ImageSource::Archive { blob, archive, config } => making.import(*blob, *archive, config).await?,
     };
     if manifest.check().is_err() {

@@ -4,9 +4,10 @@
 //! arrive on a thread of their own, because reading them blocks.
 
 use rustix::thread::ClockId;
-use sandbox::{Abilities, Event, Events, Order, Plan, SandboxError, Spawner, Stop};
+use sandbox::{Abilities, Bundle, Container, Event, Events, Order, Plan, SandboxError, Spawner, Stop};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -15,6 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Events of one sandbox at most: built, started, ended, and one to spare.
 const MAX_EVENTS: usize = 4;
+
+/// The word by which the helper knows that it is to mind a container.
+const MINDER: &str = "minder";
 
 /// All sandboxes of a node.
 #[derive(Clone)]
@@ -35,6 +39,8 @@ pub(crate) struct Handle(Arc<Owned>);
 struct Owned {
     number: u64,
     sandboxes: Sandboxes,
+    /// Its minder, if it is another runtime's.
+    container: Option<Container>,
     is_ended: AtomicBool,
 }
 
@@ -72,8 +78,29 @@ impl Sandboxes {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::channel(MAX_EVENTS);
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner).insert(number, sender);
-        let owned = Owned { number, sandboxes: self.clone(), is_ended: AtomicBool::new(false) };
+        let owned = Owned { number, sandboxes: self.clone(), container: None, is_ended: AtomicBool::new(false) };
         (Handle(Arc::new(owned)), receiver)
+    }
+
+    /// Has another runtime run a program; the container's events are those of a sandbox.
+    pub(crate) fn contain(
+        &self,
+        helper: &Path,
+        bundle: &Bundle,
+        stdio: &[OwnedFd; 3],
+    ) -> Result<(Handle, mpsc::Receiver<Event>), SandboxError> {
+        let (container, mut vigil) = Container::start(helper, MINDER, bundle, stdio)?;
+        let (sender, receiver) = mpsc::channel(MAX_EVENTS);
+        // It ends soon after the handle is dropped, and nobody waits for it: what a node that goes leaves undone, the
+        // minder does.
+        std::thread::spawn(move || {
+            while let Some(event) = vigil.next() {
+                let _ = sender.try_send(event);
+            }
+        });
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let (sandboxes, container) = (self.clone(), Some(container));
+        Ok((Handle(Arc::new(Owned { number, sandboxes, container, is_ended: AtomicBool::new(false) })), receiver))
     }
 
     /// Waits until the spawner has gone, which only happens when it was killed.
@@ -114,14 +141,20 @@ impl Handle {
         self.spawner().run(self.0.number, plan, order, stdio)
     }
 
-    /// Tells the terminal its size.
+    /// Tells the terminal its size, if there is one.
     pub(crate) fn resize(&self, rows: u16, columns: u16) {
+        if self.0.container.is_some() {
+            return;
+        }
         self.tell(self.spawner().resize(self.0.number, rows, columns));
     }
 
     /// Stops what runs inside.
     pub(crate) fn stop(&self, stop: Stop) {
-        self.tell(self.spawner().stop(self.0.number, stop));
+        self.tell(match &self.0.container {
+            Some(container) => container.stop(stop),
+            None => self.spawner().stop(self.0.number, stop),
+        });
     }
 
     /// Notes that the sandbox has gone by itself.
@@ -143,6 +176,10 @@ impl Handle {
 
 impl Drop for Owned {
     fn drop(&mut self) {
+        if self.container.is_some() {
+            // Its end is that of the container.
+            return;
+        }
         let inner = &self.sandboxes.0;
         inner.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
         if !self.is_ended.load(Ordering::Relaxed) {

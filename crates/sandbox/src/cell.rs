@@ -13,7 +13,7 @@
 //! Which of the two, and which controllers, is read from /proc/self/mountinfo and /proc/self/cgroup. A limit that no
 //! controller stands for is not enforced, and never said to be.
 
-mod group;
+pub(crate) mod group;
 mod mother;
 
 use crate::event::{Fault, FaultKind};
@@ -29,8 +29,6 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// What runs in a cell besides what the limit counts: the mother, on v1, and init.
-const OWN_PIDS: u64 = 2;
 /// How long the kernel hands out processor time for.
 const PERIOD_US: u64 = 100_000;
 /// The least quota that the kernel takes.
@@ -56,6 +54,8 @@ pub(crate) struct Cell {
     folder: Option<File>,
     files: BTreeMap<&'static str, File>,
     applied: Option<Limits>,
+    /// The limit of storage traffic that was written last; a fresh group has none.
+    io_bytes_second: u64,
     first: First,
 }
 
@@ -188,7 +188,7 @@ impl Cells {
                 (None, folder.transpose().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?)
             }
         };
-        Ok(Cell { index, mother, folder, files, applied: None, first: First::default() })
+        Ok(Cell { index, mother, folder, files, applied: None, io_bytes_second: 0, first: First::default() })
     }
 
     fn check(&self, limits: &Limits) -> Result<(), Fault> {
@@ -262,7 +262,7 @@ impl Cell {
             self.apply_memory(limits.memory_bytes, version)?;
         }
         if differs(|limits| limits.pids.into()) {
-            self.write("pids.max", &(u64::from(limits.pids) + OWN_PIDS).to_string())?;
+            self.write("pids.max", &(u64::from(limits.pids) + version.own_pids()).to_string())?;
         }
         if differs(|limits| limits.cpu_milli.into()) {
             let quota = (u64::from(limits.cpu_milli) * PERIOD_US / 1000).max(MIN_QUOTA_US);
@@ -274,12 +274,13 @@ impl Cell {
                 Version::Two => self.write("cpu.max", &format!("{quota} {PERIOD_US}"))?,
             }
         }
-        if let Some(disk) = disk.filter(|_| last.map_or(0, |last| last.io_bytes_second) != limits.io_bytes_second) {
+        if let Some(disk) = disk.filter(|_| self.io_bytes_second != limits.io_bytes_second) {
             let bytes = limits.io_bytes_second;
             self.write("blkio.throttle.read_bps_device", &format!("{disk} {bytes}"))?;
             self.write("blkio.throttle.write_bps_device", &format!("{disk} {bytes}"))?;
             let word = if bytes == 0 { "max".to_owned() } else { bytes.to_string() };
             self.write("io.max", &format!("{disk} rbps={word} wbps={word}"))?;
+            self.io_bytes_second = bytes;
         }
         self.applied = Some(*limits);
         Ok(())

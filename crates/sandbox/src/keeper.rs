@@ -201,7 +201,7 @@ impl Keeper {
             return;
         };
         match request {
-            Request::Open { .. } => {}
+            Request::Open { .. } | Request::Contain { .. } => {}
             Request::Build { number, plan } => self.build(number, plan.into_owned(), None),
             Request::Run { number, plan, order } => match <[OwnedFd; 3]>::try_from(fds) {
                 Ok(stdio) => self.build(number, plan.into_owned(), Some((order.into_owned(), stdio))),

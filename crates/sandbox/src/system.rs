@@ -10,6 +10,8 @@ type Answer<T> = rustix::io::Result<T>;
 
 /// The namespaces that a sandbox may have of its own, and how it is born.
 pub(crate) const NEW_USER: u64 = libc::CLONE_NEWUSER as u64;
+pub(crate) const NEW_PIDS: u64 = libc::CLONE_NEWPID as u64;
+pub(crate) const NEW_MOUNTS: u64 = libc::CLONE_NEWNS as u64;
 pub(crate) const NEW_NET: u64 = libc::CLONE_NEWNET as u64;
 pub(crate) const NEW_REST: u64 =
     (libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP) as u64;

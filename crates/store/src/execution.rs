@@ -12,7 +12,7 @@ use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
 use model::{
     Digest, Execution, ExecutionId, ExecutionState, Lease, Manifest, NewExecution, Noun, Origin, OriginKind, Outcome,
-    Platform, Recipe, SessionId, Shape, TenantId, Usage,
+    Recipe, SessionId, Shape, TenantId, Usage,
 };
 use std::sync::Arc;
 
@@ -138,12 +138,13 @@ pub(crate) struct ExecutionCreate {
 
 impl ExecutionCreate {
     pub(crate) fn new(new: &NewExecution, tenant: TenantId, origin: Origin, by: &str, at: Timestamp) -> Self {
-        Self::of(queued(new, tenant, origin, by, at), None)
+        let execution = queued(new, tenant, origin, by, at);
+        let shape = Shape::of(&execution.recipe, execution.origin.kind, None);
+        Self::of(execution, &shape)
     }
 
-    /// Takes an execution as it shall stand, and the platform of its image.
-    pub(crate) fn of(execution: Execution, platform: Option<&Platform>) -> Self {
-        let shape = Shape::of(&execution.recipe, execution.origin.kind, platform);
+    /// Takes an execution as it shall stand, and what it needs of a node.
+    pub(crate) fn of(execution: Execution, shape: &Shape) -> Self {
         let values = vec![
             execution.id.into(),
             execution.tenant.into(),

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use model::image::is_sha256;
 use model::{
     ApiError, Class, ErrorKind, Execution, Image, ImageId, ImageQuery, ImageSource, ImageState, Input, Limits,
-    Manifest, NewExecution, NewImage, Noun, Origin, OriginKind, Outcome, Sandbox, TenantId,
+    Manifest, NewExecution, NewImage, Noun, Origin, OriginKind, Outcome, Sandbox, Shape, TenantId,
 };
 use std::sync::Arc;
 
@@ -213,7 +213,9 @@ impl Operation for ImageCreate {
         if let ImageSource::Archive { blob, .. } = &image.source {
             content::must_have(tx, image.tenant, *blob).await?;
         }
-        let (execution, is_new) = ExecutionCreate::of(self.execution(), None).run(tx).await?;
+        let execution = self.execution();
+        let shape = Shape::of(&execution.recipe, execution.origin.kind, None);
+        let (execution, is_new) = ExecutionCreate::of(execution, &shape).run(tx).await?;
         if !is_new {
             return Err(StoreError::Exists { noun: "execution", id: image.execution.to_string() });
         }
@@ -443,7 +445,7 @@ impl Store {
     ) -> Result<(Arc<Execution>, bool), StoreError> {
         let mut execution = queued(new, image.tenant, Origin::default(), by, at);
         execution.recipe.image_id = Some(image.id);
-        let platform = image.manifest.as_ref().map(|manifest| &manifest.platform);
-        self.write(ExecutionCreate::of(execution, platform)).await
+        let shape = Shape::of(&execution.recipe, execution.origin.kind, image.manifest.as_ref());
+        self.write(ExecutionCreate::of(execution, &shape)).await
     }
 }

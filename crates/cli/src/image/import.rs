@@ -58,6 +58,9 @@ pub(crate) struct Import {
     /// Who it is inside
     #[arg(long)]
     user: Option<String>,
+    /// Another OCI runtime than Quarry's own for what runs in it, by the name under which nodes offer it
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
 }
 
 impl Import {
@@ -69,6 +72,7 @@ impl Import {
             env: self.env.into_iter().collect(),
             cwd: self.cwd,
             user: self.user,
+            runtime: self.runtime,
             ..ImageConfig::default()
         };
         let cannot = || format!("`{}` cannot be read", self.source.display());

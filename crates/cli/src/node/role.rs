@@ -11,7 +11,7 @@ use crate::quantity;
 use crate::registry::Reach;
 use crate::server::ConfigArgs;
 use crate::session::Session;
-use ::node::{Agent, AllowedMount, NodeError, Settings};
+use ::node::{Agent, AllowedMount, NamedRuntime, NodeError, Settings};
 use anyhow::Context;
 use clap::Args;
 use client::{Client, Retry};
@@ -58,6 +58,9 @@ pub(super) struct Role {
     /// A folder of this machine that executions may mount
     #[arg(long, value_name = "PATH[:ro|rw]", value_parser = AllowedMount::parse)]
     allow_mount: Vec<AllowedMount>,
+    /// Another OCI runtime that executions and images may name; `crun`, `runc` and `runsc` are found by themselves
+    #[arg(long = "runtime", value_name = "NAME=PATH", value_parser = NamedRuntime::parse)]
+    runtimes: Vec<NamedRuntime>,
     /// Let executions ask for the network of this machine itself
     #[arg(long)]
     allow_host_network: bool,
@@ -142,6 +145,7 @@ impl Role {
             warm: self.warm,
             labels: self.label.iter().cloned().collect(),
             mounts: self.allow_mount.clone(),
+            runtimes: self.runtimes.clone(),
             host_network: self.allow_host_network,
             registries: self.reach.registries(),
             cache_bytes: self.cache,

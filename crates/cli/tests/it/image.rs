@@ -59,7 +59,7 @@ fn request(reference: &str) -> NewImage {
         id: ImageId::new(jiff::Timestamp::UNIX_EPOCH, 1),
         execution: ExecutionId::new(jiff::Timestamp::UNIX_EPOCH, 1),
         name: None,
-        source: ImageSource::Registry { reference: reference.to_owned(), platform: None },
+        source: ImageSource::Registry { reference: reference.to_owned(), platform: None, runtime: None },
         plain_http: false,
     }
 }

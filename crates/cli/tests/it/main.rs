@@ -14,6 +14,7 @@ mod life;
 mod node;
 mod registry;
 mod run;
+mod runtime;
 mod stub;
 mod system;
 mod tour;

@@ -133,7 +133,7 @@ impl Room {
 }
 
 pub(crate) fn pulled(reference: &str, credential: Option<Credential>) -> ImageOrder {
-    let source = ImageSource::Registry { reference: reference.to_owned(), platform: None };
+    let source = ImageSource::Registry { reference: reference.to_owned(), platform: None, runtime: None };
     ImageOrder { id: id(), source, credential, plain_http: false }
 }
 

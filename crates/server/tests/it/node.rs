@@ -120,7 +120,7 @@ pub(crate) async fn image(app: &TestApp, token: &str) -> Image {
         id: ImageId::new(app.clock.now(), random()),
         execution: ExecutionId::new(app.clock.now(), random()),
         name: None,
-        source: ImageSource::Registry { reference: "example.org/some".to_owned(), platform: None },
+        source: ImageSource::Registry { reference: "example.org/some".to_owned(), platform: None, runtime: None },
         plain_http: false,
     };
     app.post(token, "/v1/images", &new).await.must(201).json()
@@ -411,7 +411,7 @@ async fn makes_images_and_runs_in_them(place: &Place) {
     app.json(Method::PUT, &app.house, "/v1/registries/example.org:5000", &secret).await.must(200);
     let listed = app.get(&app.house, "/v1/registries").await.must(200);
     assert!(!String::from_utf8_lossy(&listed.body).contains("hush"));
-    let source = ImageSource::Registry { reference: "example.org:5000/box".to_owned(), platform: None };
+    let source = ImageSource::Registry { reference: "example.org:5000/box".to_owned(), platform: None, runtime: None };
     let new_image = |source: &ImageSource, name: Option<&str>| NewImage {
         id: ImageId::new(app.clock.now(), random()),
         execution: ExecutionId::new(app.clock.now(), random()),

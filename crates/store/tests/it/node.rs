@@ -89,7 +89,7 @@ pub(crate) fn new_image(ms: i64) -> NewImage {
         id: ImageId::new(at(ms), random()),
         execution: ExecutionId::new(at(ms), random()),
         name: Some("box".to_owned()),
-        source: ImageSource::Registry { reference: "example.org/box".to_owned(), platform: None },
+        source: ImageSource::Registry { reference: "example.org/box".to_owned(), platform: None, runtime: None },
         plain_http: false,
     }
 }
