@@ -135,7 +135,7 @@ pub(crate) async fn store(session: &Session, client: &Client, file: &Path) -> an
     }
     let content = Content::File(file.to_owned());
     let (digest, size) = content.digest().await.with_context(|| format!("`{}` cannot be read", file.display()))?;
-    if client.blob_size(digest).await? == Some(size) {
+    if client.blob_kept_size(digest).await? == Some(size) {
         return Ok(Stored { digest, is_old: true, shown: serde_json::json!({ "digest": digest, "size": size }) });
     }
     let bar = bar(session, Some(size));
@@ -144,13 +144,13 @@ pub(crate) async fn store(session: &Session, client: &Client, file: &Path) -> an
     Ok(Stored { digest, is_old: false, shown: serde_json::to_value(blob)? })
 }
 
-/// Stores content that is held in memory and returns its digest.
+/// Stores content that is held in memory, for an execution, and returns its digest.
 pub(crate) async fn put_bytes(client: &Client, bytes: Vec<u8>) -> anyhow::Result<Digest> {
     let content = Content::Bytes(bytes.into());
     put_content(client, &content).await
 }
 
-/// Stores a file for another command and returns its digest.
+/// Stores a file for an execution, and returns its digest.
 pub(crate) async fn put_file(client: &Client, file: &Path) -> anyhow::Result<Digest> {
     let content = Content::File(file.to_owned());
     put_content(client, &content).await.with_context(|| format!("`{}` cannot be stored", file.display()))
@@ -158,8 +158,8 @@ pub(crate) async fn put_file(client: &Client, file: &Path) -> anyhow::Result<Dig
 
 async fn put_content(client: &Client, content: &Content) -> anyhow::Result<Digest> {
     let (digest, size) = content.digest().await?;
-    if client.blob_size(digest).await? != Some(size) {
-        client.blob_put(digest, size, content, Arc::new(|_| {})).await?;
+    if client.blob_kept_size(digest).await? != Some(size) {
+        client.blob_put_passing(digest, size, content).await?;
     }
     Ok(digest)
 }

@@ -8,6 +8,7 @@ use crate::request::{Again, Backoff, Fault, MAX_ANSWER, MAX_SILENCE, Replay};
 use crate::{Client, ClientError};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
+use model::blob::PASSING_HEADER;
 use model::node::Held;
 use model::{Blob, Digest, ErrorKind, Page, PageQuery, SessionId};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
@@ -21,6 +22,8 @@ use tokio::time::timeout;
 
 /// Bytes of a piece that is read, hashed and sent at once.
 const PIECE_BYTES: usize = 256 << 10;
+/// Says of content that it is stored for an execution alone.
+const PASSING: (&str, &str) = ("passing", "true");
 
 /// Content that can be read as often as needed.
 #[derive(Clone, Debug)]
@@ -119,10 +122,23 @@ impl Client {
 
     /// Returns the length of a blob, or nothing when the tenant does not have it.
     pub async fn blob_size(&self, digest: Digest) -> Result<Option<u64>, ClientError> {
+        Ok(self.blob_head(digest).await?.map(|(size, _)| size))
+    }
+
+    /// Returns the length of a blob that the tenant keeps; nothing when it does not have it, or has it only as long as an
+    /// execution names it. What is not kept is to be stored again by whoever needs it.
+    pub async fn blob_kept_size(&self, digest: Digest) -> Result<Option<u64>, ClientError> {
+        Ok(self.blob_head(digest).await?.filter(|(_, passing)| !passing).map(|(size, _)| size))
+    }
+
+    async fn blob_head(&self, digest: Digest) -> Result<Option<(u64, bool)>, ClientError> {
         self.retried(Replay::Safe, || async move {
             let request = self.request(Method::HEAD, &blob_path(digest)).query(&self.tenant_query());
             match self.send(request.timeout(MAX_ANSWER)).await {
-                Ok(response) => Ok(Some(size_of(&self.url, &response)?)),
+                Ok(response) => {
+                    let passing = response.headers().contains_key(PASSING_HEADER);
+                    Ok(Some((size_of(&self.url, &response)?, passing)))
+                }
                 Err(Fault { error, .. }) if error.api().is_some_and(|api| api.kind == ErrorKind::NotFound) => Ok(None),
                 Err(fault) => Err(fault),
             }
@@ -139,6 +155,13 @@ impl Client {
         progress: Progress,
     ) -> Result<Blob, ClientError> {
         self.blob_put_at(&self.blob_address(digest), size, content, progress).await
+    }
+
+    /// Stores content that an execution is to name, and that goes when none names it any more.
+    pub async fn blob_put_passing(&self, digest: Digest, size: u64, content: &Content) -> Result<Blob, ClientError> {
+        let mut address = self.blob_address(digest);
+        address.query.push((PASSING.0, PASSING.1.to_owned()));
+        self.blob_put_at(&address, size, content, Arc::new(|_| ())).await
     }
 
     /// Stores content for the tenant of an execution that a node holds.
@@ -187,6 +210,18 @@ impl Client {
         let sent = Arc::new(AtomicU64::new(0));
         let body = Body::wrap_stream(pieces(reader, &sent, &progress));
         let request = self.request(Method::POST, "/v1/blobs").query(&self.tenant_query()).body(body);
+        self.upload(request, &sent).await.map_err(|fault| fault.error)
+    }
+
+    /// Stores content that can be read only once and that an execution is to name; it goes when none names it any more.
+    pub async fn blob_post_passing(
+        &self,
+        reader: impl AsyncRead + Unpin + Send + 'static,
+    ) -> Result<Blob, ClientError> {
+        let sent = Arc::new(AtomicU64::new(0));
+        let progress: Progress = Arc::new(|_| ());
+        let body = Body::wrap_stream(pieces(reader, &sent, &progress));
+        let request = self.request(Method::POST, "/v1/blobs").query(&self.tenant_query()).query(&[PASSING]).body(body);
         self.upload(request, &sent).await.map_err(|fault| fault.error)
     }
 

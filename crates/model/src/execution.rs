@@ -287,6 +287,14 @@ pub struct Recipe {
     pub sandbox: Sandbox,
 }
 
+impl Recipe {
+    /// Returns the blobs that it names: what it reads, and the files that it sees.
+    pub fn blobs(&self) -> impl Iterator<Item = Digest> {
+        let input = if let Input::Blob { digest } = self.input { Some(digest) } else { None };
+        input.into_iter().chain(self.sandbox.files.iter().map(|file| file.digest))
+    }
+}
+
 /// Who has an execution now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Lease {

@@ -9,7 +9,7 @@ mod text;
 use crate::app::App;
 use crate::body::{Asked, Body, Made, Named, Pair};
 use crate::caller::Caller;
-use crate::content;
+use crate::content::{self, Stay};
 use crate::error::Answer;
 use axum::Json;
 use axum::extract::{Request, State};
@@ -242,7 +242,8 @@ async fn blob_put(
 ) -> Answer<Made<Blob>> {
     caller.must(Scope::NodeRun)?;
     let tenant = fenced(&app, &caller, id, asked).await?;
-    content::store(&app, &caller.user, tenant, Some(digest), request).await
+    // What names it comes with a sync: a chunk, a dump, a manifest.
+    content::store(&app, (&caller.user, tenant), Stay::Passing, Some(digest), request).await
 }
 
 /// Fetches content of the tenant of an execution that the caller's node holds.

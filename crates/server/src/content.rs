@@ -20,6 +20,7 @@ use model::limits::MAX_BLOB_BYTES;
 use model::page::page_limit;
 use model::{ApiError, Blob, Digest, ErrorKind, Page, PageQuery, Scope, TenantId};
 use range::Wanted;
+use serde::Deserialize;
 use std::time::Duration;
 use store::blob::{BlobError, BodyError};
 use store::chain;
@@ -34,6 +35,31 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 /// Returns the routes that last as long as the content takes.
 pub(crate) fn lasting_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(post)).routes(routes!(put, get, head))
+}
+
+/// Says of content that it goes when nothing names it any more.
+const PASSING: header::HeaderName = header::HeaderName::from_static(model::blob::PASSING_HEADER);
+
+/// How long content stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stay {
+    /// Until somebody removes it.
+    Kept,
+    /// As long as something names it.
+    Passing,
+}
+
+/// In whose name content is stored, and for how long.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct StoreQuery {
+    /// Whose; only an admin of the house may name another tenant than their own.
+    #[serde(default)]
+    tenant: Option<String>,
+    /// Whether it is for an execution alone, and goes when nothing names it any more.
+    #[serde(default)]
+    passing: bool,
 }
 
 /// Lists the tenant's blobs, by digest.
@@ -56,7 +82,7 @@ async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQu
 
 /// Stores content whose digest the caller does not know yet.
 #[utoipa::path(
-    post, path = "/v1/blobs", tag = "blob", operation_id = "blob_create", params(TenantQuery),
+    post, path = "/v1/blobs", tag = "blob", operation_id = "blob_create", params(StoreQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
         (status = 201, description = "Stored.", body = Blob),
@@ -67,7 +93,7 @@ async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQu
 async fn post(
     State(app): State<App>,
     caller: Caller,
-    Asked(asked): Asked<TenantQuery>,
+    Asked(asked): Asked<StoreQuery>,
     request: Request,
 ) -> Answer<Made<Blob>> {
     put_for(&app, &caller, asked, None, request).await
@@ -76,7 +102,7 @@ async fn post(
 /// Stores content under its digest; asking again is harmless.
 #[utoipa::path(
     put, path = "/v1/blobs/{digest}", tag = "blob", operation_id = "blob_put",
-    params(("digest" = Digest, Path, description = "The BLAKE3 of the content."), TenantQuery),
+    params(("digest" = Digest, Path, description = "The BLAKE3 of the content."), StoreQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
         (status = 201, description = "Stored.", body = Blob),
@@ -88,7 +114,7 @@ async fn put(
     State(app): State<App>,
     caller: Caller,
     Named(digest): Named<Digest>,
-    Asked(asked): Asked<TenantQuery>,
+    Asked(asked): Asked<StoreQuery>,
     request: Request,
 ) -> Answer<Made<Blob>> {
     put_for(&app, &caller, asked, Some(digest), request).await
@@ -97,20 +123,21 @@ async fn put(
 async fn put_for(
     app: &App,
     caller: &Caller,
-    asked: TenantQuery,
+    asked: StoreQuery,
     digest: Option<Digest>,
     request: Request,
 ) -> Answer<Made<Blob>> {
     caller.must(Scope::BlobWrite)?;
     let tenant = caller.tenant(app, asked.tenant.as_deref()).await?;
-    store(app, &caller.user, tenant, digest, request).await
+    let stay = if asked.passing { Stay::Passing } else { Stay::Kept };
+    store(app, (&caller.user, tenant), stay, digest, request).await
 }
 
 /// Stores content that comes with a request, for a tenant.
 pub(crate) async fn store(
     app: &App,
-    by: &str,
-    tenant: TenantId,
+    (by, tenant): (&str, TenantId),
+    stay: Stay,
     digest: Option<Digest>,
     request: Request,
 ) -> Answer<Made<Blob>> {
@@ -120,7 +147,8 @@ pub(crate) async fn store(
     }
     let body = paced(request.into_body().into_data_stream(), app.config.server.request_timeout);
     let stored = app.blobs.put(digest, body, MAX_BLOB_BYTES).await.map_err(|error| failure(&error))?;
-    let blob = Blob { digest: stored.digest, size: stored.size, created_at: app.clock.now() };
+    let passing = stay == Stay::Passing;
+    let blob = Blob { digest: stored.digest, size: stored.size, created_at: app.clock.now(), passing };
     let (blob, is_new) = app.store.blob_create(blob, tenant, by).await?;
     // Its content may have been removed after we found it there and before the row was made.
     if is_new && app.blobs.head(blob.digest).await.map_err(|error| failure(&error))?.is_none() {
@@ -176,7 +204,7 @@ async fn get(
     head, path = "/v1/blobs/{digest}", tag = "blob", operation_id = "blob_head",
     params(("digest" = Digest, Path, description = "Which blob."), TenantQuery),
     responses(
-        (status = 200, description = "It is there; `Content-Length` is its length."),
+        (status = 200, description = "It is there; `Content-Length` is its length, `Quarry-Passing` says that it goes when nothing names it any more."),
         (status = "default", description = "Refused."),
     )
 )]
@@ -224,6 +252,9 @@ pub(crate) async fn serve(app: &App, blob: Blob, method: &Method, headers: &Head
     let mut response = dress((status, body).into_response(), &tag);
     set(&mut response, header::CONTENT_TYPE, "application/octet-stream");
     set(&mut response, header::CONTENT_LENGTH, &length.to_string());
+    if blob.passing {
+        set(&mut response, PASSING, "true");
+    }
     if status == StatusCode::PARTIAL_CONTENT {
         let text = format!("bytes {}-{}/{}", range.start, range.end - 1, blob.size);
         set(&mut response, header::CONTENT_RANGE, &text);

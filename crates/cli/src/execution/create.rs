@@ -11,7 +11,6 @@ use client::Client;
 use model::limits::MAX_ROW_BYTES;
 use model::{Execution, ExecutionId, Input, NewExecution};
 use std::path::Path;
-use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Runs a command in a sandbox, and prints the execution's id
@@ -90,7 +89,7 @@ pub(crate) async fn begin(
         return short(client, bytes, new).await;
     }
     let whole = std::io::Cursor::new(bytes).chain(reader);
-    let blob = client.blob_post(whole, Arc::new(|_| {})).await?;
+    let blob = client.blob_post_passing(whole).await?;
     Ok(Input::Blob { digest: blob.digest })
 }
 

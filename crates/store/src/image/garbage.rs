@@ -19,7 +19,7 @@ statements! {
     MANIFESTS = "SELECT id, state, manifest FROM image WHERE tenant = $1 AND manifest IS NOT NULL";
     PINNED = "SELECT DISTINCT image_id FROM execution WHERE tenant = $1 AND image_id IS NOT NULL AND ended_at IS NULL";
     FORGET = "UPDATE image SET manifest = NULL WHERE id = $1 AND state = 'gone'";
-    DROP = "DELETE FROM blob WHERE tenant = $1 AND digest = $2 RETURNING digest, size, created_at";
+    DROP = "DELETE FROM blob WHERE tenant = $1 AND digest = $2 RETURNING digest, size, created_at, passing";
     ANYBODY = "SELECT tenant FROM blob WHERE digest = $1 LIMIT 1";
     BEGIN = "INSERT INTO blob_removal (digest, at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     PENDING = "SELECT digest FROM blob_removal ORDER BY digest LIMIT 1000";
@@ -27,10 +27,10 @@ statements! {
 }
 
 /// Drops a tenant's layers that no image needs.
-struct ImageGc {
-    tenant: TenantId,
-    by: String,
-    at: Timestamp,
+pub(crate) struct ImageGc {
+    pub(crate) tenant: TenantId,
+    pub(crate) by: String,
+    pub(crate) at: Timestamp,
 }
 
 impl Operation for ImageGc {
@@ -66,9 +66,10 @@ impl Operation for ImageGc {
 }
 
 impl ImageGc {
-    async fn drop_blob(&self, tx: &Tx<'_>, digest: Digest) -> Result<Option<Blob>, StoreError> {
+    /// Takes a blob from the tenant; its content is then to be removed, if nobody else has it.
+    pub(crate) async fn drop_blob(&self, tx: &Tx<'_>, digest: Digest) -> Result<Option<Blob>, StoreError> {
         let Some(row) = tx.write(DROP, &[self.tenant.into(), digest.into()]).await?.pop() else { return Ok(None) };
-        let blob = Blob { digest: row.parsed(0)?, size: row.count(1)?, created_at: row.time(2)? };
+        let blob = crate::content::read(&row)?;
         tx.change(NewChange {
             at: self.at,
             tenant: self.tenant,

@@ -12,6 +12,7 @@ mod lane;
 mod migration;
 mod moves;
 mod node;
+mod removal;
 mod retention;
 mod sample;
 mod statement;

@@ -250,7 +250,7 @@ async fn finishes_an_image_with_its_execution(fresh: &Fresh) {
     let store = fresh.open().await;
     let ours = tenant(&store, "ours").await;
     let node = join(&store, ours, "one", 0).await;
-    let blob = Blob { digest: model::Digest::from_bytes([7; 32]), size: 5, created_at: at(0) };
+    let blob = Blob { digest: model::Digest::from_bytes([7; 32]), size: 5, created_at: at(0), passing: false };
     // A layer that was not stored makes no image.
     for (ms, stored) in [(10, false), (20, true)] {
         if stored {
