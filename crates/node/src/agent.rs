@@ -4,6 +4,7 @@ use crate::attempt::Shop;
 use crate::cache::{Cache, CacheError, CacheSettings};
 use crate::dispatcher::Dispatcher;
 use crate::files::Files;
+use crate::meter::Meters;
 use crate::sandboxes::Sandboxes;
 use crate::settings::Settings;
 use crate::worker::Workers;
@@ -89,7 +90,8 @@ impl Agent {
         let offer = offer(&settings, &sandboxes);
         let notes = sandboxes.abilities().notes.clone();
         let workers = Workers::new(sandboxes.clone(), settings.warm, settings.slots + settings.warm);
-        let shop = Arc::new(Shop { settings, sandboxes, workers, cache, files, networks: TaskTracker::new() });
+        let (meters, networks) = (Meters::default(), TaskTracker::new());
+        let shop = Arc::new(Shop { settings, sandboxes, workers, cache, files, meters, networks });
         Ok(Self { shop, client, id, offer, notes, joined: watch::Sender::new(None) })
     }
 

@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Events of one sandbox at most: built, started, ended, and one to spare.
-const MAX_EVENTS: usize = 4;
+/// Events of one sandbox at most: built, started, a measure, ended, and one to spare.
+const MAX_EVENTS: usize = 5;
 
 /// All sandboxes of a node.
 #[derive(Clone)]
@@ -85,7 +85,9 @@ impl Sandboxes {
 impl Inner {
     fn lead(&self, event: Event) {
         let (number, is_last) = match &event {
-            Event::Built { number, .. } | Event::Started { number, .. } => (*number, false),
+            Event::Built { number, .. } | Event::Started { number, .. } | Event::Measured { number, .. } => {
+                (*number, false)
+            }
             Event::Failed { number, .. } | Event::Ended { number, .. } => (*number, true),
         };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,6 +124,11 @@ impl Handle {
     /// Stops what runs inside.
     pub(crate) fn stop(&self, stop: Stop) {
         self.tell(self.spawner().stop(self.0.number, stop));
+    }
+
+    /// Asks what has been used inside so far; at most one such question may be open.
+    pub(crate) fn measure(&self) {
+        self.tell(self.spawner().measure(self.0.number));
     }
 
     /// Notes that the sandbox has gone by itself.

@@ -31,6 +31,7 @@ pub(crate) enum Request<'a> {
     Resize { number: u64, rows: u16, columns: u16 },
     Signal { number: u64, signal: i32 },
     Stop { number: u64, stop: Stop },
+    Measure { number: u64 },
 }
 
 /// What a spawner tells its node.
@@ -40,6 +41,7 @@ pub(crate) enum Reply {
     Refused { cause: String },
     Built { number: u64 },
     Started { number: u64 },
+    Measured { number: u64, usage: Usage },
     Failed { number: u64, fault: Fault },
     Ended { number: u64, ending: EndingText, core: Option<CoreText> },
 }

@@ -277,7 +277,7 @@ async fn check<'m>(
 /// Says how an execution ended that made no image.
 fn cause(outcome: Option<&Outcome>) -> String {
     match outcome {
-        Some(Outcome::SetUpFailed { cause }) => cause.clone(),
+        Some(Outcome::SetUpFailed { cause, .. }) => cause.clone(),
         Some(Outcome::Exited { code }) => format!("its execution ended with code {code}"),
         Some(Outcome::Signalled { signal }) => format!("its execution was ended by signal {signal}"),
         Some(Outcome::OutOfMemory) => "its execution needed more memory than it may".to_owned(),

@@ -71,6 +71,7 @@ impl Sim {
 
     fn says(&self) -> Sync {
         Sync {
+            used: Vec::new(),
             session: self.session,
             free: 4,
             held: self.held.clone(),
@@ -465,7 +466,8 @@ async fn makes_images_and_runs_in_them(place: &Place) {
     let new = new_image(&source, Some("mine"));
     app.post(&app.house, "/v1/images", &new).await.must(201);
     let held = sim.ask(&app).await.assigned[0].held;
-    let done = sim.done(held, Outcome::SetUpFailed { cause: "it is no archive".to_owned() });
+    let done = sim
+        .done(held, Outcome::SetUpFailed { cause: "it is no archive".to_owned(), fault: model::SetUpFault::Refused });
     sim.sync(&app, &done).await;
     let image: Image = app.get(&app.house, &format!("/v1/images/{}", new.id)).await.must(200).json();
     assert_eq!((image.state, image.cause.as_deref()), (ImageState::Failed, Some("it is no archive")));

@@ -53,6 +53,7 @@ pub(crate) fn report(node: &NewNode, whose: TenantId, ms: i64) -> Report {
         held: Vec::new(),
         chunks: Vec::new(),
         finished: Vec::new(),
+        used: Vec::new(),
         wait_ms: 0,
         trouble: None,
         leaving: false,
