@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use model::chunk::{Bytes, Content};
 use model::node::{Finished, Held, Written};
 use model::{Blob, Chunk, Digest, Execution, Input, NewExecution, NewNode, Noun, Outcome, Stream, TenantId, Usage};
-use store::{ChunkCheck, Removed, Store};
+use store::{ChunkCheck, Removed, Report, Store};
 
 on_both_engines!(
     takes_what_is_old_and_all_that_was_its_alone,
@@ -40,7 +40,8 @@ async fn run(
     dump: Option<u8>,
 ) -> Held {
     accepted(store, new, whose, ms).await;
-    let heard = store.node_exchange(report(node, whose, ms + 1)).await.expect("is heard");
+    let long = |ms| Report { lease: SignedDuration::from_hours(9_999), ..report(node, whose, ms) };
+    let heard = store.node_exchange(long(ms + 1)).await.expect("is heard");
     let held = held(&heard.assigned[0]);
     for number in logs.iter().chain(&dump) {
         store.blob_create(blob(*number, ms + 1, true), whose, "ann").await.expect("is noted");
@@ -52,7 +53,7 @@ async fn run(
         held,
         chunk: Chunk { number, stream: Stream::Output, at: at(ms), content, end: false },
     });
-    let mut said = report(node, whose, ms + 2);
+    let mut said = long(ms + 2);
     (said.sync.free, said.sync.chunks) = (0, chunks.collect());
     let dump = dump.map(|number| blob(number, 0, true).digest);
     let outcome = Outcome::Exited { code: 0 };
