@@ -167,8 +167,11 @@ impl Blobs for Fence {
 
     async fn fetch(&self, digest: Digest, file: &Path) -> Result<(), BlobFault> {
         let mut file = tokio::fs::File::create_new(file).await?;
-        self.client.execution_blob_get(self.show(), digest).await?.save(&mut file).await?;
-        Ok(())
+        let saved = self.client.execution_blob_get(self.show(), digest).await?.save(&mut file).await;
+        saved.map_err(|error| match error {
+            ClientError::Content(source) => format!("it cannot be written on this node: {source}").into(),
+            error => error.into(),
+        })
     }
 }
 

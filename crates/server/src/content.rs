@@ -23,7 +23,7 @@ use range::Wanted;
 use serde::Deserialize;
 use std::time::Duration;
 use store::blob::{BlobError, BodyError};
-use store::chain;
+use store::{chain, is_full};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -288,6 +288,13 @@ fn failure(error: &BlobError) -> Failure {
         BlobError::Vanished { .. } => (ErrorKind::Unavailable, "blob_vanished"),
         BlobError::Corrupt { .. } => (ErrorKind::Internal, "blob_corrupt"),
         BlobError::Config { .. } | BlobError::Refused { .. } | BlobError::Place { .. } | BlobError::Folder { .. } => {
+            if is_full(error) {
+                let message = "there is no room left where blobs are kept";
+                return ApiError::new(ErrorKind::Unavailable, "blobs_full", message)
+                    .with_hint("somebody has to make room on the server's disk; try again then")
+                    .with_internal(chain(error))
+                    .into();
+            }
             let message = "the place where blobs are kept does not answer as it should";
             return ApiError::new(ErrorKind::Unavailable, "blobs_unavailable", message)
                 .with_hint("try again; `quarry doctor` on the server says what is wrong")

@@ -32,9 +32,8 @@ impl Namespace {
         let file = std::fs::File::open(format!("/proc/{}/ns/net", child.id())).expect("is there");
         let namespace = Self(child);
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("is entered");
-        let six = format!("-6 addr add {SIX}/128 dev strange nodad");
-        let four = format!("addr add {FOUR}/32 dev strange");
-        for words in ["link set lo up", "link add strange type dummy", "link set strange up", &four, &six] {
+        let (four, six) = (format!("addr add {FOUR}/32 dev lo"), format!("-6 addr add {SIX}/128 dev lo"));
+        for words in ["link set lo up", &four, &six] {
             let done = Command::new("ip").args(words.split(' ')).status().expect("is there");
             assert!(done.success(), "ip {words}");
         }

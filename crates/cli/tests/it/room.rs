@@ -65,6 +65,8 @@ fn a_node_without_room_says_so_and_is_well_afterwards() {
         let text = |bytes| String::from_utf8(bytes).expect("is text");
         Ran { code: done.status.code().expect("exits"), out: text(done.stdout), err: text(done.stderr) }
     };
+    // The node has begun.
+    check(&run(&["run", "--", "true"]), 0, &[]);
     let filler = small.fill();
     let ran = counts();
     check(&ran, 125, &["never began: ", "No space left on device"]);
@@ -87,10 +89,8 @@ fn a_server_without_room_says_so_and_is_well_afterwards() {
     let big = write(&house.home().join("big"), 1 << 20);
     check(&run(&["run", "--", "true"]), 0, &[]);
     let filler = small.fill();
-    let ran = run(&["blob", "put", &big]);
-    check(&ran, 4, &["error: "]);
-    let ran = run(&["run", "--", "true"]);
-    check(&ran, 4, &["error: "]);
+    check(&run(&["blob", "put", &big]), 4, &["error: there is no room left where blobs are kept"]);
+    check(&run(&["run", "--", "true"]), 4, &["error: there is no room left for the database"]);
     std::fs::remove_file(filler).expect("is removed");
     check(&run(&["blob", "put", &big]), 0, &[]);
     let ran = run(&["run", "--", "echo", "well"]);

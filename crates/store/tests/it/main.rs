@@ -8,6 +8,7 @@ mod content;
 mod crash;
 mod engine;
 mod execution;
+mod fleet;
 mod lane;
 mod migration;
 mod moves;
