@@ -131,7 +131,7 @@ pub(crate) async fn store(session: &Session, client: &Client, file: &Path, purpo
         let (bar, input) = (bar(session, None), tokio::io::stdin());
         let blob = match purpose {
             Purpose::Kept => client.blob_post(input, progress(&bar)).await?,
-            Purpose::Image => client.blob_post_for_image(input, progress(&bar)).await?,
+            other => client.blob_post_for(other, input, progress(&bar)).await?,
         };
         bar.finish_and_clear();
         return Ok(Stored { digest: blob.digest, is_old: false, shown: serde_json::to_value(blob)? });
@@ -144,25 +144,27 @@ pub(crate) async fn store(session: &Session, client: &Client, file: &Path, purpo
     let bar = bar(session, Some(size));
     let blob = match purpose {
         Purpose::Kept => client.blob_put(digest, size, &content, progress(&bar)).await?,
-        Purpose::Image => client.blob_put_for_image(digest, size, &content, progress(&bar)).await?,
+        other => client.blob_put_for(other, digest, size, &content, progress(&bar)).await?,
     };
     bar.finish_and_clear();
     Ok(Stored { digest, is_old: false, shown: serde_json::to_value(blob)? })
 }
 
-/// Tells whether content need not be sent: what the tenant has for an image only goes with it.
+/// Tells whether content need not be sent: what the tenant has for an image only goes with it, and what it has for an
+/// execution may be about to go.
 async fn is_there(client: &Client, digest: Digest, size: u64, purpose: Purpose) -> anyhow::Result<bool> {
     let found = client.blob_find(digest).await?;
-    Ok(found.is_some_and(|found| found.size == size && (found.purpose == Purpose::Kept || purpose == Purpose::Image)))
+    let stays = |there| there == Purpose::Kept || (there == Purpose::Image && purpose == Purpose::Image);
+    Ok(found.is_some_and(|found| found.size == size && stays(found.purpose)))
 }
 
-/// Stores content that is held in memory and returns its digest.
+/// Stores content that is held in memory, for an execution, and returns its digest.
 pub(crate) async fn put_bytes(client: &Client, bytes: Vec<u8>) -> anyhow::Result<Digest> {
     let content = Content::Bytes(bytes.into());
     put_content(client, &content).await
 }
 
-/// Stores a file for another command and returns its digest.
+/// Stores a file for an execution, and returns its digest.
 pub(crate) async fn put_file(client: &Client, file: &Path) -> anyhow::Result<Digest> {
     let content = Content::File(file.to_owned());
     put_content(client, &content).await.with_context(|| format!("`{}` cannot be stored", file.display()))
@@ -170,8 +172,8 @@ pub(crate) async fn put_file(client: &Client, file: &Path) -> anyhow::Result<Dig
 
 async fn put_content(client: &Client, content: &Content) -> anyhow::Result<Digest> {
     let (digest, size) = content.digest().await?;
-    if !is_there(client, digest, size, Purpose::Kept).await? {
-        client.blob_put(digest, size, content, Arc::new(|_| {})).await?;
+    if !is_there(client, digest, size, Purpose::Execution).await? {
+        client.blob_put_for(Purpose::Execution, digest, size, content, Arc::new(|_| {})).await?;
     }
     Ok(digest)
 }

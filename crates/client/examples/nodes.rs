@@ -97,6 +97,7 @@ impl Fleet {
         while Instant::now() < self.end {
             let is_report = !held.is_empty();
             let sync = Sync {
+                used: Vec::new(),
                 session,
                 free: 4,
                 held: Vec::new(),

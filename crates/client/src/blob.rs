@@ -92,8 +92,8 @@ impl Content {
     }
 }
 
-fn for_image() -> (&'static str, String) {
-    ("purpose", Purpose::Image.as_str().to_owned())
+fn said(purpose: Purpose) -> (&'static str, String) {
+    ("purpose", purpose.as_str().to_owned())
 }
 
 fn digest_of_file(path: &Path) -> io::Result<(Digest, u64)> {
@@ -144,8 +144,9 @@ impl Client {
             let request = self.request(Method::HEAD, &blob_path(digest)).query(&self.tenant_query());
             match self.send(request.timeout(MAX_ANSWER)).await {
                 Ok(response) => {
-                    let is_for_image = response.headers().get(PURPOSE).is_some_and(|purpose| purpose == "image");
-                    let purpose = if is_for_image { Purpose::Image } else { Purpose::Kept };
+                    let word = response.headers().get(PURPOSE).and_then(|purpose| purpose.to_str().ok());
+                    let is = |purpose: &Purpose| word == Some(purpose.as_str());
+                    let purpose = [Purpose::Image, Purpose::Execution].into_iter().find(is).unwrap_or_default();
                     Ok(Some(Found { size: size_of(&self.url, &response)?, purpose }))
                 }
                 Err(Fault { error, .. }) if error.api().is_some_and(|api| api.kind == ErrorKind::NotFound) => Ok(None),
@@ -166,16 +167,17 @@ impl Client {
         self.blob_put_at(&self.blob_address(digest), size, content, progress).await
     }
 
-    /// Stores content under its digest for an image, with which it goes.
-    pub async fn blob_put_for_image(
+    /// Stores content under its digest for an image or an execution, with which it goes.
+    pub async fn blob_put_for(
         &self,
+        purpose: Purpose,
         digest: Digest,
         size: u64,
         content: &Content,
         progress: Progress,
     ) -> Result<Blob, ClientError> {
         let mut address = self.blob_address(digest);
-        address.query.push(for_image());
+        address.query.push(said(purpose));
         self.blob_put_at(&address, size, content, progress).await
     }
 
@@ -225,13 +227,14 @@ impl Client {
         self.blob_post_with(reader, progress, &[]).await
     }
 
-    /// Stores content that can be read only once for an image, with which it goes.
-    pub async fn blob_post_for_image(
+    /// Stores content that can be read only once for an image or an execution, with which it goes.
+    pub async fn blob_post_for(
         &self,
+        purpose: Purpose,
         reader: impl AsyncRead + Unpin + Send + 'static,
         progress: Progress,
     ) -> Result<Blob, ClientError> {
-        self.blob_post_with(reader, progress, &[for_image()]).await
+        self.blob_post_with(reader, progress, &[said(purpose)]).await
     }
 
     async fn blob_post_with(

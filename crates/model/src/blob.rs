@@ -12,8 +12,10 @@ pub enum Purpose {
     /// For itself: it stays.
     #[default]
     Kept,
-    /// For an image: it goes when no image needs it any more, unless it is stored for itself as well.
+    /// For an image: it goes when no image needs it any more, unless it is stored for something else as well.
     Image,
+    /// For an execution: it goes when nothing names it any more, unless it is stored for something else as well.
+    Execution,
 }
 
 impl Purpose {
@@ -22,6 +24,7 @@ impl Purpose {
         match self {
             Self::Kept => "kept",
             Self::Image => "image",
+            Self::Execution => "execution",
         }
     }
 }
@@ -35,4 +38,7 @@ pub struct Blob {
     pub size: u64,
     /// When the tenant first stored it.
     pub created_at: Timestamp,
+    /// What the tenant has it for.
+    #[serde(default)]
+    pub purpose: Purpose,
 }

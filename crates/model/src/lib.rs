@@ -32,7 +32,7 @@ pub use digest::Digest;
 pub use error::{ApiError, ErrorKind};
 pub use execution::{
     Class, Execution, ExecutionQuery, ExecutionState, Input, Lease, LimitSet, Limits, NewExecution, Origin, OriginKind,
-    Outcome, Recipe, Retry, Usage,
+    Outcome, Recipe, Retry, SetUpFault, Usage,
 };
 pub use id::{ExecutionId, ImageId, NodeId, RequestId, SessionId, TenantId, TokenId, UserId};
 pub use image::{

@@ -4,6 +4,7 @@ use crate::attempt::Shop;
 use crate::cache::{Cache, CacheError, CacheSettings};
 use crate::dispatcher::Dispatcher;
 use crate::files::Files;
+use crate::meter::Meters;
 use crate::runtime::Runtimes;
 use crate::sandboxes::Sandboxes;
 use crate::settings::Settings;
@@ -91,8 +92,8 @@ impl Agent {
         let offer = offer(&settings, &sandboxes, &runtimes);
         let notes = [&sandboxes.abilities().notes, runtimes.notes()].concat();
         let workers = Workers::new(sandboxes.clone(), settings.warm, settings.slots + settings.warm);
-        let shop =
-            Arc::new(Shop { settings, sandboxes, runtimes, workers, cache, files, networks: TaskTracker::new() });
+        let (meters, networks) = (Meters::default(), TaskTracker::new());
+        let shop = Arc::new(Shop { settings, sandboxes, runtimes, workers, cache, files, meters, networks });
         Ok(Self { shop, client, id, offer, notes, joined: watch::Sender::new(None) })
     }
 

@@ -13,6 +13,7 @@ pub mod egress;
 mod files;
 pub mod image;
 mod input;
+mod meter;
 mod outbox;
 mod output;
 mod recipe;

@@ -14,8 +14,8 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Events of one sandbox at most: built, started, ended, and one to spare.
-const MAX_EVENTS: usize = 4;
+/// Events of one sandbox at most: built, started, a measure, ended, and one to spare.
+const MAX_EVENTS: usize = 5;
 
 /// The word by which the helper knows that it is to mind a container.
 const MINDER: &str = "minder";
@@ -112,7 +112,9 @@ impl Sandboxes {
 impl Inner {
     fn lead(&self, event: Event) {
         let (number, is_last) = match &event {
-            Event::Built { number, .. } | Event::Started { number, .. } => (*number, false),
+            Event::Built { number, .. } | Event::Started { number, .. } | Event::Measured { number, .. } => {
+                (*number, false)
+            }
             Event::Failed { number, .. } | Event::Ended { number, .. } => (*number, true),
         };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,6 +157,11 @@ impl Handle {
             Some(container) => container.stop(stop),
             None => self.spawner().stop(self.0.number, stop),
         });
+    }
+
+    /// Asks what has been used inside so far; at most one such question may be open.
+    pub(crate) fn measure(&self) {
+        self.tell(self.spawner().measure(self.0.number));
     }
 
     /// Notes that the sandbox has gone by itself.

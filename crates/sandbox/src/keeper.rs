@@ -28,8 +28,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Events that wait for the node to read; each sandbox has at most three.
-const MAX_WAITING: usize = MAX_SANDBOXES * 3;
+/// Events that wait for the node to read; each sandbox has at most three, and one more measure than the node has read.
+const MAX_WAITING: usize = MAX_SANDBOXES * 4;
 /// Events of the kernel's that are looked at in one turn.
 const TURN_EVENTS: usize = 64;
 /// How long a sandbox may take to be built.
@@ -215,6 +215,7 @@ impl Keeper {
                 self.with(number, |sandbox| sandbox.signal(signal));
             }
             Request::Stop { number, stop } => self.stop(number, stop),
+            Request::Measure { number } => self.measure(number),
         }
     }
 
@@ -338,6 +339,16 @@ impl Keeper {
         });
         if let Some(id) = id {
             self.set_alarm(id, next);
+        }
+    }
+
+    /// Tells what a sandbox has used so far; of one that does not run there is nothing to tell.
+    fn measure(&mut self, number: u64) {
+        let Some(sandbox) = self.numbers.get(&number).and_then(|id| self.sandboxes.get(id)) else { return };
+        if sandbox.life == Life::Running {
+            let counts = sandbox.cell.as_ref().map(|cell| self.cells.counts(cell)).unwrap_or_default();
+            let usage = sandbox.usage(counts, self.cells.limits());
+            self.tell(Reply::Measured { number, usage }, Vec::new());
         }
     }
 

@@ -54,6 +54,9 @@ pub(crate) enum Request<'a> {
         number: u64,
         stop: Stop,
     },
+    Measure {
+        number: u64,
+    },
     /// To a container's minder, once.
     Contain {
         bundle: Cow<'a, Bundle>,
@@ -67,6 +70,7 @@ pub(crate) enum Reply {
     Refused { cause: String },
     Built { number: u64 },
     Started { number: u64 },
+    Measured { number: u64, usage: Usage },
     Failed { number: u64, fault: Fault },
     Ended { number: u64, ending: EndingText, core: Option<CoreText> },
 }

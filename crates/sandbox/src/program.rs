@@ -121,15 +121,21 @@ fn start(birth: &Birth, order: &Order, stdio: &[OwnedFd; 3]) -> Result<Infallibl
     system::set_stdio(stdio).map_err(machine("the standard streams could not be set"))?;
     let errno = execute(order, name, &command, &env)?;
     Err(match errno {
-        Errno::NOENT => refusal(format!("the program `{name}` does not exist inside")),
-        Errno::ACCESS | Errno::PERM => refusal(format!("the program `{name}` may not be run")),
+        Errno::NOENT => {
+            Fault { kind: FaultKind::NoProgram, cause: format!("the program `{name}` does not exist inside") }
+        }
+        Errno::ACCESS | Errno::PERM => not_executable(format!("the program `{name}` may not be run")),
         Errno::NOMEM | Errno::AGAIN => machine("the program could not be started")(errno),
-        errno => refusal(format!("the program `{name}` cannot be run: {errno}")),
+        errno => not_executable(format!("the program `{name}` cannot be run: {errno}")),
     })
 }
 
 fn refusal(cause: String) -> Fault {
     Fault { kind: FaultKind::Order, cause }
+}
+
+fn not_executable(cause: String) -> Fault {
+    Fault { kind: FaultKind::NotExecutable, cause }
 }
 
 fn strings(words: &[String], what: &str) -> Result<Vec<CString>, Fault> {

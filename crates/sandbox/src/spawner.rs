@@ -143,6 +143,11 @@ impl Spawner {
         self.send(&Request::Stop { number, stop }, &[])
     }
 
+    /// Asks what a sandbox has used so far; `Event::Measured` follows, unless its program does not run.
+    pub fn measure(&self, number: u64) -> Result<(), SandboxError> {
+        self.send(&Request::Measure { number }, &[])
+    }
+
     fn send(&self, request: &Request<'_>, fds: &[OwnedFd]) -> Result<(), SandboxError> {
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         send(self.socket.as_fd(), request, &fds)
@@ -170,6 +175,7 @@ impl Events {
             return Some(match reply {
                 Reply::Built { number } => Event::Built { number, wire: fds.pop() },
                 Reply::Started { number } => Event::Started { number, terminal: fds.pop() },
+                Reply::Measured { number, usage } => Event::Measured { number, usage },
                 Reply::Failed { number, fault } => Event::Failed { number, fault },
                 Reply::Ended { number, ending, core } => {
                     let core = core.zip(fds.pop()).map(|(text, file)| Core {

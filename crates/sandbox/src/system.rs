@@ -4,6 +4,7 @@
 
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
+use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 type Answer<T> = rustix::io::Result<T>;
@@ -80,7 +81,10 @@ pub(crate) fn share_with<T>(
     extern "C" fn begin<F: FnOnce() -> std::convert::Infallible>(child: *mut libc::c_void) -> libc::c_int {
         // SAFETY: `share_with` keeps the place until this process has left its memory, and nobody else takes from it.
         match unsafe { &mut *child.cast::<Option<F>>() }.take() {
-            Some(child) => match child() {},
+            Some(child) => {
+                let never = child();
+                match never {}
+            }
             None => leave(127),
         }
     }
@@ -480,6 +484,50 @@ pub(crate) fn route_all(socket: BorrowedFd<'_>, gateway: [u8; 4]) -> Answer<()> 
         .into(),
     )
     .map(drop)
+}
+
+/// Gives an interface an address of IPv6, and the network of so many bits.
+pub(crate) fn address_six(socket: BorrowedFd<'_>, index: i32, address: Ipv6Addr, bits: u32) -> Answer<()> {
+    let request = libc::in6_ifreq {
+        ifr6_addr: libc::in6_addr { s6_addr: address.octets() },
+        ifr6_prefixlen: bits,
+        ifr6_ifindex: index,
+    };
+    // SAFETY: on a socket of this family the call reads this structure.
+    answer(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR as _, &raw const request) }.into()).map(drop)
+}
+
+/// A route of IPv6, as the kernel reads it; the fields of the one in `libc` cannot be set.
+#[repr(C)]
+struct RouteSix {
+    to: [u8; 16],
+    from: [u8; 16],
+    gateway: [u8; 16],
+    kind: u32,
+    to_bits: u16,
+    from_bits: u16,
+    metric: u32,
+    info: libc::c_ulong,
+    flags: u32,
+    index: i32,
+}
+
+/// Sends all of IPv6 that has no nearer way to a gateway.
+pub(crate) fn route_all_six(socket: BorrowedFd<'_>, index: i32, gateway: Ipv6Addr) -> Answer<()> {
+    let route = RouteSix {
+        to: [0; 16],
+        from: [0; 16],
+        gateway: gateway.octets(),
+        kind: 0,
+        to_bits: 0,
+        from_bits: 0,
+        metric: 1,
+        info: 0,
+        flags: u32::from(libc::RTF_UP | libc::RTF_GATEWAY),
+        index,
+    };
+    // SAFETY: on a socket of this family the call reads an `in6_rtmsg`, which is laid out like this structure.
+    answer(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT as _, &raw const route) }.into()).map(drop)
 }
 
 /// Makes of an open `/dev/net/tun` the other end of a new interface.

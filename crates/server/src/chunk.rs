@@ -244,8 +244,8 @@ async fn blob_put(
     caller.must(Scope::NodeRun)?;
     let tenant = fenced(&app, &caller, id, asked).await?;
     let made = app.store.execution_get(id, Some(tenant)).await?;
-    // What is not a layer of an image is what an execution leaves, and stays.
-    let purpose = if made.origin.kind == OriginKind::Image { Purpose::Image } else { Purpose::Kept };
+    // What is not a layer of an image is named by a sync that follows: by a chunk, or as a dump.
+    let purpose = if made.origin.kind == OriginKind::Image { Purpose::Image } else { Purpose::Execution };
     let sent = content::Sent { digest: Some(digest), purpose };
     content::store(&app, &caller.user, tenant, sent, request).await
 }

@@ -23,7 +23,7 @@ use range::Wanted;
 use serde::Deserialize;
 use std::time::Duration;
 use store::blob::{BlobError, BodyError};
-use store::chain;
+use store::{chain, is_full};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -138,8 +138,8 @@ pub(crate) async fn store(app: &App, by: &str, tenant: TenantId, sent: Sent, req
     }
     let body = paced(request.into_body().into_data_stream(), app.config.server.request_timeout);
     let stored = app.blobs.put(sent.digest, body, MAX_BLOB_BYTES).await.map_err(|error| failure(&error))?;
-    let blob = Blob { digest: stored.digest, size: stored.size, created_at: app.clock.now() };
-    let (blob, is_new) = app.store.blob_create_for(sent.purpose, blob, tenant, by).await?;
+    let blob = Blob { digest: stored.digest, size: stored.size, created_at: app.clock.now(), purpose: sent.purpose };
+    let (blob, is_new) = app.store.blob_create(blob, tenant, by).await?;
     // Its content may have been removed after we found it there and before the row was made, or be removed now.
     if is_new
         && (app.store.removal_is_pending(blob.digest).await?
@@ -188,7 +188,7 @@ async fn get(
     Asked(asked): Asked<TenantQuery>,
     request: Request,
 ) -> Answer<Response> {
-    let (blob, _) = find(&app, &caller, digest, asked).await?;
+    let blob = find(&app, &caller, digest, asked).await?;
     serve(&app, blob, request.method(), request.headers()).await
 }
 
@@ -198,8 +198,8 @@ async fn get(
     params(("digest" = Digest, Path, description = "Which blob."), TenantQuery),
     responses(
         (
-            status = 200, description = "It is there; `Content-Length` is its length. `Quarry-Purpose: image` says that \
-            it goes when no image needs it any more.",
+            status = 200, description = "It is there; `Content-Length` is its length. `Quarry-Purpose` is `image` where \
+            it goes when no image needs it any more, `execution` where it goes when nothing names it any more.",
         ),
         (status = "default", description = "Refused."),
     )
@@ -210,18 +210,14 @@ async fn head(
     Named(digest): Named<Digest>,
     Asked(asked): Asked<TenantQuery>,
 ) -> Answer<Response> {
-    let (blob, purpose) = find(&app, &caller, digest, asked).await?;
-    let mut response = serve(&app, blob, &Method::HEAD, &HeaderMap::new()).await?;
-    if purpose == Purpose::Image {
-        set(&mut response, PURPOSE, purpose.as_str());
-    }
-    Ok(response)
+    let blob = find(&app, &caller, digest, asked).await?;
+    serve(&app, blob, &Method::HEAD, &HeaderMap::new()).await
 }
 
-async fn find(app: &App, caller: &Caller, digest: Digest, asked: TenantQuery) -> Answer<(Blob, Purpose)> {
+async fn find(app: &App, caller: &Caller, digest: Digest, asked: TenantQuery) -> Answer<Blob> {
     caller.must(Scope::BlobRead)?;
     let tenant = caller.tenant(app, asked.tenant.as_deref()).await?;
-    Ok(app.store.blob_find(digest, tenant).await?)
+    Ok(app.store.blob_get(digest, tenant).await?)
 }
 
 pub(crate) async fn serve(app: &App, blob: Blob, method: &Method, headers: &HeaderMap) -> Answer<Response> {
@@ -252,6 +248,9 @@ pub(crate) async fn serve(app: &App, blob: Blob, method: &Method, headers: &Head
     let mut response = dress((status, body).into_response(), &tag);
     set(&mut response, header::CONTENT_TYPE, "application/octet-stream");
     set(&mut response, header::CONTENT_LENGTH, &length.to_string());
+    if blob.purpose != Purpose::Kept {
+        set(&mut response, PURPOSE, blob.purpose.as_str());
+    }
     if status == StatusCode::PARTIAL_CONTENT {
         let text = format!("bytes {}-{}/{}", range.start, range.end - 1, blob.size);
         set(&mut response, header::CONTENT_RANGE, &text);
@@ -285,6 +284,13 @@ fn failure(error: &BlobError) -> Failure {
         BlobError::Vanished { .. } => (ErrorKind::Unavailable, "blob_vanished"),
         BlobError::Corrupt { .. } => (ErrorKind::Internal, "blob_corrupt"),
         BlobError::Config { .. } | BlobError::Refused { .. } | BlobError::Place { .. } | BlobError::Folder { .. } => {
+            if is_full(error) {
+                let message = "there is no room left where blobs are kept";
+                return ApiError::new(ErrorKind::Unavailable, "blobs_full", message)
+                    .with_hint("somebody has to make room on the server's disk; try again then")
+                    .with_internal(chain(error))
+                    .into();
+            }
             let message = "the place where blobs are kept does not answer as it should";
             return ApiError::new(ErrorKind::Unavailable, "blobs_unavailable", message)
                 .with_hint("try again; `quarry doctor` on the server says what is wrong")

@@ -266,7 +266,7 @@ async fn check<'m>(
     }
     for layer in &manifest.layers {
         let found = match (content::BlobGet { digest: layer.blob, tenant }).run(tx).await {
-            Ok((blob, _)) => Some(blob.size),
+            Ok(blob) => Some(blob.size),
             Err(StoreError::NotFound { .. }) => None,
             Err(error) => return Err(error),
         };
@@ -289,7 +289,7 @@ async fn check<'m>(
 /// Says how an execution ended that made no image.
 fn cause(outcome: Option<&Outcome>) -> String {
     match outcome {
-        Some(Outcome::SetUpFailed { cause }) => cause.clone(),
+        Some(Outcome::SetUpFailed { cause, .. }) => cause.clone(),
         Some(Outcome::Exited { code }) => format!("its execution ended with code {code}"),
         Some(Outcome::Signalled { signal }) => format!("its execution was ended by signal {signal}"),
         Some(Outcome::OutOfMemory) => "its execution needed more memory than it may".to_owned(),

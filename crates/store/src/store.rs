@@ -21,8 +21,8 @@ use crate::user::{UserCreate, UserGet, UserKey, UserList, UserUpdate};
 use crate::writer::{MAX_GROUP, Writer};
 use jiff::Timestamp;
 use model::{
-    Blob, Digest, Execution, ExecutionId, ExecutionQuery, NewExecution, NewTenant, NewUser, Origin, Purpose, SessionId,
-    Tenant, TenantId, Token, TokenId, User, UserChange, UserId,
+    Blob, Digest, Execution, ExecutionId, ExecutionQuery, NewExecution, NewTenant, NewUser, Origin, SessionId, Tenant,
+    TenantId, Token, TokenId, User, UserChange, UserId,
 };
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
@@ -393,29 +393,13 @@ impl Store {
 
     // -- blobs --
 
-    /// Notes that a tenant has some content for itself; tells whether it is new.
-    pub async fn blob_create(&self, blob: Blob, tenant: TenantId, by: &str) -> Result<(Blob, bool), StoreError> {
-        self.blob_create_for(Purpose::Kept, blob, tenant, by).await
-    }
-
     /// Notes that a tenant has some content, and what for; tells whether it is new.
-    pub async fn blob_create_for(
-        &self,
-        purpose: Purpose,
-        blob: Blob,
-        tenant: TenantId,
-        by: &str,
-    ) -> Result<(Blob, bool), StoreError> {
-        self.write(BlobCreate { blob, tenant, by: by.to_owned(), purpose }).await
+    pub async fn blob_create(&self, blob: Blob, tenant: TenantId, by: &str) -> Result<(Blob, bool), StoreError> {
+        self.write(BlobCreate { blob, tenant, by: by.to_owned() }).await
     }
 
     /// Returns what is known of a tenant's content.
     pub async fn blob_get(&self, digest: Digest, tenant: TenantId) -> Result<Blob, StoreError> {
-        self.blob_find(digest, tenant).await.map(|(blob, _)| blob)
-    }
-
-    /// Returns what is known of a tenant's content, and what it is for.
-    pub async fn blob_find(&self, digest: Digest, tenant: TenantId) -> Result<(Blob, Purpose), StoreError> {
         self.read(BlobGet { digest, tenant }).await
     }
 

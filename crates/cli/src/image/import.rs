@@ -103,7 +103,7 @@ async fn send_folder(session: &Session, client: &Client, path: &Path) -> anyhow:
     let folder = path.to_owned();
     let packing = tokio::task::spawn_blocking(move || folder::pack(&folder, std::io::BufWriter::new(writer)));
     let bar = blob::bar(session, None);
-    let stored = client.blob_post_for_image(reader, blob::progress(&bar)).await;
+    let stored = client.blob_post_for(Purpose::Image, reader, blob::progress(&bar)).await;
     bar.finish_and_clear();
     // What went wrong here explains what went wrong there.
     let packed = match packing.await? {

@@ -225,7 +225,7 @@ impl Ours {
             match self.events.next().expect("the spawner lives") {
                 Event::Built { number: built, .. } if built == number => return,
                 Event::Failed { fault, .. } => panic!("{fault}"),
-                Event::Built { .. } | Event::Started { .. } | Event::Ended { .. } => {}
+                Event::Built { .. } | Event::Started { .. } | Event::Measured { .. } | Event::Ended { .. } => {}
             }
         }
     }
@@ -239,7 +239,7 @@ impl Ours {
                     return number;
                 }
                 Event::Failed { fault, .. } => panic!("{fault}"),
-                Event::Built { .. } | Event::Started { .. } => {}
+                Event::Built { .. } | Event::Started { .. } | Event::Measured { .. } => {}
             }
         }
     }
@@ -251,7 +251,7 @@ impl Ours {
                 Event::Built { number, .. } => self.spawner.start_program(number, order, stdio).expect("is heard"),
                 Event::Ended { .. } => return,
                 Event::Failed { fault, .. } => panic!("{fault}"),
-                Event::Started { .. } => {}
+                Event::Started { .. } | Event::Measured { .. } => {}
             }
         }
     }

@@ -109,7 +109,8 @@ async fn hold(app: &App, turn: &Turn, until: Instant) {
 /// Keeps what the database said, and wakes whom it concerns.
 fn take_in(app: &App, report: &mut Report, heard: &Heard, need: Need) -> Said {
     let sync = &mut report.sync;
-    let is_heard = !sync.chunks.is_empty() || !sync.finished.is_empty() || sync.trouble.is_some();
+    let is_heard =
+        !(sync.chunks.is_empty() && sync.finished.is_empty() && sync.used.is_empty()) || sync.trouble.is_some();
     for written in &sync.chunks {
         app.followers.ring(written.held.execution);
     }
@@ -117,6 +118,7 @@ fn take_in(app: &App, report: &mut Report, heard: &Heard, need: Need) -> Said {
     // It is said once: whatever follows in this request is about what has not been said yet.
     sync.chunks.clear();
     sync.finished.clear();
+    sync.used.clear();
     sync.trouble = None;
     app.sessions.learn(sync, heard, need, (report.serves, report.lease));
     let assigned = heard.assigned.iter().map(|assigned| assignment(app, assigned)).collect();

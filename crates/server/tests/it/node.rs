@@ -23,6 +23,7 @@ on_both_engines!(
     loses_what_it_holds_when_it_falls_silent,
     keeps_what_others_may_not_touch,
     is_cordoned_drained_and_quarantined,
+    grows_no_older_than_it_may_and_is_replaced,
     takes_only_what_it_fits,
     makes_images_and_runs_in_them,
     reads_its_input,
@@ -71,6 +72,7 @@ impl Sim {
 
     fn says(&self) -> Sync {
         Sync {
+            used: Vec::new(),
             session: self.session,
             free: 4,
             held: self.held.clone(),
@@ -361,6 +363,51 @@ async fn is_cordoned_drained_and_quarantined(place: &Place) {
     app.stop().await;
 }
 
+async fn grows_no_older_than_it_may_and_is_replaced(place: &Place) {
+    let clock = Clock::manual(Clock::System.now());
+    let age = Duration::from_secs(3_600);
+    let app = TestApp::start_at(place, clock.clone(), |config| config.node.max_age = Some(age)).await;
+    let mut sim = Sim::join(&app, &app.house, "one").await;
+    let made = app.execution(&app.house).await;
+    assert_eq!(sim.ask(&app).await.assigned[0].held.execution, made.id);
+    // It lives on for as long as it may.
+    for _ in 0..179 {
+        clock.advance(SignedDuration::from_secs(20));
+        let answer = sim.ask(&app).await;
+        assert_eq!((answer.state, answer.hold), (NodeState::Ready, None));
+    }
+    clock.advance(SignedDuration::from_secs(25));
+    let next = app.execution(&app.house).await;
+    let begun = Instant::now();
+    let answer = loop {
+        let answer = sim.ask(&app).await;
+        if answer.state == NodeState::Draining {
+            break answer;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{answer:?}");
+        // The pass that looks at ages comes every second; till then the node is free to take what waits.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let hold = answer.hold.expect("is held");
+    assert!(hold.kind == model::node::HoldKind::Age && hold.cause.contains("grows no older than"), "{hold:?}");
+    // It finishes what it has, leaves, and begins anew under its own name, young again.
+    for held in sim.held.clone() {
+        let done = sim.done(held, GOOD);
+        assert_eq!(sim.sync(&app, &done).await.refused.len(), 0);
+    }
+    let bye = Sync { leaving: true, ..sim.says() };
+    assert_eq!(sim.sync(&app, &bye).await.state, NodeState::Gone);
+    sim.session = SessionId::new(app.clock.now(), random());
+    app.post(&app.house, "/v1/nodes", &sim.new_node("one")).await.must(200);
+    let answer = sim.ask(&app).await;
+    assert_eq!((answer.state, answer.hold), (NodeState::Ready, None));
+    let ended = execution(&app, made.id).await;
+    assert_eq!((ended.state, ended.losses), (ExecutionState::Succeeded, 0));
+    let next = execution(&app, next.id).await;
+    assert!(next.losses == 0 && matches!(next.state, ExecutionState::Succeeded | ExecutionState::Running), "{next:?}");
+    app.stop().await;
+}
+
 async fn takes_only_what_it_fits(place: &Place) {
     let clock = Clock::manual(Clock::System.now());
     let app = TestApp::start_at(place, clock.clone(), |_| ()).await;
@@ -467,7 +514,8 @@ async fn makes_images_and_runs_in_them(place: &Place) {
     let new = new_image(&source, Some("mine"));
     app.post(&app.house, "/v1/images", &new).await.must(201);
     let held = sim.ask(&app).await.assigned[0].held;
-    let done = sim.done(held, Outcome::SetUpFailed { cause: "it is no archive".to_owned() });
+    let done = sim
+        .done(held, Outcome::SetUpFailed { cause: "it is no archive".to_owned(), fault: model::SetUpFault::Refused });
     sim.sync(&app, &done).await;
     let image: Image = app.get(&app.house, &format!("/v1/images/{}", new.id)).await.must(200).json();
     assert_eq!((image.state, image.cause.as_deref()), (ImageState::Failed, Some("it is no archive")));

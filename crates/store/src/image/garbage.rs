@@ -33,8 +33,8 @@ statements! {
     PINNED = "SELECT DISTINCT image_id FROM execution WHERE tenant = $1 AND image_id IS NOT NULL AND ended_at IS NULL";
     FORGET = "UPDATE image SET manifest = NULL WHERE id = $1 AND state = 'gone'";
     DROP = "DELETE FROM blob WHERE tenant = $1 AND digest = $2 AND layer_at IS NOT NULL \
-            RETURNING digest, size, created_at";
-    DROP_ANY = "DELETE FROM blob WHERE tenant = $1 AND digest = $2 RETURNING digest, size, created_at";
+            RETURNING digest, size, created_at, layer_at, passing";
+    DROP_ANY = "DELETE FROM blob WHERE tenant = $1 AND digest = $2 RETURNING digest, size, created_at, layer_at, passing";
     ANYBODY = "SELECT tenant FROM blob WHERE digest = $1 LIMIT 1";
     BEGIN = "INSERT INTO blob_removal (digest, at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     PENDING = "SELECT digest FROM blob_removal \
@@ -53,10 +53,10 @@ const SKEW: SignedDuration = SignedDuration::from_mins(1);
 const REMOVAL: SignedDuration = SignedDuration::from_mins(10);
 
 /// Drops a tenant's layers that no image needs.
-struct ImageGc {
-    tenant: TenantId,
-    by: String,
-    at: Timestamp,
+pub(crate) struct ImageGc {
+    pub(crate) tenant: TenantId,
+    pub(crate) by: String,
+    pub(crate) at: Timestamp,
 }
 
 impl Operation for ImageGc {
@@ -131,9 +131,15 @@ impl ImageGc {
         Ok(named)
     }
 
+    /// Takes a blob from the tenant, whatever it was stored for.
+    pub(crate) async fn drop_any(&self, tx: &Tx<'_>, digest: Digest) -> Result<Option<Blob>, StoreError> {
+        self.drop_blob(tx, DROP_ANY, digest).await
+    }
+
+    /// Takes a blob from the tenant; its content is then to be removed, if nobody else has it.
     async fn drop_blob(&self, tx: &Tx<'_>, sql: &'static str, digest: Digest) -> Result<Option<Blob>, StoreError> {
         let Some(row) = tx.write(sql, &[self.tenant.into(), digest.into()]).await?.pop() else { return Ok(None) };
-        let blob = Blob { digest: row.parsed(0)?, size: row.count(1)?, created_at: row.time(2)? };
+        let blob = content::read(&row)?;
         tx.change(NewChange {
             at: self.at,
             tenant: self.tenant,

@@ -21,12 +21,17 @@ on_both_engines!(
 const HOUR: i64 = 3_600_000;
 
 fn blob(number: u8) -> Blob {
-    Blob { digest: Digest::from_bytes([number; 32]), size: u64::from(number), created_at: at(0) }
+    Blob {
+        digest: Digest::from_bytes([number; 32]),
+        size: u64::from(number),
+        created_at: at(0),
+        purpose: Purpose::Kept,
+    }
 }
 
 async fn store_for(purpose: Purpose, number: u8, ms: i64, store: &Store, whose: TenantId) {
-    let blob = Blob { created_at: at(ms), ..blob(number) };
-    store.blob_create_for(purpose, blob, whose, "ann").await.expect("is noted");
+    let blob = Blob { created_at: at(ms), purpose, ..blob(number) };
+    store.blob_create(blob, whose, "ann").await.expect("is noted");
 }
 
 fn made_of(numbers: &[u8]) -> Manifest {
@@ -114,7 +119,7 @@ async fn frees_what_nobody_needs_and_nothing_else(fresh: &Fresh) {
     store_for(Purpose::Image, 8, 1, &store, ours).await;
     store_for(Purpose::Image, 4, 0, &store, theirs).await;
     for (number, purpose) in [(1, Purpose::Image), (2, Purpose::Kept), (8, Purpose::Kept)] {
-        assert_eq!(store.blob_find(blob(number).digest, ours).await.expect("is there").1, purpose, "{number}");
+        assert_eq!(store.blob_get(blob(number).digest, ours).await.expect("is there").purpose, purpose, "{number}");
     }
     let first = make(&store, ours, &node, made_of(&[1, 2, 3, 4, 5, 6, 8]), 10).await;
     let second = make(&store, ours, &node, made_of(&[3, 7]), 20).await;
