@@ -23,6 +23,7 @@ use range::Wanted;
 use std::time::Duration;
 use store::blob::{BlobError, BodyError};
 use store::chain;
+use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -119,7 +120,8 @@ pub(crate) async fn store(
         return Err(failure(&BlobError::TooLong { max_bytes: MAX_BLOB_BYTES }));
     }
     let body = paced(request.into_body().into_data_stream(), app.config.server.request_timeout);
-    let stored = app.blobs.put(digest, body, MAX_BLOB_BYTES).await.map_err(|error| failure(&error))?;
+    let stored =
+        app.blobs.put(digest, body, announced.unwrap_or(MAX_BLOB_BYTES)).await.map_err(|error| failure(&error))?;
     let blob = Blob { digest: stored.digest, size: stored.size, created_at: app.clock.now() };
     let (blob, is_new) = app.store.blob_create(blob, tenant, by).await?;
     // Its content may have been removed after we found it there and before the row was made.
@@ -130,17 +132,26 @@ pub(crate) async fn store(
     Ok((blob, is_new).into())
 }
 
+/// Bytes a second that content must bring at least, on the whole: what waits for it has taken room from others.
+const MIN_BYTES_PER_SECOND: u32 = 8 << 10;
+
 /// A piece of content did not come in time.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing came for {0:?}")]
+#[error("what comes must not be silent for {0:?}, nor be slower than {MIN_BYTES_PER_SECOND} bytes a second")]
 struct TooSlow(Duration);
 
-/// Breaks content off when nothing of it comes for too long; how long all of it takes is the sender's business.
+/// Breaks content off when nothing of it comes for too long, or too little; only the time for which we waited counts.
 fn paced(body: BodyDataStream, limit: Duration) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
-    futures_util::stream::unfold(Some(body), move |body| async move {
-        let mut body = body?;
-        match tokio::time::timeout(limit, body.next()).await {
-            Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
+    let begin = (body, limit);
+    futures_util::stream::unfold(Some(begin), move |state| async move {
+        let (mut body, credit) = state?;
+        let asked_at = Instant::now();
+        match tokio::time::timeout(limit.min(credit), body.next()).await {
+            Ok(Some(Ok(bytes))) => {
+                let earned = Duration::from_secs(bytes.len() as u64) / MIN_BYTES_PER_SECOND;
+                let credit = credit.saturating_sub(asked_at.elapsed()).saturating_add(earned);
+                Some((Ok(bytes), Some((body, credit))))
+            }
             Ok(Some(Err(error))) => Some((Err(error.into()), None)),
             Ok(None) => None,
             Err(_) => Some((Err(TooSlow(limit).into()), None)),
