@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::IntoParams;
 
@@ -38,6 +39,9 @@ const MAX_HEARING_BYTES: usize = 2 * MAX_SYNC_BYTES;
 /// Bytes up to which a speech is short, and heard at once.
 const SHORT_BYTES: usize = 16 << 10;
 
+/// How long to wait for attention before speaking all the same: words that come slowly must not silence everybody.
+const MAX_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How much of what nodes say may be in hand at once.
 #[derive(Debug)]
 pub(crate) struct Hearing(Arc<Semaphore>);
@@ -62,8 +66,8 @@ impl Hearing {
             return Attention { _permit: None };
         }
         let wanted = u32::try_from(bytes).unwrap_or(u32::MAX);
-        // It is never closed; were it, nothing would be bounded, and nothing lost.
-        Attention { _permit: Arc::clone(&self.0).acquire_many_owned(wanted).await.ok() }
+        let permit = tokio::time::timeout(MAX_PATIENCE, Arc::clone(&self.0).acquire_many_owned(wanted)).await;
+        Attention { _permit: permit.ok().and_then(Result::ok) }
     }
 }
 

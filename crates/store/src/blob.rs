@@ -76,6 +76,11 @@ impl Blobs {
         put::put(&self.place, expected, Box::pin(body), max_bytes.min(MAX_CONTENT_BYTES)).await
     }
 
+    /// Tells whether uploads wait for room that others hold.
+    pub fn is_crowded(&self) -> bool {
+        self.place.uploads.is_crowded()
+    }
+
     /// Opens a blob for reading, whole or the part of `range` that it has. What comes first is read and checked before
     /// this returns, so that most failures show here and not in the middle of the stream.
     pub async fn get(&self, digest: Digest, range: Option<Range<u64>>) -> Result<Reading, BlobError> {

@@ -2,9 +2,10 @@
 //!
 //! What is awaited first comes first. A share is taken before the memory is, held for as long as the content takes to come
 //! and to be written, and nobody who holds one waits for another while its own content stands still: so there is always
-//! somebody who will give room back.
+//! somebody who will give room back. How slowly content may come while others wait is not decided here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes that one permit stands for.
@@ -15,6 +16,7 @@ const UNIT_BYTES: u64 = 1 << 10;
 pub(super) struct Room {
     units: Arc<Semaphore>,
     whole: u32,
+    waiting: Arc<AtomicUsize>,
 }
 
 /// A share of the room, given back when dropped.
@@ -26,14 +28,33 @@ pub(super) struct Share {
 impl Room {
     pub(super) fn new(bytes: u64) -> Self {
         let whole = units(bytes);
-        Self { units: Arc::new(Semaphore::new(whole as usize)), whole }
+        Self { units: Arc::new(Semaphore::new(whole as usize)), whole, waiting: Arc::default() }
+    }
+
+    /// Tells whether anybody waits.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Waits for room for so many bytes. Whoever wants more than there is gets all of it.
     pub(super) async fn take(&self, bytes: u64) -> Share {
         let wanted = units(bytes).min(self.whole);
+        if let Ok(permit) = Arc::clone(&self.units).try_acquire_many_owned(wanted) {
+            return Share { _permit: Some(permit) };
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
         // It is never closed; were it, nothing would be bounded, and nothing lost.
         Share { _permit: Arc::clone(&self.units).acquire_many_owned(wanted).await.ok() }
+    }
+}
+
+/// Somebody who waits, until dropped.
+struct Waiting<'r>(&'r AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -54,8 +75,10 @@ mod tests {
         let more = room.take(3 << 10);
         tokio::pin!(more);
         assert!(more.as_mut().now_or_never().is_none(), "there is not so much");
+        assert!(room.is_crowded());
         drop(first);
         drop(more.await);
+        assert!(!room.is_crowded());
         assert!(room.take(1 << 40).now_or_never().is_some(), "more than all is all");
     }
 }
