@@ -33,7 +33,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
 #[derive(Debug)]
 pub(crate) struct Spoken<T>(pub(crate) T, pub(crate) Attention);
 
-/// Bytes of long speeches that are listened to at once; the other speakers wait. Ten times as much or so is in hand while
+/// Bytes of long speeches that are listened to at once; the other speakers wait. Several times as much is in hand while
 /// they are understood and written.
 const MAX_HEARING_BYTES: usize = 2 * MAX_SYNC_BYTES;
 /// Bytes up to which a speech is short, and heard at once.
@@ -119,10 +119,12 @@ async fn read(request: Request, bytes_max: usize) -> Answer<Vec<u8>> {
     let mut bytes = Vec::with_capacity(announced(&request).unwrap_or(0).min(bytes_max));
     let mut body = Limited::new(request.into_body(), bytes_max);
     while let Some(frame) = body.frame().await {
-        match frame.map(|frame| frame.into_data()) {
-            Ok(Ok(piece)) => bytes.extend_from_slice(&piece),
-            // What comes behind a body is nothing that we know.
-            Ok(Err(_)) => {}
+        match frame {
+            Ok(frame) => {
+                // What comes behind a body is nothing that we know.
+                let Ok(piece) = frame.into_data() else { continue };
+                bytes.extend_from_slice(&piece);
+            }
             Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => return Err(too_large().into()),
             Err(error) => {
                 return Err(ApiError::invalid("body_broken", format!("the body broke off: {error}")).into());

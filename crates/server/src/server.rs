@@ -38,8 +38,8 @@ use store::{Bearer, Clock, Place, Store, StoreConfig, StoreError, TenantKey, Tok
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Bytes that a connection gathers before they are looked at, those of a request's head among them. What is left to itself
-/// grows to 400 KiB, which every connection that once brought much would keep.
+/// Bytes that a connection gathers before they are looked at, those of a request's head among them. Left to
+/// itself it may grow to 400 KiB.
 const CONNECTION_BYTES: usize = 64 << 10;
 
 /// Why a server did not start.
