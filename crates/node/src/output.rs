@@ -145,10 +145,16 @@ impl Output {
         if self.gathered.as_ref().is_some_and(|(of, _)| *of != stream) {
             self.flush().await;
         }
-        let (_, gathered) = self.gathered.get_or_insert_with(|| (stream, Vec::new()));
-        gathered.extend_from_slice(bytes);
-        if gathered.len() >= GATHER_BYTES {
-            self.flush().await;
+        // No chunk is longer than what the server stores as one piece.
+        let mut bytes = bytes;
+        while !bytes.is_empty() {
+            let (_, gathered) = self.gathered.get_or_insert_with(|| (stream, Vec::new()));
+            let (fitting, rest) = bytes.split_at(bytes.len().min(GATHER_BYTES - gathered.len()));
+            gathered.extend_from_slice(fitting);
+            if gathered.len() == GATHER_BYTES {
+                self.flush().await;
+            }
+            bytes = rest;
         }
     }
 

@@ -22,8 +22,9 @@ use model::{ApiError, Blob, Digest, ErrorKind, Page, PageQuery, Purpose, Scope, 
 use range::Wanted;
 use serde::Deserialize;
 use std::time::Duration;
-use store::blob::{BlobError, BodyError};
+use store::blob::{BlobError, Blobs, BodyError};
 use store::{chain, is_full};
+use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -136,8 +137,9 @@ pub(crate) async fn store(app: &App, by: &str, tenant: TenantId, sent: Sent, req
     if announced.is_some_and(|length: u64| length > MAX_BLOB_BYTES) {
         return Err(failure(&BlobError::TooLong { max_bytes: MAX_BLOB_BYTES }));
     }
-    let body = paced(request.into_body().into_data_stream(), app.config.server.request_timeout);
-    let stored = app.blobs.put(sent.digest, body, MAX_BLOB_BYTES).await.map_err(|error| failure(&error))?;
+    let body = paced(app, request.into_body().into_data_stream());
+    let stored =
+        app.blobs.put(sent.digest, body, announced.unwrap_or(MAX_BLOB_BYTES)).await.map_err(|error| failure(&error))?;
     let blob = Blob { digest: stored.digest, size: stored.size, created_at: app.clock.now(), purpose: sent.purpose };
     let (blob, is_new) = app.store.blob_create(blob, tenant, by).await?;
     // Its content may have been removed after we found it there and before the row was made, or be removed now.
@@ -151,21 +153,70 @@ pub(crate) async fn store(app: &App, by: &str, tenant: TenantId, sent: Sent, req
     Ok((blob, is_new).into())
 }
 
+/// Bytes a second that content must bring, on the whole, while others wait for the room that it has taken.
+const MIN_BYTES_PER_SECOND: u64 = 64 << 10;
+/// How often to look whether anybody waits.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// A piece of content did not come in time.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing came for {0:?}")]
-struct TooSlow(Duration);
+enum TooSlow {
+    #[error("nothing came for {0:?}")]
+    Silent(Duration),
+    #[error("others wait, and less than {MIN_BYTES_PER_SECOND} bytes a second came")]
+    Crowding,
+}
 
-/// Breaks content off when nothing of it comes for too long; how long all of it takes is the sender's business.
-fn paced(body: BodyDataStream, limit: Duration) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
-    futures_util::stream::unfold(Some(body), move |body| async move {
-        let mut body = body?;
-        match tokio::time::timeout(limit, body.next()).await {
-            Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
-            Ok(Some(Err(error))) => Some((Err(error.into()), None)),
-            Ok(None) => None,
-            Err(_) => Some((Err(TooSlow(limit).into()), None)),
-        }
+/// Content as it comes, and how fast it does.
+struct Pace {
+    body: BodyDataStream,
+    blobs: Blobs,
+    limit: Duration,
+    /// How long we have waited for it, our own slowness left out.
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
+        let asked_at = Instant::now();
+        let piece = loop {
+            let silent = asked_at.elapsed();
+            if silent >= self.limit {
+                return Some(Err(TooSlow::Silent(self.limit).into()));
+            }
+            if self.is_crowding(silent) {
+                return Some(Err(TooSlow::Crowding.into()));
+            }
+            if let Ok(piece) = tokio::time::timeout(LOOK_AGAIN.min(self.limit - silent), self.body.next()).await {
+                break piece?;
+            }
+        };
+        self.waited += asked_at.elapsed();
+        Some(piece.inspect(|bytes| self.count(bytes.len())).map_err(BodyError::from))
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+    }
+
+    /// Tells whether others wait for something that takes its time.
+    fn is_crowding(&self, silent: Duration) -> bool {
+        let allowed = self.limit + Duration::from_secs(self.bytes / MIN_BYTES_PER_SECOND);
+        self.waited + silent > allowed && self.blobs.is_crowded()
+    }
+}
+
+/// Breaks content off when nothing of it comes for too long, or too little while others wait; else how long all of it takes
+/// is the sender's business.
+fn paced(app: &App, body: BodyDataStream) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
+    let (blobs, limit) = (app.blobs.clone(), app.config.server.request_timeout);
+    let pace = Pace { body, blobs, limit, waited: Duration::ZERO, bytes: 0 };
+    futures_util::stream::unfold(Some(pace), |pace| async move {
+        let mut pace = pace?;
+        let piece = pace.next().await?;
+        let rest = piece.is_ok().then_some(pace);
+        Some((piece, rest))
     })
     .fuse()
 }

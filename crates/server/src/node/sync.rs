@@ -2,6 +2,7 @@
 //! say.
 
 use crate::app::App;
+use crate::body::Attention;
 use crate::caller::Caller;
 use crate::error::Answer;
 use crate::session::watch::moved;
@@ -38,7 +39,14 @@ impl Drop for Waiting<'_> {
 }
 
 /// Hears a node and tells it what to do.
-pub(super) async fn answer(app: &App, caller: &Caller, node: NodeId, sync: Sync) -> Answer<SyncAnswer> {
+pub(super) async fn answer(
+    app: &App,
+    caller: &Caller,
+    node: NodeId,
+    sync: Sync,
+    attention: Attention,
+) -> Answer<SyncAnswer> {
+    let mut attention = Some(attention);
     let asked_at = app.clock.now();
     // A lease must outlive the wait, or the node would find itself without one when the answer comes.
     let wait = Duration::from_millis(sync.wait_ms).min(MAX_HOLD).min(app.config.node.lease / 2);
@@ -82,6 +90,8 @@ pub(super) async fn answer(app: &App, caller: &Caller, node: NodeId, sync: Sync)
             return Ok(compose(word, said, asked_at));
         }
         if !has_more {
+            // What was said is written, and this may now wait for long.
+            drop(attention.take());
             // A node that was told to stop something is told again, until it has.
             let again = Instant::now() + TELL_AGAIN;
             hold(app, &turn, if word.cancel.is_empty() { until } else { until.min(again) }).await;
