@@ -4,10 +4,13 @@
 //! and every size, count and depth has a `MAX_`. What is missing or broken becomes a note in the report.
 #![deny(unsafe_code)]
 
+mod core;
+mod id;
 mod mapped;
 mod module;
 mod places;
 
+pub use id::{IdError, QuickId, quick_id};
 pub use mapped::Mapped;
 pub use module::{ModuleError, ModuleFile};
 pub use places::Places;

@@ -1,0 +1,3 @@
+//! ELF cores.
+
+pub(crate) mod elf;
