@@ -3,6 +3,7 @@
 use crate::mapped::Mapped;
 use object::read::elf::{ElfFile32, ElfFile64};
 use object::{File, FileKind, Object};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 /// Why a file cannot be used as a module.
@@ -26,11 +27,29 @@ pub enum ModuleError {
     },
 }
 
+/// The bytes of a file, wherever they are.
+#[derive(Debug)]
+enum Bytes {
+    Mapped(Mapped),
+    Owned(Vec<u8>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(mapped) => mapped,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
 /// An ELF file of a module, or of its debug information.
 #[derive(Debug)]
 pub struct ModuleFile {
     path: PathBuf,
-    bytes: Mapped,
+    bytes: Bytes,
     build_id: Option<Vec<u8>>,
 }
 
@@ -38,6 +57,15 @@ impl ModuleFile {
     /// Opens a file and looks at its headers.
     pub fn open(path: &Path) -> Result<Self, ModuleError> {
         let bytes = Mapped::open(path).map_err(|cause| ModuleError::Unreadable { path: path.to_owned(), cause })?;
+        Self::of(path, Bytes::Mapped(bytes))
+    }
+
+    /// Takes a file that is in memory, as a vDSO is in a core.
+    pub fn of_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, ModuleError> {
+        Self::of(path, Bytes::Owned(bytes))
+    }
+
+    fn of(path: &Path, bytes: Bytes) -> Result<Self, ModuleError> {
         let broken = |cause: object::Error| ModuleError::Broken { path: path.to_owned(), cause: cause.to_string() };
         let build_id = parse(&bytes).map_err(broken)?.build_id().map_err(broken)?.map(<[u8]>::to_vec);
         Ok(Self { path: path.to_owned(), bytes, build_id })
