@@ -4,10 +4,13 @@
 //! and every size, count and depth has a `MAX_`. What is missing or broken becomes a note in the report.
 #![deny(unsafe_code)]
 
+pub mod locate;
 mod mapped;
 mod module;
 mod places;
+pub mod symbol;
 
 pub use mapped::Mapped;
 pub use module::{ModuleError, ModuleFile};
 pub use places::Places;
+pub use symbol::{Place, Symbols};
