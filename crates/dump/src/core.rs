@@ -13,7 +13,7 @@ mod stack;
 mod view;
 
 pub use extra::{EXTRA_KIND, EXTRA_OWNER, Extra, MAX_EXTRA_BYTES};
-pub(crate) use image::Image;
+pub(crate) use image::{Image, VDSO};
 pub(crate) use stack::{Beginning, beginning};
 pub(crate) use view::View;
 

@@ -7,10 +7,12 @@
 mod analyse;
 mod core;
 mod id;
+pub mod locate;
 mod mapped;
 mod memory;
 mod module;
 mod places;
+pub mod symbol;
 mod unwind;
 
 pub use analyse::{analyse, main};
@@ -20,4 +22,5 @@ pub use mapped::Mapped;
 pub use memory::Memory;
 pub use module::{ModuleError, ModuleFile};
 pub use places::Places;
+pub use symbol::{Place, Symbols};
 pub use unwind::{Arch, Loaded, Registers, Unwinder, Walk, Walked};

@@ -2,16 +2,21 @@
 
 use super::{Stacks, Stopped};
 use crate::core::note::{AT_ENTRY, auxv_name};
-use crate::core::{Beginning, Core, Image, View, beginning, signal};
+use crate::core::{Beginning, Core, Image, VDSO, View, beginning, signal};
+use crate::locate::{self, Sought, hex};
+use crate::memory::read_some;
 use crate::module::ModuleFile;
 use crate::places::Places;
 use crate::unwind::{Loaded, Unwinder};
 use model::report::{Address, DumpKind, Found, MAX_NAME_CHARS, Machine, Module, NoteCode, Process, Report, Signal};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Bytes of all images that are copied out of one core.
 const MAX_COPIED_BYTES: usize = 128 << 20;
+
+/// Bytes of a module's beginning that tell it from others if it has no build id.
+const PAGE_BYTES: usize = 4096;
 
 /// Returns the report of a core; none if it is something else.
 pub(super) fn report(bytes: &[u8], places: &Places) -> Option<Report> {
@@ -33,6 +38,7 @@ pub(super) fn report(bytes: &[u8], places: &Places) -> Option<Report> {
     }
     let mut stacks = Stacks::new(unwinder, &loaded, places);
     report.threads = stopped(&core).map(|stopped| stacks.tell(stopped, &view)).collect();
+    stacks.finish(&mut report.modules);
     if report.threads.is_empty() {
         let what = core.arch.map_or_else(
             || format!("stacks of machine {} cannot be walked", core.header.machine),
@@ -120,7 +126,7 @@ fn modules(core: &Core<'_>, places: &Places, report: &mut Report) -> Vec<Loaded>
     let mut loaded: Vec<Loaded> = Vec::new();
     for image in core.images() {
         let mut found = Found::Unwind;
-        let mut file = file(&image, places, report).map(Arc::new);
+        let mut file = file(&image, core, places, report).map(Arc::new);
         if file.is_none() {
             file = copied(&image, core, &mut left).map(Arc::new);
             found = if file.is_some() { Found::Core } else { Found::Missing };
@@ -152,12 +158,15 @@ fn copied(image: &Image, core: &Core<'_>, left: &mut usize) -> Option<ModuleFile
     ModuleFile::of_bytes(Path::new(&image.path), bytes).ok()
 }
 
-fn file(image: &Image, places: &Places, report: &mut Report) -> Option<ModuleFile> {
-    let path = image.path.strip_prefix('/')?;
-    let _ = report;
-    places.roots.iter().find_map(|root| ModuleFile::open(&PathBuf::from(root).join(path)).ok())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn file(image: &Image, core: &Core<'_>, places: &Places, report: &mut Report) -> Option<ModuleFile> {
+    if image.path == VDSO {
+        return None;
+    }
+    let head = if image.bias.is_some() { read_some(core, image.start, PAGE_BYTES) } else { Vec::new() };
+    let sought = Sought { path: &image.path, build_id: image.build_id.as_deref(), head: &head };
+    let located = locate::module(&sought, places);
+    for note in located.notes {
+        report.note(NoteCode::Missing, note);
+    }
+    located.file
 }

@@ -1,13 +1,10 @@
 //! Modules as they lay in memory, and what their files say stood where.
 
 use crate::core::elf::{Header, Segment};
-use crate::module::ModuleFile;
-use object::{CompressionFormat, Object, ObjectSection};
-use std::borrow::Cow;
+use crate::module::{ModuleFile, Section};
+use object::{Object, ObjectSection};
 use std::sync::{Arc, OnceLock};
 
-/// Bytes of a section that has to be inflated.
-const MAX_SECTION_BYTES: u64 = 64 << 20;
 /// Parts of one file that were loaded.
 const MAX_PARTS: u32 = 256;
 
@@ -24,8 +21,7 @@ pub struct Loaded {
     /// What of the file was loaded, by the file's own addresses.
     parts: Vec<Segment>,
     index: Option<u64>,
-    /// `.debug_frame`, if it had to be inflated.
-    inflated: OnceLock<Option<Vec<u8>>>,
+    debug_frame: OnceLock<Option<Section>>,
 }
 
 impl Loaded {
@@ -35,7 +31,7 @@ impl Loaded {
         let index = headers.iter().find(|header| header.kind == Segment::EH_FRAME).map(|header| header.address);
         let mut parts: Vec<_> = headers.into_iter().filter(|header| header.kind == Segment::LOAD).collect();
         parts.sort_by_key(|part| part.address);
-        Self { start, end, bias, file, parts, index, inflated: OnceLock::new() }
+        Self { start, end, bias, file, parts, index, debug_frame: OnceLock::new() }
     }
 
     /// Returns its file.
@@ -74,17 +70,8 @@ impl Loaded {
 
     /// Returns `.debug_frame`, inflated if need be.
     pub(crate) fn debug_frame(&self) -> Option<&[u8]> {
-        let elf = self.file.as_ref()?.elf().ok()?;
-        let section = elf.section_by_name(".debug_frame")?;
-        let stored = section.compressed_data().ok()?;
-        if stored.format == CompressionFormat::None {
-            return Some(stored.data);
-        }
-        let inflate = || {
-            let stored = (stored.uncompressed_size <= MAX_SECTION_BYTES).then_some(stored)?;
-            stored.decompress().ok().map(Cow::into_owned)
-        };
-        self.inflated.get_or_init(inflate).as_deref()
+        let read = || self.file.as_ref()?.section(".debug_frame");
+        self.debug_frame.get_or_init(read).as_deref()
     }
 
     fn part_of(&self, address: u64) -> Option<(&Segment, &[u8])> {
