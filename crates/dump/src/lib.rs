@@ -6,6 +6,7 @@
 
 mod analyse;
 mod core;
+mod crash;
 mod id;
 pub mod locate;
 mod mapped;

@@ -138,10 +138,16 @@ impl<'a> Unwinder<'a> {
             Step { registers: registers.clone(), trust: Trust::Context, is_interrupted: false, is_exact: true };
         let (mut turns, mut scanned) = (0, 0);
         for count in 0..MAX_STEPS {
-            let Some(frame) = self.frame(&step) else {
+            let Some(mut frame) = self.frame(&step) else {
                 walk.broken = Some("its registers are not known".to_owned());
                 break;
             };
+            scanned = if step.trust == Trust::Scan { scanned + 1 } else { 0 };
+            let outer = self.outer(&step, &frame, memory);
+            if matches!(&outer, Outer::Caller(caller) if caller.is_interrupted) {
+                // Nobody called what returns from a signal: it is gone back to at its very first instruction.
+                frame.lookup = frame.address;
+            }
             if walk.frames.len() < MAX_FRAMES {
                 walk.frames.push(frame);
             } else {
@@ -151,8 +157,7 @@ impl<'a> Unwinder<'a> {
                 }
                 tail.push_back(frame);
             }
-            scanned = if step.trust == Trust::Scan { scanned + 1 } else { 0 };
-            let caller = match self.outer(&step, &frame, memory) {
+            let caller = match outer {
                 Outer::Caller(caller) => caller,
                 Outer::Beginning => break,
                 Outer::Broken(why) => {

@@ -3,6 +3,7 @@
 use super::{Stacks, Stopped};
 use crate::core::note::{AT_ENTRY, auxv_name};
 use crate::core::{Beginning, Core, Image, VDSO, View, beginning, signal};
+use crate::crash::crash;
 use crate::locate::{self, Sought, hex};
 use crate::memory::read_some;
 use crate::module::ModuleFile;
@@ -46,6 +47,7 @@ pub(super) fn report(bytes: &[u8], places: &Places) -> Option<Report> {
         );
         report.note(NoteCode::Broken, what);
     }
+    report.crash = crash(&view, &report);
     Some(report)
 }
 
