@@ -48,6 +48,7 @@ pub(crate) struct Core<'a> {
     pub(crate) pieces: Vec<Piece>,
     /// In the order of the file: the kernel writes the one that crashed first.
     pub(crate) threads: Vec<Status>,
+    threads_left: usize,
     pub(crate) account: Option<Account>,
     pub(crate) person: Option<Person>,
     pub(crate) auxv: Vec<(u64, u64)>,
@@ -72,6 +73,7 @@ impl<'a> Core<'a> {
             arch: Arch::of_machine(header.machine),
             pieces: Vec::new(),
             threads: Vec::new(),
+            threads_left: 0,
             account: None,
             person: None,
             auxv: Vec::new(),
@@ -84,6 +86,10 @@ impl<'a> Core<'a> {
         };
         core.arch = core.arch.filter(|arch| usize::from(arch.word_bytes()) == header.layout.word_bytes());
         core.read_segments();
+        if core.threads_left > 0 {
+            let all = core.threads.len() + core.threads_left;
+            core.note(NoteCode::Cut, format!("of {all} threads only {MAX_THREADS} are read"));
+        }
         core.pieces.sort_by_key(|piece| piece.start);
         core.mappings.sort_by_key(|mapping| mapping.start);
         Some(core)
@@ -147,7 +153,7 @@ impl<'a> Core<'a> {
     fn read_notes(&mut self, segment: &Segment, place: Range<usize>) {
         let bytes = &self.bytes[place];
         let mut notes = Notes::new(self.header.layout, bytes, segment.align);
-        while let Some(note) = notes.next() {
+        for note in notes.by_ref() {
             self.read_note(&note);
         }
         if notes.is_broken() {
@@ -158,16 +164,7 @@ impl<'a> Core<'a> {
     fn read_note(&mut self, note: &Note<'_>) {
         let layout = self.header.layout;
         match (note.owner, note.kind) {
-            (b"CORE", note::NT_PRSTATUS) => match self.arch.map(|arch| Status::read(layout, arch, note.content)) {
-                Some(Some(_)) if self.threads.len() >= MAX_THREADS => {
-                    if self.threads.len() == MAX_THREADS && !self.notes.iter().any(|note| note.0 == NoteCode::Cut) {
-                        self.note(NoteCode::Cut, format!("only the first {MAX_THREADS} threads are read"));
-                    }
-                }
-                Some(Some(status)) => self.threads.push(status),
-                Some(None) => self.note(NoteCode::Broken, "a thread's registers are not whole"),
-                None => {}
-            },
+            (b"CORE", note::NT_PRSTATUS) => self.read_status(note.content),
             (b"CORE", note::NT_PRPSINFO) => self.person = Person::read(layout, note.content),
             // Newer kernels write one for each thread; the first is that of the one that crashed.
             (b"CORE", note::NT_SIGINFO) if self.account.is_none() => {
@@ -189,6 +186,15 @@ impl<'a> Core<'a> {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn read_status(&mut self, content: &[u8]) {
+        let Some(arch) = self.arch else { return };
+        match Status::read(self.header.layout, arch, content) {
+            Some(status) if self.threads.len() < MAX_THREADS => self.threads.push(status),
+            Some(_) => self.threads_left += 1,
+            None => self.note(NoteCode::Broken, "a thread's registers are not whole"),
         }
     }
 

@@ -186,6 +186,11 @@ impl Scene<'_> {
         if code.is_empty() { unknown } else { decode(&code, registers, fault) }
     }
 
+    fn word(&self, address: u64) -> Option<u64> {
+        let layout = self.view.core.header.layout;
+        layout.word(&read_some(self.view, address, layout.word_bytes()), 0)
+    }
+
     /// Tells a fault of memory.
     fn memory(&self) -> Verdict {
         let told = self.signal.address.map(|address| address.0);
@@ -207,7 +212,11 @@ impl Scene<'_> {
             let reason = "the file behind a mapping ends before what was used";
             return Verdict::new("bus_error", Severity::Low, reason).about(told);
         }
-        let address = told.or(instruction.address);
+        let address = match instruction.access {
+            // What matters is where it would have gone, not where that was written.
+            Access::Return => instruction.address.and_then(|at| self.word(at)).or(told),
+            _ => told.or(instruction.address),
+        };
         let verdict = self.access(instruction.access, address).about(address);
         if told.is_none() {
             return verdict.because("the kernel names no address: it was one that no pointer can hold");

@@ -21,7 +21,7 @@ use cfi::{Base, Row, Rule, Table};
 use expression::{evaluate, read_number};
 use fuel::Fuel;
 use gimli::UnwindContext;
-use guess::Around;
+use guess::{Around, is_trampoline};
 use model::report::{MAX_FRAMES, MAX_TAIL_FRAMES, Trust};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -34,8 +34,8 @@ const MAX_STEPS: u64 = 1 << 20;
 const MAX_TURNS: u32 = 64;
 /// Frames in a row that were found by looking for them.
 const MAX_SCANNED: u32 = 64;
-/// Rows that are remembered.
-const MAX_ROWS: usize = 1 << 16;
+/// Places in the code that are remembered.
+const MAX_KNOWN: usize = 1 << 16;
 
 /// One frame of a walked stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +73,18 @@ pub struct Unwinder<'a> {
     signed_bits: u64,
     is_big: bool,
     tables: Vec<Table<'a>>,
-    rows: HashMap<u64, Option<Rc<Row<'a>>>, BuildHasherDefault<AddressHasher>>,
+    known: HashMap<u64, Known<'a>, BuildHasherDefault<AddressHasher>>,
     context: UnwindContext<usize>,
     fuel: Fuel,
+}
+
+/// What the code at a place tells of its frames.
+#[derive(Clone, Debug)]
+enum Known<'a> {
+    Row(Rc<Row<'a>>),
+    /// It returns from a signal: what was interrupted stands on the stack in the kernel's own order.
+    Trampoline,
+    Nothing,
 }
 
 /// A frame on the way: its registers, and how it was come by.
@@ -88,14 +97,6 @@ struct Step {
     is_exact: bool,
 }
 
-/// What lies outside of a frame.
-enum Outer {
-    Caller(Step),
-    /// It was the thread's first.
-    Beginning,
-    Broken(String),
-}
-
 impl<'a> Unwinder<'a> {
     /// Returns what walks stacks over these modules, which are sorted by address, and over what else can be executed.
     pub fn new(modules: &'a [Loaded], executable: Vec<Range<u64>>) -> Self {
@@ -105,7 +106,7 @@ impl<'a> Unwinder<'a> {
             signed_bits: 0,
             is_big: false,
             tables: modules.iter().map(Table::new).collect(),
-            rows: HashMap::default(),
+            known: HashMap::default(),
             context: UnwindContext::new(),
             fuel: Fuel::full(),
         }
@@ -144,7 +145,7 @@ impl<'a> Unwinder<'a> {
             };
             scanned = if step.trust == Trust::Scan { scanned + 1 } else { 0 };
             let outer = self.outer(&step, &frame, memory);
-            if matches!(&outer, Outer::Caller(caller) if caller.is_interrupted) {
+            if matches!(&outer, Ok(Some(caller)) if caller.is_interrupted) {
                 // Nobody called what returns from a signal: it is gone back to at its very first instruction.
                 frame.lookup = frame.address;
             }
@@ -158,9 +159,9 @@ impl<'a> Unwinder<'a> {
                 tail.push_back(frame);
             }
             let caller = match outer {
-                Outer::Caller(caller) => caller,
-                Outer::Beginning => break,
-                Outer::Broken(why) => {
+                Ok(Some(caller)) => caller,
+                Ok(None) => break,
+                Err(why) => {
                     walk.broken = Some(why);
                     break;
                 }
@@ -202,22 +203,23 @@ impl<'a> Unwinder<'a> {
         })
     }
 
-    /// Returns what lies outside of a frame.
-    fn outer<M: Memory + ?Sized>(&mut self, step: &Step, frame: &Walked, memory: &M) -> Outer {
+    /// Returns the caller of a frame, none if it was the thread's first, or why it cannot be told.
+    fn outer<M: Memory + ?Sized>(&mut self, step: &Step, frame: &Walked, memory: &M) -> Result<Option<Step>, String> {
         let mut why = None;
-        if let Some(row) = self.row(frame) {
-            match self.by_row(&row, &step.registers, memory) {
-                Ok(None) => return Outer::Beginning,
+        let known = self.known(step, frame, memory);
+        if let Known::Row(row) = &known {
+            match self.by_row(row, &step.registers, memory) {
+                Ok(None) => return Ok(None),
                 Ok(Some(registers)) => {
                     let pc = registers.pc().unwrap_or(0);
                     if pc == 0 {
-                        return Outer::Beginning;
+                        return Ok(None);
                     }
                     // After a guess the registers may be wrong, and what is made of them wild.
                     let is_sure = matches!(step.trust, Trust::Context | Trust::Cfi);
                     if is_sure || self.is_executable(pc) {
                         let (is_interrupted, is_exact) = (row.is_signal, row.is_signal);
-                        return Outer::Caller(Step { registers, trust: Trust::Cfi, is_interrupted, is_exact });
+                        return Ok(Some(Step { registers, trust: Trust::Cfi, is_interrupted, is_exact }));
                     }
                 }
                 Err(reason) => why = Some(reason),
@@ -229,23 +231,23 @@ impl<'a> Unwinder<'a> {
             is_executable: &|address| is_executable(executable, modules, address),
             is_big: self.is_big,
         };
-        if why.is_none()
+        if matches!(known, Known::Trampoline)
             && let Some(registers) = around.interrupted(&step.registers)
         {
-            return Outer::Caller(Step { registers, trust: Trust::Cfi, is_interrupted: true, is_exact: true });
+            return Ok(Some(Step { registers, trust: Trust::Cfi, is_interrupted: true, is_exact: true }));
         }
         if step.is_exact
             && !is_executable(executable, modules, frame.address)
             && let Some(registers) = around.before_bad_call(&step.registers)
         {
-            return Outer::Caller(Step { registers, trust: Trust::Scan, is_interrupted: false, is_exact: false });
+            return Ok(Some(Step { registers, trust: Trust::Scan, is_interrupted: false, is_exact: false }));
         }
         match around.caller(&step.registers, step.is_exact) {
             Some((mut registers, trust)) => {
                 self.unsign(&mut registers);
-                Outer::Caller(Step { registers, trust, is_interrupted: false, is_exact: false })
+                Ok(Some(Step { registers, trust, is_interrupted: false, is_exact: false }))
             }
-            None => Outer::Broken(why.unwrap_or_else(|| self.lack(frame))),
+            None => Err(why.unwrap_or_else(|| self.lack(frame))),
         }
     }
 
@@ -260,18 +262,29 @@ impl<'a> Unwinder<'a> {
         }
     }
 
-    fn row(&mut self, frame: &Walked) -> Option<Rc<Row<'a>>> {
-        let module = frame.module?;
-        if let Some(row) = self.rows.get(&frame.lookup) {
-            return row.clone();
+    /// Returns what the code that a frame is in tells of it.
+    fn known<M: Memory + ?Sized>(&mut self, step: &Step, frame: &Walked, memory: &M) -> Known<'a> {
+        // Places that are looked up as they are differ from those before a return to the same address.
+        let key = frame.address.wrapping_shl(1) | u64::from(step.is_exact);
+        if let Some(known) = self.known.get(&key) {
+            return known.clone();
         }
-        let own = frame.lookup.wrapping_sub(self.modules[module].bias);
-        let row = self.tables[module].row(own, &mut self.context, &mut self.fuel).map(Rc::new);
-        if self.rows.len() >= MAX_ROWS {
-            self.rows.clear();
+        let row = frame.module.and_then(|module| {
+            let own = frame.lookup.wrapping_sub(self.modules[module].bias);
+            self.tables[module].row(own, &mut self.context, &mut self.fuel)
+        });
+        // What is not told to be a signal's may be taken for the end of the function that stands before it.
+        let known = match row {
+            Some(row) if row.is_signal => Known::Row(Rc::new(row)),
+            _ if is_trampoline(memory, step.registers.arch(), frame.address) => Known::Trampoline,
+            Some(row) => Known::Row(Rc::new(row)),
+            None => Known::Nothing,
+        };
+        if self.known.len() >= MAX_KNOWN {
+            self.known.clear();
         }
-        self.rows.insert(frame.lookup, row.clone());
-        row
+        self.known.insert(key, known.clone());
+        known
     }
 
     /// Applies a row: none if it says that there is no caller.

@@ -29,8 +29,8 @@ pub(crate) struct Beginning {
 
 /// Reads what a process was started with, as far as it can be found.
 pub(crate) fn beginning(core: &Core<'_>) -> Beginning {
-    let mut found = Beginning::default();
-    found.program = core.aux(AT_EXECFN).and_then(|address| read_text(core, address, MAX_STRING_BYTES));
+    let program = core.aux(AT_EXECFN).and_then(|address| read_text(core, address, MAX_STRING_BYTES));
+    let mut found = Beginning { program, ..Beginning::default() };
     let Some(vector) = vector(core) else { return found };
     let Some((environment, below)) = pointers(core, vector) else { return found };
     let Some((arguments, _)) = pointers(core, below) else { return found };

@@ -239,8 +239,6 @@ fn aarch64(word: u32) -> Instruction {
     let is_vector = word & 1 << 26 != 0;
     let access = if word & 0xffe0_001f == 0xd420_0000 || word >> 16 == 0 {
         Access::Trap
-    } else if word & 0xffff_f81f == 0xd65f_0000 || word & 0xffff_fbff == 0xd65f_0bff {
-        Access::None
     } else if word & 0x0a00_0000 != 0x0800_0000 {
         Access::None
     } else {

@@ -2,8 +2,8 @@
 //! for debuggers, behind the symbol `__abort_msg`.
 
 use crate::core::View;
-use crate::memory::{read_exact, read_some};
-use crate::unwind::{Arch, Loaded};
+use crate::memory::read_some;
+use crate::unwind::Loaded;
 use object::{Object, ObjectSymbol};
 
 /// Bytes of a message.
@@ -17,13 +17,13 @@ const SYMBOL: &str = "__abort_msg";
 
 /// Returns what the C library said last, if it said something.
 pub(super) fn abort_message(view: &View<'_>) -> Option<String> {
-    let arch = view.core.arch?;
     let is_library = |module: &&Loaded| module.file().is_some_and(|file| is_c_library(file.path()));
     let library = view.modules.iter().find(is_library);
     // A program that was linked with all it needs has it itself.
     let modules = library.into_iter().chain(view.modules.iter().take(MAX_SEARCHED));
     let address = modules.take(MAX_SEARCHED).find_map(symbol)?;
-    let pointer = word(view, arch, address)?;
+    let layout = view.core.header.layout;
+    let pointer = layout.word(&read_some(view, address, layout.word_bytes()), 0)?;
     if pointer == 0 {
         return None;
     }
@@ -31,17 +31,6 @@ pub(super) fn abort_message(view: &View<'_>) -> Option<String> {
     let text = read_some(view, pointer.checked_add(4)?, MAX_MESSAGE_BYTES);
     let text = String::from_utf8_lossy(text.split(|byte| *byte == 0).next()?).trim().to_owned();
     (!text.is_empty()).then_some(text)
-}
-
-fn word(view: &View<'_>, arch: Arch, address: u64) -> Option<u64> {
-    let is_big = view.core.header.layout.is_big;
-    if arch.word_bytes() == 8 {
-        let bytes = read_exact(view, address)?;
-        Some(if is_big { u64::from_be_bytes(bytes) } else { u64::from_le_bytes(bytes) })
-    } else {
-        let bytes = read_exact(view, address)?;
-        Some(u64::from(if is_big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }))
-    }
 }
 
 fn is_c_library(path: &std::path::Path) -> bool {

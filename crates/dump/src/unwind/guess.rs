@@ -31,25 +31,18 @@ impl<M: Memory + ?Sized> Around<'_, M> {
 
     /// Returns the registers that were saved when a signal came, if the code at `pc` is what returns from one.
     pub(super) fn interrupted(&self, registers: &Registers) -> Option<Registers> {
-        const X86_64: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
-        const AARCH64: [u8; 8] = [0x68, 0x11, 0x80, 0xd2, 0x01, 0, 0, 0xd4];
-        let (pc, sp, arch) = (registers.pc()?, registers.sp()?, registers.arch());
+        // Behind what the kernel puts first, on ARM the signal's account too, in the order of its own structures.
+        const X86_64: [u16; 17] = [8, 9, 10, 11, 12, 13, 14, 15, 5, 4, 6, 3, 1, 0, 2, 7, 16];
+        let (sp, arch) = (registers.sp()?, registers.arch());
         let mut saved = Registers::new(arch);
+        let mut keep = |number: u64, register: u16, first: u64| {
+            saved.set(register, self.word(arch, sp.checked_add(first + 8 * number)?)?);
+            Some(())
+        };
         match arch {
-            Arch::X86_64 if read_exact(self.memory, pc)? == X86_64 => {
-                // The context of the signal's frame, behind its five first words, in the kernel's order.
-                const ORDER: [u16; 17] = [8, 9, 10, 11, 12, 13, 14, 15, 5, 4, 6, 3, 1, 0, 2, 7, 16];
-                for (number, register) in (0..).zip(ORDER) {
-                    saved.set(register, self.word(arch, sp.checked_add(40 + 8 * number)?)?);
-                }
-            }
-            Arch::Aarch64 if read_exact(self.memory, pc)? == AARCH64 => {
-                // Behind the signal's account and the context's head: the fault's address, then `x0` to `pc`.
-                for register in 0..33 {
-                    saved.set(register, self.word(arch, sp.checked_add(312 + 8 * u64::from(register))?)?);
-                }
-            }
-            _ => return None,
+            Arch::X86_64 => (0..).zip(X86_64).try_for_each(|(number, register)| keep(number, register, 40))?,
+            Arch::Aarch64 => (0..33).try_for_each(|register| keep(u64::from(register), register, 312))?,
+            Arch::X86 | Arch::Arm => return None,
         }
         Some(saved)
     }
@@ -160,6 +153,17 @@ fn unsure(registers: &Registers) -> Registers {
         }
     }
     caller
+}
+
+/// Tells whether the code at an address is what returns from a signal: it loads that call's number, and calls the kernel.
+pub(super) fn is_trampoline<M: Memory + ?Sized>(memory: &M, arch: Arch, address: u64) -> bool {
+    const X86_64: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
+    const AARCH64: [u8; 8] = [0x68, 0x11, 0x80, 0xd2, 0x01, 0, 0, 0xd4];
+    match arch {
+        Arch::X86_64 => read_exact(memory, address) == Some(X86_64),
+        Arch::Aarch64 => read_exact(memory, address) == Some(AARCH64),
+        Arch::X86 | Arch::Arm => false,
+    }
 }
 
 /// Tells whether a call stands right before an address; none if the code there is not known.

@@ -112,13 +112,14 @@ fn an_overflowing_stack_is_cut_and_called_so() {
 /// Returns the names of the functions that `gdb` finds.
 fn gdb(program: &Path, core: &Path) -> Vec<String> {
     let text = run(Command::new("gdb").args(["-nx", "-batch", "-ex", "bt"]).arg(program).arg(core));
-    let frames = text.lines().filter(|line| line.starts_with('#'));
+    // It shows the innermost frame once more when it opens the core.
+    let frames: Vec<_> = text.lines().filter(|line| line.starts_with('#')).skip(1).collect();
     let name = |line: &str| {
         let line = line.split_once(' ')?.1.trim();
         let rest = line.split_once(" in ").map_or(line, |(_, rest)| rest);
         Some(rest.split(" (").next()?.to_owned())
     };
-    frames.filter_map(name).collect()
+    frames.into_iter().filter_map(name).collect()
 }
 
 #[test]
@@ -210,6 +211,9 @@ fn crashes_are_called_what_they_are() {
     for (how, class, severity) in cases {
         let report = analyse(&program.crash(&[how]), &here());
         let crash = report.crash.expect("it crashed");
+        if how == "wild_return" && crash.address.map(|address| address.0) != Some(0x4242_4242_4242_4242) {
+            wrong.push(format!("{how}: {:?}", crash.address));
+        }
         if (crash.class.as_str(), crash.severity) != (class, severity) || crash.reasons.is_empty() {
             wrong.push(format!("{how}: {crash:?} {:?}", report.signal));
         }
@@ -243,9 +247,11 @@ fn a_core_tells_its_process() {
     let paths: BTreeSet<_> = report.modules.iter().map(|module| module.path.as_str()).collect();
     assert!(paths.contains("[vdso]") && paths.contains(program_path), "{paths:?}");
     assert!(report.modules.iter().all(|module| module.build_id.is_some()), "{:?}", report.modules);
+    let source = include_str!("programs/faults.c").lines().position(|line| line.contains("\"null_write\""));
+    let line = source.and_then(|line| u32::try_from(line + 1).ok()).expect("the program can do that");
     let thread = report.crashed().expect("it crashed");
     assert!(thread.registers.contains_key("rip") && thread.registers.contains_key("fs_base"));
-    assert_eq!(thread.frames.iter().find_map(|frame| frame.line), Some(35));
+    assert_eq!(thread.frames.iter().find_map(|frame| frame.line), Some(line));
 }
 
 #[test]
@@ -259,10 +265,11 @@ fn without_its_files_a_core_is_walked_as_far_as_it_goes() {
 }
 
 /// Analyses every prefix of a core that ends at a multiple of `step`.
-fn check_prefixes(core: &Path, places: &Places, step: usize) {
+fn check_prefixes(core: &Path, places: Places, step: usize) {
     let bytes = fs::read(core).expect("a core can be read");
-    let whole = analyse(core, places);
     let folder = tempfile::tempdir().expect("there is room for a folder");
+    let places = &Places { cache: Some(folder.path().join("cache")), ..places };
+    let whole = analyse(core, places);
     let path = folder.path().join("cut");
     for length in (0..bytes.len()).step_by(step) {
         fs::write(&path, &bytes[..length]).expect("there is room for a file");
@@ -283,22 +290,23 @@ fn check_prefixes(core: &Path, places: &Places, step: usize) {
 #[test]
 fn a_core_cut_short_anywhere_is_read() {
     let program = Program::compile("sig.c", &["-O1", "-g"]);
-    check_prefixes(&program.crash(&[]), &Places { roots: vec!["/".into()], ..Places::default() }, 7 * 4096);
+    check_prefixes(&program.crash(&[]), Places { roots: vec!["/".into()], ..Places::default() }, 7 * 4096);
 }
 
 #[test]
 #[ignore = "a thousand prefixes take minutes"]
 fn a_core_cut_short_at_every_page_is_read() {
     let program = Program::compile("sig.c", &["-O1", "-g"]);
-    check_prefixes(&program.crash(&[]), &here(), 4096);
+    check_prefixes(&program.crash(&[]), here(), 4096);
     let program = Program::compile("panic.rs", &["-O", "-g", "-Cpanic=abort"]);
-    check_prefixes(&program.crash(&[]), &Places::default(), 40_960);
+    check_prefixes(&program.crash(&[]), Places::default(), 40_960);
 }
 
 /// Changes bytes of a core at places that a seed chooses, and analyses what comes of it.
-fn check_damage(core: &Path, places: &Places, rounds: u64) {
+fn check_damage(core: &Path, places: Places, rounds: u64) {
     let whole = fs::read(core).expect("a core can be read");
     let folder = tempfile::tempdir().expect("there is room for a folder");
+    let places = &Places { cache: Some(folder.path().join("cache")), ..places };
     let path = folder.path().join("damaged");
     for seed in 1..=rounds {
         let mut bytes = whole.clone();
@@ -321,12 +329,12 @@ fn check_damage(core: &Path, places: &Places, rounds: u64) {
 #[test]
 fn a_damaged_core_breaks_nothing() {
     let program = Program::compile("sig.c", &["-O1", "-g"]);
-    check_damage(&program.crash(&[]), &Places { roots: vec!["/".into()], ..Places::default() }, 60);
+    check_damage(&program.crash(&[]), Places { roots: vec!["/".into()], ..Places::default() }, 60);
 }
 
 #[test]
 #[ignore = "thousands of damaged cores take minutes"]
 fn damaged_cores_break_nothing() {
     let program = Program::compile("sig.c", &["-O1", "-g"]);
-    check_damage(&program.crash(&[]), &here(), 10_000);
+    check_damage(&program.crash(&[]), here(), 10_000);
 }

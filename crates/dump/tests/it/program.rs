@@ -39,7 +39,8 @@ impl Program {
             let with_number =
                 || fs::read_dir(self.folder.path()).ok()?.flatten().map(|entry| entry.path()).find(is_core);
             if !core.exists() {
-                fs::rename(with_number().expect("the kernel left a core"), &core).expect("a name can be changed");
+                let left = with_number().unwrap_or_else(|| panic!("{arguments:?} left no core"));
+                fs::rename(left, &core).expect("a name can be changed");
             }
         } else {
             let dump = format!("generate-core-file {}", core.display());
