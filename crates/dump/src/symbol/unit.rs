@@ -153,6 +153,9 @@ impl<'a> Walk<'a> {
             let (depth, offset) = (entries.next_depth(), entries.next_offset());
             let Some(abbreviation) = entries.read_abbreviation()? else { continue };
             self.spend(1 + abbreviation.attributes().len() as u64)?;
+            while around.last().is_some_and(|(last, _)| *last >= depth) {
+                around.pop();
+            }
             let is_inlined = match abbreviation.tag() {
                 gimli::DW_TAG_subprogram => false,
                 gimli::DW_TAG_inlined_subroutine => true,
@@ -161,9 +164,6 @@ impl<'a> Walk<'a> {
                     continue;
                 }
             };
-            while around.last().is_some_and(|(last, _)| *last >= depth) {
-                around.pop();
-            }
             let mut facts = Facts::default();
             for specification in abbreviation.attributes() {
                 let attribute = entries.read_attribute(*specification)?;
