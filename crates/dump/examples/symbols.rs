@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 fn main() -> std::io::Result<()> {
-    let mut places = dump::Places { roots: vec!["/".into()], debug: vec!["/usr/lib/debug".into()], ..Default::default() };
+    let mut places =
+        dump::Places { roots: vec!["/".into()], debug: vec!["/usr/lib/debug".into()], ..Default::default() };
     let (mut is_complete, mut is_quiet, mut rest) = (false, false, Vec::new());
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {

@@ -7,6 +7,7 @@
 pub mod locate;
 mod mapped;
 mod module;
+pub mod pack;
 mod places;
 pub mod symbol;
 

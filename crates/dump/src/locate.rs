@@ -269,7 +269,9 @@ fn supplementary(holder: &ModuleFile, places: &Places, notes: &mut Vec<String>) 
         }
     }
     let path = Path::new(std::ffi::OsStr::from_bytes(path));
-    let folder = holder.home().map_or_else(|| holder.path().parent().unwrap_or(Path::new("/")).to_owned(), |home| home.folder.clone());
+    let folder = holder
+        .home()
+        .map_or_else(|| holder.path().parent().unwrap_or(Path::new("/")).to_owned(), |home| home.folder.clone());
     let root = holder.home().map_or_else(|| PathBuf::from("/"), |home| home.root.clone());
     let file_name = PathBuf::from("/.dwz").join(path.file_name()?);
     let mut paths = vec![(root, folder.join(path))];

@@ -94,7 +94,8 @@ impl Symbols {
         let files = debug_files(file, places);
         let holder = files.debug.as_ref().unwrap_or(file);
         let has_debug = holder.has_section(".debug_info");
-        let has_table = holder.has_section(".symtab") || file.has_section(".symtab") || file.has_section(".gnu_debugdata");
+        let has_table =
+            holder.has_section(".symtab") || file.has_section(".symtab") || file.has_section(".gnu_debugdata");
         let level = if has_debug {
             Found::Debug
         } else if has_table || file.has_section(".dynsym") {
@@ -106,7 +107,9 @@ impl Symbols {
         match level {
             Found::Debug => {}
             _ if has_table => lack.push("there is no debug information of it, only symbols".to_owned()),
-            Found::Symbols => lack.push("there is no debug information of it, only symbols for other modules".to_owned()),
+            Found::Symbols => {
+                lack.push("there is no debug information of it, only symbols for other modules".to_owned());
+            }
             _ => lack.push("there is neither debug information of it nor a table of symbols".to_owned()),
         }
         let place = places.cache.as_deref().map(|folder| cache_path(folder, file, &files));
@@ -216,7 +219,7 @@ impl State {
             let mut place = match linkage {
                 Some(linkage) => Place {
                     function_offset: if node.is_none() { offset.checked_sub(this.entry) } else { None },
-                    ..self.named(linkage)
+                    ..self.named(&linkage)
                 },
                 // Lines of assembly have no function; the linker knows one.
                 None => self.label(offset).unwrap_or_default(),
@@ -231,22 +234,22 @@ impl State {
     fn label(&mut self, offset: u64) -> Option<Place> {
         let (layer, label) = self.layers.iter().find_map(|layer| Some((layer, layer.label_of(offset)?)))?;
         let linkage = String::from_utf8_lossy(layer.text(label.name)?).into_owned();
-        Some(Place { function_offset: offset.checked_sub(label.start), ..self.named(linkage) })
+        Some(Place { function_offset: offset.checked_sub(label.start), ..self.named(&linkage) })
     }
 
-    fn named(&mut self, linkage: String) -> Place {
+    fn named(&mut self, linkage: &str) -> Place {
         if self.names.len() >= MAX_NAMES {
             self.names.clear();
         }
-        let function = match self.names.get(linkage.as_str()) {
+        let function = match self.names.get(linkage) {
             Some(function) => function.clone(),
             None => {
-                let function = name::demangle(&linkage);
-                self.names.insert(linkage.as_str().into(), function.clone());
+                let function = name::demangle(linkage);
+                self.names.insert(linkage.into(), function.clone());
                 function
             }
         };
-        let symbol = (function != linkage).then(|| name::cut(&linkage));
+        let symbol = (function != linkage).then(|| name::cut(linkage));
         Place { function: Some(function), symbol, ..Place::default() }
     }
 
@@ -257,7 +260,8 @@ impl State {
     fn read_labels(&mut self) {
         let code = self.code();
         let mini = mini_debug(&self.module, &mut self.lack);
-        let files: Vec<_> = [self.files.debug.as_ref(), mini.as_ref(), Some(&self.module)].into_iter().flatten().collect();
+        let files: Vec<_> =
+            [self.files.debug.as_ref(), mini.as_ref(), Some(&self.module)].into_iter().flatten().collect();
         let mut tables = Tables::default();
         linker::read(&files, &code, &mut tables);
         self.add(tables);
@@ -366,6 +370,11 @@ impl State {
     fn keep(&mut self) -> std::io::Result<()> {
         let Some(place) = self.place.clone() else { return Ok(()) };
         if self.layers.len() == self.kept {
+            return Ok(());
+        }
+        if let ([only], 0) = (self.layers.as_slice(), self.kept) {
+            cache::keep(only.bytes(), &place)?;
+            self.kept = 1;
             return Ok(());
         }
         let mut tables = Tables::default();

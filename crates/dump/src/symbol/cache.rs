@@ -73,7 +73,8 @@ impl Cache {
     fn of(bytes: Bytes) -> Option<Self> {
         let header = bytes.get(..HEADER_BYTES)?;
         let length = usize::try_from(u64_at(header, 32)?).ok()?;
-        if &header[..16] != MAGIC || u32_at(header, 16)? != VERSION || length != bytes.len() || length > MAX_CACHE_BYTES {
+        if &header[..16] != MAGIC || u32_at(header, 16)? != VERSION || length != bytes.len() || length > MAX_CACHE_BYTES
+        {
             return None;
         }
         let mut arrays = [(0, 0); ARRAYS];
@@ -99,6 +100,11 @@ impl Cache {
         let (flags, base) = (u32_at(header, 20)?, u64_at(header, 24)?);
         let checked = (0..count).map(|_| AtomicBool::new(false)).collect();
         Some(Self { bytes, base, flags, arrays, checked, is_broken: AtomicBool::new(false) })
+    }
+
+    /// Returns it as it lies in a file.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Returns whether something in it turned out to be damaged since it was opened.

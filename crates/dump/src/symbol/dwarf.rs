@@ -74,8 +74,7 @@ impl Debug {
     pub(crate) fn units_of(&self, address: u64) -> Vec<usize> {
         let after = self.claims.partition_point(|claim| claim.start <= address);
         let before = self.claims[..after].iter().rev().take(MAX_CLAIMS_BACK).take_while(|claim| claim.reach > address);
-        let mut units: Vec<_> =
-            before.filter(|claim| claim.end > address).map(|claim| claim.unit as usize).collect();
+        let mut units: Vec<_> = before.filter(|claim| claim.end > address).map(|claim| claim.unit as usize).collect();
         units.sort_unstable();
         units.dedup();
         units.truncate(MAX_UNITS_OF_ADDRESS);
@@ -154,7 +153,8 @@ fn sections(file: &ModuleFile) -> DwarfSections<Option<Section>> {
         | SectionId::DebugStrOffsets => file.section(id.name()),
         _ => None,
     };
-    let all = || DwarfSections::load(|id| Ok::<_, std::convert::Infallible>(read(id))).unwrap_or_else(|never| match never {});
+    let all =
+        || DwarfSections::load(|id| Ok::<_, std::convert::Infallible>(read(id))).unwrap_or_else(|never| match never {});
     let info = || file.section(SectionId::DebugInfo.name());
     // The one section is about as long as all others together, and unpacking is most of the work of a first look.
     let is_long = file.is_compressed(SectionId::DebugInfo.name(), MIN_THREAD_BYTES);
@@ -167,7 +167,8 @@ fn sections(file: &ModuleFile) -> DwarfSections<Option<Section>> {
         };
         (sections, info)
     });
-    sections.debug_info = gimli::Section::load(|_| Ok::<_, std::convert::Infallible>(info)).unwrap_or_else(|never| match never {});
+    sections.debug_info =
+        gimli::Section::load(|_| Ok::<_, std::convert::Infallible>(info)).unwrap_or_else(|never| match never {});
     sections
 }
 
@@ -206,7 +207,9 @@ fn claims(dwarf: &gimli::Dwarf<Slice<'_>>, units: &[usize], code: &[Range<u64>])
     }
     let mut spent = 0;
     for (index, offset) in units.iter().enumerate().filter(|(index, _)| !has_ranges[*index]) {
-        let Ok(unit) = dwarf.unit_header(DebugInfoOffset(*offset)).and_then(|header| dwarf.unit(header)) else { continue };
+        let Ok(unit) = dwarf.unit_header(DebugInfoOffset(*offset)).and_then(|header| dwarf.unit(header)) else {
+            continue;
+        };
         let Ok(mut ranges) = dwarf.unit_ranges(&unit) else { continue };
         while let Ok(Some(range)) = ranges.next() {
             spent += 1;

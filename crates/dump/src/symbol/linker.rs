@@ -57,7 +57,8 @@ fn gather<'a>(
 ) {
     for symbol in symbols.take(MAX_SYMBOLS) {
         let start = symbol.address();
-        let is_code_like = matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Data | SymbolKind::Label);
+        let is_code_like =
+            matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Data | SymbolKind::Label);
         if symbol.is_undefined() || !is_code_like || end_of(code, start) == 0 || candidates.len() >= MAX_SYMBOLS {
             continue;
         }

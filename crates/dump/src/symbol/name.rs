@@ -36,7 +36,8 @@ pub(crate) fn cut(text: &str) -> String {
 fn rust(mangled: &str) -> Option<String> {
     // Suffixes of parts and copies are put back as those of C++ are.
     let (stem, suffix) = split_suffix(mangled);
-    if !stem.starts_with("_R") && !(stem.starts_with("_ZN") && stem.contains("17h")) {
+    let is_rust = stem.starts_with("_R") || (stem.starts_with("_ZN") && stem.contains("17h"));
+    if !is_rust {
         return None;
     }
     let name = rustc_demangle::try_demangle(stem).ok()?;

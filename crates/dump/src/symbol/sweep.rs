@@ -162,14 +162,18 @@ mod tests {
         check(&[], &[]);
         check(&[(10, 20, 0, None, 0)], &[(10, 20, 0, 10)]);
         let nested = [(10, 30, 0, None, 0), (12, 20, 1, Some(0), 1), (14, 16, 2, Some(1), 2), (25, 30, 3, Some(0), 1)];
-        let pieces = [(10, 12, 0, 10), (12, 14, 1, 10), (14, 16, 2, 10), (16, 20, 1, 10), (20, 25, 0, 10), (25, 30, 3, 10)];
+        let pieces =
+            [(10, 12, 0, 10), (12, 14, 1, 10), (14, 16, 2, 10), (16, 20, 1, 10), (20, 25, 0, 10), (25, 30, 3, 10)];
         check(&nested, &pieces);
         // Same start: the outer one is opened first.
         check(&[(10, 20, 1, Some(0), 1), (10, 20, 0, None, 0)], &[(10, 20, 1, 10)]);
         // Two parts, as of a function and what of it is seldom used.
         check(&[(50, 60, 0, None, 0), (10, 20, 0, None, 0)], &[(10, 20, 0, 10), (50, 60, 0, 50)]);
         // Parts that touch are one part, also for what is inlined across.
-        check(&[(10, 20, 0, None, 0), (20, 30, 0, None, 0), (15, 25, 1, Some(0), 1)], &[(10, 15, 0, 10), (15, 25, 1, 10), (25, 30, 0, 10)]);
+        check(
+            &[(10, 20, 0, None, 0), (20, 30, 0, None, 0), (15, 25, 1, Some(0), 1)],
+            &[(10, 15, 0, 10), (15, 25, 1, 10), (25, 30, 0, 10)],
+        );
     }
 
     #[test]
@@ -187,13 +191,27 @@ mod tests {
         let pieces = [(0, 10, 0, 0), (10, 20, 1, 0), (20, 28, 3, 0), (28, 30, 2, 0), (30, 40, 0, 0)];
         check(&siblings, &pieces);
         let late = [(0, 40, 0, None, 0), (10, 30, 2, Some(0), 1), (12, 28, 3, Some(2), 2), (15, 20, 1, Some(0), 1)];
-        let pieces = [(0, 10, 0, 0), (10, 12, 2, 0), (12, 15, 3, 0), (15, 20, 1, 0), (20, 28, 3, 0), (28, 30, 2, 0), (30, 40, 0, 0)];
+        let pieces = [
+            (0, 10, 0, 0),
+            (10, 12, 2, 0),
+            (12, 15, 3, 0),
+            (15, 20, 1, 0),
+            (20, 28, 3, 0),
+            (28, 30, 2, 0),
+            (30, 40, 0, 0),
+        ];
         check(&late, &pieces);
     }
 
     #[test]
     fn overlaps_without_end_come_to_an_end() {
-        let many = (0..20_000).map(|n: u32| Interval { start: u64::from(n), end: 40_000 - u64::from(n % 7), scope: 20_000 - n, parent: None, depth: 0 });
+        let many = (0..20_000).map(|n: u32| Interval {
+            start: u64::from(n),
+            end: 40_000 - u64::from(n % 7),
+            scope: 20_000 - n,
+            parent: None,
+            depth: 0,
+        });
         assert!(sweep(many.collect()).len() < 400_000);
     }
 }

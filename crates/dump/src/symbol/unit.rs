@@ -9,7 +9,6 @@ use super::dwarf::{Slice, Sources};
 use super::sweep::{Interval, sweep};
 use super::table::{NONE, Node, Stretch, Tables};
 use gimli::{AttributeValue, DebugInfoOffset, DebuggingInformationEntry, UnitOffset, UnitRef};
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -490,7 +489,7 @@ impl Painter<'_, '_> {
     }
 }
 
-fn push(path: &mut String, part: &Cow<'_, str>) {
+fn push(path: &mut String, part: &str) {
     if part.starts_with('/') {
         path.clear();
     } else if !path.is_empty() && !path.ends_with('/') {
