@@ -216,6 +216,11 @@ impl State {
             if !is_last {
                 node = usize::try_from(this.parent).ok().and_then(|parent| layer.node(parent));
             }
+            let linkage = linkage.map(|linkage| match node {
+                // Lambdas and the like have no linker's name in debug information, but where they stand one.
+                None if !name::is_mangled(&linkage) => self.mangled_at(this.entry).unwrap_or(linkage),
+                _ => linkage,
+            });
             let mut place = match linkage {
                 Some(linkage) => Place {
                     function_offset: if node.is_none() { offset.checked_sub(this.entry) } else { None },
@@ -235,6 +240,14 @@ impl State {
         let (layer, label) = self.layers.iter().find_map(|layer| Some((layer, layer.label_of(offset)?)))?;
         let linkage = String::from_utf8_lossy(layer.text(label.name)?).into_owned();
         Some(Place { function_offset: offset.checked_sub(label.start), ..self.named(&linkage) })
+    }
+
+    /// Returns the linker's name of what begins here, if it is in a language's encoding.
+    fn mangled_at(&self, entry: u64) -> Option<String> {
+        let (layer, label) = self.layers.iter().find_map(|layer| Some((layer, layer.label_of(entry)?)))?;
+        let name = layer.text(label.name).filter(|_| label.start == entry)?;
+        let name = String::from_utf8_lossy(name);
+        name::is_mangled(&name).then(|| name.into_owned())
     }
 
     fn named(&mut self, linkage: &str) -> Place {
