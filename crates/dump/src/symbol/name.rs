@@ -12,7 +12,7 @@ use std::fmt::{self, Write};
 /// Bytes of a mangled name that is looked into.
 const MAX_MANGLED_BYTES: usize = 16 << 10;
 /// How deep names may be nested in names.
-const MAX_DEPTH: u32 = 192;
+const MAX_DEPTH: u32 = 96;
 
 /// Returns a linker's name in its language's words; as it is, if it is in no language known here.
 pub(crate) fn demangle(linkage: &str) -> String {
