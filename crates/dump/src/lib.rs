@@ -12,6 +12,7 @@ pub mod locate;
 mod mapped;
 mod memory;
 mod module;
+pub mod pack;
 mod places;
 pub mod symbol;
 mod unwind;

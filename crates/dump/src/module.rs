@@ -180,7 +180,7 @@ impl ModuleFile {
     pub(crate) fn code(&self) -> Vec<Range<u64>> {
         let Ok(elf) = self.elf() else { return Vec::new() };
         let executable = |section: &object::Section<'_, '_>| match section.flags() {
-            SectionFlags::Elf { sh_flags, .. } => sh_flags.0 & u64::from(object::elf::SHF_EXECINSTR.0) != 0,
+            SectionFlags::Elf { sh_flags, .. } => sh_flags.0 & object::elf::SHF_EXECINSTR.0 != 0,
             _ => false,
         };
         let ranges = |start: u64, size: u64| start..start.saturating_add(size);
@@ -206,7 +206,7 @@ impl ModuleFile {
         hasher.update(&length.to_le_bytes());
         hasher.update(self.bytes.get(..64).unwrap_or(&self.bytes));
         let from = match self.elf() {
-            Ok(File::Elf64(elf)) => u64::from(elf.elf_header().e_shoff.get(elf.endian())),
+            Ok(File::Elf64(elf)) => elf.elf_header().e_shoff.get(elf.endian()),
             Ok(File::Elf32(elf)) => u64::from(elf.elf_header().e_shoff.get(elf.endian())),
             _ => 0,
         };

@@ -108,7 +108,7 @@ impl Symbols {
             Found::Debug => {}
             _ if has_table => lack.push("there is no debug information of it, only symbols".to_owned()),
             Found::Symbols => {
-                lack.push("there is no debug information of it, only symbols for other modules".to_owned())
+                lack.push("there is no debug information of it, only symbols for other modules".to_owned());
             }
             _ => lack.push("there is neither debug information of it nor a table of symbols".to_owned()),
         }
@@ -216,10 +216,15 @@ impl State {
             if !is_last {
                 node = usize::try_from(this.parent).ok().and_then(|parent| layer.node(parent));
             }
+            let linkage = linkage.map(|linkage| match node {
+                // Lambdas and the like have no linker's name in debug information, but where they stand one.
+                None if !name::is_mangled(&linkage) => self.mangled_at(this.entry).unwrap_or(linkage),
+                _ => linkage,
+            });
             let mut place = match linkage {
                 Some(linkage) => Place {
                     function_offset: if node.is_none() { offset.checked_sub(this.entry) } else { None },
-                    ..self.named(linkage)
+                    ..self.named(&linkage)
                 },
                 // Lines of assembly have no function; the linker knows one.
                 None => self.label(offset).unwrap_or_default(),
@@ -234,22 +239,30 @@ impl State {
     fn label(&mut self, offset: u64) -> Option<Place> {
         let (layer, label) = self.layers.iter().find_map(|layer| Some((layer, layer.label_of(offset)?)))?;
         let linkage = String::from_utf8_lossy(layer.text(label.name)?).into_owned();
-        Some(Place { function_offset: offset.checked_sub(label.start), ..self.named(linkage) })
+        Some(Place { function_offset: offset.checked_sub(label.start), ..self.named(&linkage) })
     }
 
-    fn named(&mut self, linkage: String) -> Place {
+    /// Returns the linker's name of what begins here, if it is in a language's encoding.
+    fn mangled_at(&self, entry: u64) -> Option<String> {
+        let (layer, label) = self.layers.iter().find_map(|layer| Some((layer, layer.label_of(entry)?)))?;
+        let name = layer.text(label.name).filter(|_| label.start == entry)?;
+        let name = String::from_utf8_lossy(name);
+        name::is_mangled(&name).then(|| name.into_owned())
+    }
+
+    fn named(&mut self, linkage: &str) -> Place {
         if self.names.len() >= MAX_NAMES {
             self.names.clear();
         }
-        let function = match self.names.get(linkage.as_str()) {
+        let function = match self.names.get(linkage) {
             Some(function) => function.clone(),
             None => {
-                let function = name::demangle(&linkage);
-                self.names.insert(linkage.as_str().into(), function.clone());
+                let function = name::demangle(linkage);
+                self.names.insert(linkage.into(), function.clone());
                 function
             }
         };
-        let symbol = (function != linkage).then(|| name::cut(&linkage));
+        let symbol = (function != linkage).then(|| name::cut(linkage));
         Place { function: Some(function), symbol, ..Place::default() }
     }
 
@@ -370,6 +383,11 @@ impl State {
     fn keep(&mut self) -> std::io::Result<()> {
         let Some(place) = self.place.clone() else { return Ok(()) };
         if self.layers.len() == self.kept {
+            return Ok(());
+        }
+        if let ([only], 0) = (self.layers.as_slice(), self.kept) {
+            cache::keep(only.bytes(), &place)?;
+            self.kept = 1;
             return Ok(());
         }
         let mut tables = Tables::default();

@@ -102,6 +102,11 @@ impl Cache {
         Some(Self { bytes, base, flags, arrays, checked, is_broken: AtomicBool::new(false) })
     }
 
+    /// Returns it as it lies in a file.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Returns whether something in it turned out to be damaged since it was opened.
     pub(crate) fn is_broken(&self) -> bool {
         self.is_broken.load(Ordering::Relaxed)

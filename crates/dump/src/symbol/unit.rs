@@ -9,7 +9,6 @@ use super::dwarf::{Slice, Sources};
 use super::sweep::{Interval, sweep};
 use super::table::{NONE, Node, Stretch, Tables};
 use gimli::{AttributeValue, DebugInfoOffset, DebuggingInformationEntry, UnitOffset, UnitRef};
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -153,6 +152,9 @@ impl<'a> Walk<'a> {
             let (depth, offset) = (entries.next_depth(), entries.next_offset());
             let Some(abbreviation) = entries.read_abbreviation()? else { continue };
             self.spend(1 + abbreviation.attributes().len() as u64)?;
+            while around.last().is_some_and(|(last, _)| *last >= depth) {
+                around.pop();
+            }
             let is_inlined = match abbreviation.tag() {
                 gimli::DW_TAG_subprogram => false,
                 gimli::DW_TAG_inlined_subroutine => true,
@@ -161,9 +163,6 @@ impl<'a> Walk<'a> {
                     continue;
                 }
             };
-            while around.last().is_some_and(|(last, _)| *last >= depth) {
-                around.pop();
-            }
             let mut facts = Facts::default();
             for specification in abbreviation.attributes() {
                 let attribute = entries.read_attribute(*specification)?;
@@ -490,7 +489,7 @@ impl Painter<'_, '_> {
     }
 }
 
-fn push(path: &mut String, part: &Cow<'_, str>) {
+fn push(path: &mut String, part: &str) {
     if part.starts_with('/') {
         path.clear();
     } else if !path.is_empty() && !path.ends_with('/') {

@@ -114,8 +114,9 @@ impl<'a> Table<'a> {
 
     /// Finds `.eh_frame` by its index, as a running program would.
     fn indexed(&self) -> Option<Frames<'a>> {
-        let start = self.module.index()?;
-        let bytes = self.module.part(start)?;
+        let loaded = self.module.index().and_then(|start| Some((start, self.module.part(start)?)));
+        // What is packed to be sent has sections, and nothing that is loaded.
+        let (start, bytes) = loaded.or_else(|| self.module.section(".eh_frame_hdr"))?;
         // Version 1; a pointer to the frames from here, a count, and pairs counted from the start of all this.
         if *bytes.first_chunk::<4>()? != [1, 0x1b, 0x03, 0x3b] {
             return None;
@@ -128,7 +129,8 @@ impl<'a> Table<'a> {
         let pairs = &bytes[12..];
         let pairs = &pairs[..count.checked_mul(8)?.min(pairs.len() / 8 * 8)];
         let index = Index { pairs: Slice::new(pairs, self.endian), start, frames };
-        let entries = EhFrame::new(self.module.part(frames)?, self.endian);
+        let packed = || self.module.section(".eh_frame").filter(|section| section.0 == frames).map(|section| section.1);
+        let entries = EhFrame::new(self.module.part(frames).or_else(packed)?, self.endian);
         (!pairs.is_empty()).then(|| Frames::Indexed(index, Section::new(entries, bases.set_eh_frame(frames), self)))
     }
 

@@ -81,7 +81,7 @@ impl Loaded {
         let left = usize::try_from(part.file_bytes.checked_sub(skip)?).ok()?;
         let start = usize::try_from(part.offset.checked_add(skip)?).ok()?;
         let bytes = self.file.as_ref()?.bytes().get(start..)?;
-        Some((part, &bytes[..left.min(bytes.len())]))
+        (left > 0).then(|| (part, &bytes[..left.min(bytes.len())]))
     }
 }
 

@@ -1,6 +1,11 @@
-//! Tests of dumps on real ones: programs are compiled and made to crash, and what is told of them is held against what
-//! `eu-stack` and `gdb` say.
+//! Dumps on real parts: programs built here and made to crash, libraries of this machine, and other tools that know the
+//! answer: `eu-stack`, `gdb` and their like.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
 
 mod arm;
 mod core;
+mod locate;
+mod pack;
 mod program;
+mod programs;
+mod symbol;
