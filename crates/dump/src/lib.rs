@@ -4,14 +4,25 @@
 //! and every size, count and depth has a `MAX_`. What is missing or broken becomes a note in the report.
 #![deny(unsafe_code)]
 
+mod analyse;
+mod core;
+mod crash;
+mod id;
 pub mod locate;
 mod mapped;
+mod memory;
 mod module;
 pub mod pack;
 mod places;
 pub mod symbol;
+mod unwind;
 
+pub use analyse::{analyse, main};
+pub use core::{EXTRA_KIND, EXTRA_OWNER, Extra, MAX_EXTRA_BYTES};
+pub use id::{IdError, QuickId, quick_id};
 pub use mapped::Mapped;
+pub use memory::Memory;
 pub use module::{ModuleError, ModuleFile};
 pub use places::Places;
 pub use symbol::{Place, Symbols};
+pub use unwind::{Arch, Loaded, Registers, Unwinder, Walk, Walked};

@@ -1,9 +1,11 @@
 //! Where files of modules, their debug information and what was made of them are looked for.
 
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Folders that are looked through; none of them need exist.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Places {
     /// Folders that stand for `/` of the machine a dump comes from: an image's root, or `/` itself.
     pub roots: Vec<PathBuf>,

@@ -1,7 +1,11 @@
-//! Dumps on real parts: programs built here, libraries of this machine, and other tools that know the answer.
+//! Dumps on real parts: programs built here and made to crash, libraries of this machine, and other tools that know the
+//! answer: `eu-stack`, `gdb` and their like.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
 
+mod arm;
+mod core;
 mod locate;
 mod pack;
+mod program;
 mod programs;
 mod symbol;
