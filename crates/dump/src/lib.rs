@@ -7,6 +7,7 @@
 mod mapped;
 mod module;
 mod places;
+pub mod signature;
 
 pub use mapped::Mapped;
 pub use module::{ModuleError, ModuleFile};
