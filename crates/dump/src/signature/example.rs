@@ -88,8 +88,8 @@ mod tests {
     fn a_wrong_example_is_named() {
         let text = "\n[[example]]\nclass = 'x'\nframes = ['memcpy', 'parse']\nsignature = 'x | memcpy'\n";
         let failures = Rules::with("a.toml", text).unwrap().failures();
-        let heads: Vec<_> =
-            failures.iter().map(|failure| failure.to_string().lines().next().unwrap().to_owned()).collect();
+        let ours = failures.iter().filter(|failure| failure.place.starts_with("a.toml"));
+        let heads: Vec<_> = ours.map(|failure| failure.to_string().lines().next().unwrap().to_owned()).collect();
         assert_eq!(heads, ["`a.toml:5`: `x | parse` comes out, not `x | memcpy`"]);
     }
 }

@@ -40,8 +40,8 @@ pub(crate) struct Key {
 pub(crate) fn key(frame: &Frame, module: Option<&Module>) -> Key {
     let name = frame.function.as_deref().and_then(|function| named(function, frame));
     let name = name.or_else(|| frame.symbol.as_deref().and_then(|symbol| named(symbol, frame)));
-    if let Some(text) = name {
-        return Key { text: bounded(&text), is_unknown: false };
+    if let Some(text) = name.map(|name| bounded(&name)).filter(|text| !text.is_empty()) {
+        return Key { text, is_unknown: false };
     }
     let place = place(frame, module).or_else(|| {
         let file = frame.file.as_deref().map(basename).filter(|file| !file.is_empty())?;
@@ -106,7 +106,7 @@ fn language(name: &str, frame: &Frame) -> Language {
     let is_rust = symbol.starts_with("_R")
         || [symbol, name].iter().any(|name| rust::hash(name).is_some())
         || ["{{closure}}", "{closure#", "{closure_env#", "{impl#"].iter().any(|part| name.contains(part))
-        || (name.starts_with('<') && name.contains(" as ") && name.contains(">::"))
+        || (name.starts_with('<') && name.contains(">::"))
         || ["core::", "alloc::", "std::rt::", "std::panicking::"].iter().any(|root| name.starts_with(root));
     if is_rust { Language::Rust } else { Language::Native }
 }

@@ -44,7 +44,8 @@ fn asserted(message: &str) -> Option<String> {
         && let Some(rest) = rest.strip_prefix(['`', '\'', '"'])
         && let Some(end) = rest.find(" failed")
     {
-        return Some(spaced(rest[..end].trim_end_matches(['\'', '`', '"'])));
+        let expression = &rest[..end];
+        return Some(spaced(expression.strip_suffix(['\'', '`', '"']).unwrap_or(expression)));
     }
     // Check failed: expression (1 vs. 2)
     let rest = after(message, "heck failed: ").or_else(|| after(message, "CHECK failed: "))?;
@@ -162,7 +163,7 @@ fn run(rest: &[char], is_part: impl Fn(char) -> bool) -> usize {
 fn path(rest: &[char]) -> Option<usize> {
     let length = run(rest, |sign| !sign.is_whitespace() && !"'\"`()[]<>,;|".contains(sign));
     let word: String = rest.get(..length)?.iter().collect();
-    let word = word.trim_end_matches([':', '.']);
+    let word = word.trim_end_matches([':', '.', '!', '?']);
     let slashes = word.matches(['/', '\\']).count();
     let has_drive = word.as_bytes().get(1..3).is_some_and(|sign| sign == b":\\" || sign == b":/");
     let name = word.rsplit(['/', '\\']).next().unwrap_or_default();

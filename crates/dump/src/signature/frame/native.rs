@@ -57,7 +57,7 @@ pub(super) fn key(name: &str) -> String {
     if (is_special("<", '>') && !name.contains("::")) || is_special("-[", ']') || is_special("+[", ']') {
         return name.to_owned();
     }
-    let mut name = without_offset(without_clones(name));
+    let mut name = without_clones(without_offset(without_module(name)));
     for thunk in ["non-virtual thunk to ", "virtual thunk to ", "covariant return thunk to ", "guard variable for "] {
         name = name.strip_prefix(thunk).unwrap_or(name);
     }
@@ -89,10 +89,16 @@ pub(super) fn without_clones(name: &str) -> &str {
     &name[..end]
 }
 
-/// Returns a name without what a kernel or a debugger adds: `foo+0x12/0x34 [module]`.
+/// Returns a name without the module that a kernel adds: `foo [module]`.
+fn without_module(name: &str) -> &str {
+    let Some((bare, module)) = name.strip_suffix(']').and_then(|name| name.rsplit_once(" [")) else { return name };
+    let is_module = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    if !module.is_empty() && module.bytes().all(is_module) { bare } else { name }
+}
+
+/// Returns a name without what a kernel or a debugger adds: `foo+0x12/0x34`.
 fn without_offset(name: &str) -> &str {
-    let bare = name.rfind(" [").filter(|_| name.ends_with(']')).map_or(name, |at| &name[..at]);
-    let Some((function, offset)) = bare.rsplit_once('+') else { return name };
+    let Some((function, offset)) = name.rsplit_once('+') else { return name };
     let is_offset =
         offset.starts_with("0x") && offset.bytes().all(|byte| byte.is_ascii_hexdigit() || b"x/".contains(&byte));
     if is_offset && !function.is_empty() { function } else { name }
@@ -289,6 +295,8 @@ mod tests {
         check("memcpy@@GLIBC_2.14", "memcpy");
         check("printf@plt", "printf");
         check("ext4_put_super+0x12/0x340 [ext4]", "ext4_put_super");
+        check("nft_set_destroy.isra.0 [nf_tables]", "nft_set_destroy");
+        check("nft_set_destroy.cold+0x1/0x2", "nft_set_destroy");
         check("__memmove_avx_unaligned_erms", "memmove");
         check("__strlen_avx2", "strlen");
         check("__GI_raise", "raise");

@@ -1,0 +1,3 @@
+//! What this crate makes of real programs.
+
+mod accuracy;
