@@ -39,7 +39,12 @@ pub(crate) struct Key {
 /// Returns the key of a frame.
 pub(crate) fn key(frame: &Frame, module: Option<&Module>) -> Key {
     let name = frame.function.as_deref().and_then(|function| named(function, frame));
-    let name = name.or_else(|| frame.symbol.as_deref().and_then(|symbol| named(symbol, frame)));
+    let symbol = frame.symbol.as_deref().and_then(|symbol| named(symbol, frame));
+    // Debug information may leave out what a function is in; the linker's name never does.
+    let is_fuller = |symbol: &String| {
+        name.as_deref().is_none_or(|name| symbol.strip_suffix(name).is_some_and(|scope| scope.ends_with("::")))
+    };
+    let name = symbol.filter(is_fuller).or(name.clone());
     if let Some(text) = name.map(|name| bounded(&name)).filter(|text| !text.is_empty()) {
         return Key { text, is_unknown: false };
     }
@@ -290,6 +295,15 @@ mod tests {
         check("_ZN4core3ptr13drop_in_place17h0123456789abcdefE", None, "core::ptr::drop_in_place");
         check("_RNvCsL39EUhRVRM_5alloc3foo", None, "alloc::foo");
         check("_ZNOT_MANGLED_AT_ALL", None, "_ZNOT_MANGLED_AT_ALL");
+        let check = |function: Option<&str>, symbol: &str, expected: &str| {
+            let function = function.map(str::to_owned);
+            let frame = Frame { function, symbol: Some(symbol.to_owned()), ..Frame::new(Trust::Cfi) };
+            assert_eq!(key(&frame, None).text, expected);
+        };
+        check(Some("bar"), "_ZN3foo3barEi", "foo::bar");
+        check(None, "_ZN3foo3barEi", "foo::bar");
+        check(Some("ar"), "_ZN3foo3barEi", "ar");
+        check(Some("memcpy"), "__memmove_avx_unaligned", "memcpy");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! why = "copies for others"
 //! function = ["memcpy", "str*"]     # any of these; and so with module, file, class, kind
 //! module = ["libc.so*"]
+//! # and unknown = true, interrupted = true, innermost = […] of the stack's first frame
 //!
 //! [[class]]
 //! class = ["panic"]                 # and message = […], of the message as it was said
@@ -122,6 +123,7 @@ struct RuleText {
     kind: Option<Vec<DumpKind>>,
     unknown: Option<bool>,
     interrupted: Option<bool>,
+    innermost: Patterns,
 }
 
 #[derive(Deserialize)]
@@ -160,6 +162,8 @@ pub(crate) struct Rule {
     kind: Vec<DumpKind>,
     unknown: Option<bool>,
     interrupted: Option<bool>,
+    /// Of the stack's innermost frame, whichever frame the rule is about.
+    innermost: Vec<Pattern>,
 }
 
 /// A rule on a class of crashes.
@@ -292,6 +296,7 @@ impl Rule {
             && any(&self.module, stack.module_of(frame))
             && any(&self.file, stack.file_of(frame))
             && any(&self.class, Some(&stack.class))
+            && any(&self.innermost, stack.frames.first().map(|frame| frame.key.as_str()))
             && (self.kind.is_empty() || self.kind.contains(&stack.kind))
             && self.unknown.is_none_or(|unknown| unknown == frame.is_unknown)
             && self.interrupted.is_none_or(|interrupted| interrupted == frame.is_interrupted)
@@ -363,6 +368,7 @@ impl Reader<'_> {
             kind: text.kind.unwrap_or_default(),
             unknown: text.unknown,
             interrupted: text.interrupted,
+            innermost: self.patterns(text.innermost, left)?,
         };
         let is_about_frames = !rule.function.is_empty()
             || !rule.module.is_empty()
@@ -451,7 +457,7 @@ mod tests {
         check(
             "[[rule]]\nrole = 'skip'\nwhy = 'x'\nfuncton = ['a']\n",
             "`ours.toml:4`: unknown field `functon`, expected one of `role`, `why`, `then`, `function`, `module`, `file`, \
-             `class`, `kind`, `unknown`, `interrupted` (hint: see docs/signatures.md for the words a rule may use)",
+             `class`, `kind`, `unknown`, `interrupted`, `innermost` (hint: see docs/signatures.md for the words a rule may use)",
         );
         check(
             "[[rule]]\nrole = 'skip'\nwhy = ''\nfunction = ['a']\n",

@@ -5,7 +5,7 @@
 //! number. Two stacks belong together when they died of one defect, however they came there. The knobs of the likeness
 //! are chosen by every other defect and judged by the others, so that what is printed was not fitted to itself.
 
-use dump::signature::{Frequencies, Parameters, Profile, Rules, similarity, stack};
+use dump::signature::{Frequencies, Parameters, Profile, Representative, Rules, propose, similarity, stack};
 use model::report::{Address, Crash, DumpKind, Found, Frame, Module, Report, Severity, Thread, Trust};
 use model::signature::SignatureId;
 use object::{Object, ObjectSection, ObjectSymbol};
@@ -73,7 +73,9 @@ impl Binary {
         if frames.iter().all(|frame| frame.function.is_none()) {
             frames = vec![Frame { function: self.symbol(lookup).map(str::to_owned), ..frame.clone() }];
         }
-        frames.last_mut().expect("there is one at least").trust = frame.trust;
+        let physical = frames.last_mut().expect("there is one at least");
+        physical.trust = frame.trust;
+        physical.symbol = self.symbol(lookup).map(str::to_owned);
         frames
     }
 }
@@ -132,6 +134,10 @@ impl Shelf {
             let path = Path::new(path.trim_start_matches('*'));
             let offset = u64::from_str_radix(offset, 16).unwrap();
             let frame = Frame { offset: Some(Address(offset)), is_interrupted, ..Frame::new(Trust::Cfi) };
+            if is_interrupted {
+                // A core is taken before a handler runs.
+                frames.clear();
+            }
             if !path.is_absolute() {
                 frames.push(frame);
                 continue;
@@ -234,22 +240,77 @@ fn likeness(samples: &[&Sample], parameters: Parameters) -> (f64, f64) {
     quality(samples, &|one, other| similarity(&one.profile, &other.profile, &frequencies, &parameters))
 }
 
+/// Returns the samples of every other defect: those that the knobs are chosen by, and those that they are judged by.
+fn halves(samples: &[Sample]) -> [Vec<&Sample>; 2] {
+    assert_eq!(samples.len(), 8 * 24 * 3);
+    [0, 1].map(|half| samples.iter().filter(|sample| sample.bug % 2 == half).collect())
+}
+
 #[test]
 fn likeness_finds_what_belongs_together() {
     let folder = tempfile::tempdir().unwrap();
     let samples = samples(&builds(folder.path()));
-    assert_eq!(samples.len(), 8 * 24 * 3);
-    let halves = [0, 1].map(|half| samples.iter().filter(|sample| sample.bug % 2 == half).collect::<Vec<_>>());
+    let [_, judged] = halves(&samples);
+    let methods: [(&str, (f64, f64)); 5] = [
+        ("exact", quality(&judged, &|one, other| f64::from(u8::from(one.id == other.id)))),
+        ("prefix 3, no rules", quality(&judged, &|one, other| prefix(&one.raw, &other.raw, 3))),
+        ("prefix 3", quality(&judged, &|one, other| prefix(&one.proto, &other.proto, 3))),
+        ("prefix", quality(&judged, &|one, other| prefix(&one.proto, &other.proto, 40))),
+        ("FaST", likeness(&judged, Parameters::default())),
+    ];
+    for (name, (auc, map)) in methods {
+        println!("{name:<20} AUC {auc:.3}  MAP {map:.3}");
+    }
+    let [exact, _, prefix_3, prefix, fast] = methods.map(|(_, quality)| quality);
+    for other in [exact, prefix_3, prefix] {
+        assert!(fast.0 >= other.0 && fast.1 >= other.1, "the likeness does worse than {other:?}");
+    }
+    let wrong = proposed(&judged);
+    println!("of 100 first proposals {wrong:.1} are wrong");
+    assert!(wrong < 10.0, "too many first proposals name another defect");
+}
+
+/// Returns how many of a hundred first proposals name another defect, where each defect's first stack stands for it.
+fn proposed(samples: &[&Sample]) -> f64 {
+    let mut first: HashMap<usize, &Sample> = HashMap::new();
+    for sample in samples {
+        first.entry(sample.bug).or_insert(sample);
+    }
+    let bucket = |sample: &&Sample| Representative { signature: sample.id, profile: sample.profile.clone() };
+    let buckets: Vec<_> = first.values().map(bucket).collect();
+    let bug_of: HashMap<_, _> = first.values().map(|sample| (sample.id, sample.bug)).collect();
+    let frequencies = Frequencies::of(samples.iter().map(|sample| &sample.profile));
+    let others = samples.iter().filter(|sample| !std::ptr::eq(**sample, first[&sample.bug]));
+    let (mut asked, mut proposals, mut wrong) = (0, 0, 0);
+    for sample in others {
+        asked += 1;
+        let found = propose(&buckets, &sample.profile, &frequencies, &Parameters::default());
+        if let Some(found) = found.first() {
+            proposals += 1;
+            wrong += usize::from(bug_of[&found.signature] != sample.bug);
+        }
+    }
+    println!("{asked} stacks, {proposals} with proposals, {wrong} wrong");
+    100.0 * wrong as f64 / f64::from(u32::try_from(proposals.max(1)).unwrap())
+}
+
+/// What the default knobs were chosen by: run it with `--release` and look at the plateau.
+#[test]
+#[ignore = "a search over the knobs, minutes without optimisation"]
+fn the_defaults_lie_on_the_plateau() {
+    let folder = tempfile::tempdir().unwrap();
+    let samples = samples(&builds(folder.path()));
     if let Some(path) = std::env::var_os("SIGNATURES_TO") {
         let lines = samples.iter().map(|sample| format!("{} {} {:?}\n", sample.bug, sample.text, sample.raw));
         std::fs::write(path, lines.collect::<String>()).unwrap();
     }
+    let [chosen_by, judged] = halves(&samples);
     let mut best = (0.0, Parameters::default());
     for alpha in [0.0, 0.3, 0.6, 1.0, 1.5] {
-        for beta in [0.0, 0.02, 0.04, 0.08, 0.16] {
+        for beta in [0.0, 0.02, 0.04, 0.08, 0.16, 0.3] {
             for gamma in [0.0, 0.1, 0.3, 1.0] {
                 let parameters = Parameters { alpha, beta, gamma, ..Parameters::default() };
-                let (auc, map) = likeness(&halves[0], parameters);
+                let (auc, map) = likeness(&chosen_by, parameters);
                 println!("alpha {alpha} beta {beta} gamma {gamma}: AUC {auc:.3} MAP {map:.3}");
                 if auc + map > best.0 {
                     best = (auc + map, parameters);
@@ -257,21 +318,7 @@ fn likeness_finds_what_belongs_together() {
             }
         }
     }
-    println!("best of one half: {:?}", best.1);
-    let methods: [(&str, (f64, f64)); 6] = [
-        ("exact", quality(&halves[1], &|one, other| f64::from(u8::from(one.id == other.id)))),
-        ("prefix 3, no rules", quality(&halves[1], &|one, other| prefix(&one.raw, &other.raw, 3))),
-        ("prefix 3", quality(&halves[1], &|one, other| prefix(&one.proto, &other.proto, 3))),
-        ("prefix", quality(&halves[1], &|one, other| prefix(&one.proto, &other.proto, 40))),
-        ("FaST, default", likeness(&halves[1], Parameters::default())),
-        ("FaST, best", likeness(&halves[1], best.1)),
-    ];
-    for (name, (auc, map)) in methods {
-        println!("{name:<20} AUC {auc:.3}  MAP {map:.3}");
-    }
-    let [_, _, prefix_3, prefix, default, best] = methods.map(|(_, quality)| quality);
-    for other in [prefix_3, prefix] {
-        assert!(default.0 >= other.0 && default.1 >= other.1, "a prefix does better than the likeness");
-    }
-    assert!(default.0 + default.1 + 0.03 >= best.0 + best.1, "the defaults have left the plateau");
+    let [ours, theirs] = [Parameters::default(), best.1].map(|parameters| likeness(&judged, parameters));
+    println!("default {ours:.3?}, best {theirs:.3?} with {:?}", best.1);
+    assert!(ours.0 + ours.1 + 0.03 >= theirs.0 + theirs.1, "the defaults have left the plateau");
 }
