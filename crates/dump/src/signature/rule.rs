@@ -188,12 +188,18 @@ pub(crate) struct Example {
     pub(crate) place: String,
 }
 
-/// A set of rules: a project's own before ours.
-#[derive(Clone, Debug)]
-pub struct Rules {
+/// What files of rules say, in the order in which it is asked.
+#[derive(Clone, Debug, Default)]
+struct Sheet {
     rules: Vec<Rule>,
     classes: Vec<ClassRule>,
     examples: Vec<Example>,
+}
+
+/// A set of rules: a project's own before ours.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    sheet: Sheet,
     /// Rules by the first byte of the functions they match, in order; those that match any are in all of them.
     by_first: Vec<Vec<u32>>,
     /// For functions that do not begin with ASCII.
@@ -206,7 +212,7 @@ impl Rules {
     /// Returns our own rules.
     pub fn builtin() -> &'static Self {
         static RULES: LazyLock<Rules> = LazyLock::new(|| {
-            let none = Rules::from_parts(Vec::new(), Vec::new(), Vec::new());
+            let none = Rules::of(Sheet::default());
             BUILTIN.iter().rev().fold(none, |rules, (name, text)| {
                 let rules = rules.over(name, text).expect("a test reads every file of ours");
                 Rules { overlays: 0, ..rules }
@@ -227,13 +233,13 @@ impl Rules {
         if self.overlays >= MAX_OVERLAYS {
             return Err(reader.error(0, format!("more than {MAX_OVERLAYS} files"), "put the rules into one file"));
         }
-        let (mut rules, mut classes, mut examples) = reader.read()?;
-        rules.extend(self.rules);
-        classes.extend(self.classes);
-        examples.extend(self.examples);
+        let mut sheet = reader.read()?;
+        sheet.rules.extend(self.sheet.rules);
+        sheet.classes.extend(self.sheet.classes);
+        sheet.examples.extend(self.sheet.examples);
         let digest = blake3::hash([text, &self.digest].join("\n").as_bytes()).to_hex();
         let digest = digest.chars().take(32).collect();
-        Ok(Self { digest, overlays: self.overlays + 1, ..Self::from_parts(rules, classes, examples) })
+        Ok(Self { digest, overlays: self.overlays + 1, ..Self::of(sheet) })
     }
 
     /// Returns a digest of their texts, which says by which rules a signature was made.
@@ -241,10 +247,10 @@ impl Rules {
         &self.digest
     }
 
-    fn from_parts(rules: Vec<Rule>, classes: Vec<ClassRule>, examples: Vec<Example>) -> Self {
+    fn of(sheet: Sheet) -> Self {
         let mut by_first = vec![Vec::new(); 128];
         let mut others = Vec::new();
-        for (number, rule) in (0_u32..).zip(&rules) {
+        for (number, rule) in (0_u32..).zip(&sheet.rules) {
             let firsts: Option<Vec<u8>> = rule.function.iter().map(Pattern::first).collect();
             match firsts.filter(|firsts| !firsts.is_empty()) {
                 Some(mut firsts) => {
@@ -260,7 +266,7 @@ impl Rules {
                 }
             }
         }
-        Self { rules, classes, examples, by_first, others, overlays: 0, digest: String::new() }
+        Self { sheet, by_first, others, overlays: 0, digest: String::new() }
     }
 
     /// Returns the first rule that matches a frame; of sentinels only if they are asked for.
@@ -268,18 +274,18 @@ impl Rules {
         let first = frame.key.as_bytes().first().copied().unwrap_or_default();
         let numbers = self.by_first.get(usize::from(first)).unwrap_or(&self.others);
         let is_asked = |rule: &&Rule| sentinels == Sentinels::Asked || rule.role != Role::Sentinel;
-        let rules = numbers.iter().filter_map(|number| self.rules.get(usize::try_from(*number).ok()?));
+        let rules = numbers.iter().filter_map(|number| self.sheet.rules.get(usize::try_from(*number).ok()?));
         rules.filter(is_asked).find(|rule| rule.matches(stack, frame))
     }
 
     /// Returns the first rule on a class.
     pub(crate) fn class(&self, class: &str, message: Option<&str>) -> Option<&ClassRule> {
-        self.classes.iter().find(|rule| rule.matches(class, message))
+        self.sheet.classes.iter().find(|rule| rule.matches(class, message))
     }
 
     /// Returns what the files say that their rules do.
     pub(crate) fn examples(&self) -> &[Example] {
-        &self.examples
+        &self.sheet.examples
     }
 }
 
@@ -327,7 +333,7 @@ impl Reader<'_> {
         RuleError { name: self.name.clone(), line, what, hint: hint.to_owned() }
     }
 
-    fn read(&self) -> Result<(Vec<Rule>, Vec<ClassRule>, Vec<Example>), RuleError> {
+    fn read(&self) -> Result<Sheet, RuleError> {
         let bytes = self.text.len();
         if bytes > MAX_RULES_BYTES {
             let what = format!("{bytes} bytes of at most {MAX_RULES_BYTES}");
@@ -346,7 +352,7 @@ impl Reader<'_> {
         let rules = file.rule.into_iter().map(|rule| self.rule(rule, &mut left)).collect::<Result<_, _>>()?;
         let classes = file.class.into_iter().map(|class| self.class(class, &mut left)).collect::<Result<_, _>>()?;
         let examples = file.example.into_iter().map(|example| self.example(example)).collect::<Result<_, _>>()?;
-        Ok((rules, classes, examples))
+        Ok(Sheet { rules, classes, examples })
     }
 
     fn place(&self, at: usize) -> String {

@@ -79,7 +79,7 @@ struct Pair {
 pub fn try_rules(old: &Rules, new: &Rules, stacks: impl Iterator<Item = (String, Stack)>) -> Moves {
     let mut moves = Moves::default();
     let mut texts: HashMap<SignatureId, String> = HashMap::new();
-    let mut pairs: BTreeMap<(SignatureId, SignatureId), Pair> = BTreeMap::new();
+    let mut pairs: BTreeMap<Ids, Pair> = BTreeMap::new();
     for (dump, stack) in stacks {
         let [before, after] = [old, new].map(|rules| rules.sign(&stack).signature);
         let ids = (before.id, after.id);
@@ -114,6 +114,8 @@ enum Side {
 }
 
 type Point = (Side, SignatureId);
+/// What one dump's bucket is, and what it would be.
+type Ids = (SignatureId, SignatureId);
 
 /// Buckets that are connected by dumps, each group known by one of its members.
 #[derive(Default)]
@@ -151,12 +153,8 @@ impl Groups {
         u64::try_from(self.numbers.keys().filter(|(of, _)| *of == side).count()).unwrap_or(u64::MAX)
     }
 
-    fn moves(
-        mut self,
-        pairs: &BTreeMap<(SignatureId, SignatureId), Pair>,
-        texts: &HashMap<SignatureId, String>,
-    ) -> Vec<Move> {
-        let mut groups: BTreeMap<usize, Vec<(&(SignatureId, SignatureId), &Pair)>> = BTreeMap::new();
+    fn moves(mut self, pairs: &BTreeMap<Ids, Pair>, texts: &HashMap<SignatureId, String>) -> Vec<Move> {
+        let mut groups: BTreeMap<usize, Vec<(&Ids, &Pair)>> = BTreeMap::new();
         for (ids, pair) in pairs {
             let number = self.number((Side::Before, ids.0));
             groups.entry(self.root(number)).or_default().push((ids, pair));
@@ -170,8 +168,8 @@ impl Groups {
     }
 }
 
-fn one_move(pairs: &[(&(SignatureId, SignatureId), &Pair)], texts: &HashMap<SignatureId, String>) -> Option<Move> {
-    let buckets = |side: fn(&(SignatureId, SignatureId)) -> SignatureId| {
+fn one_move(pairs: &[(&Ids, &Pair)], texts: &HashMap<SignatureId, String>) -> Option<Move> {
+    let buckets = |side: fn(&Ids) -> SignatureId| {
         let mut counts: BTreeMap<SignatureId, u64> = BTreeMap::new();
         for (ids, pair) in pairs {
             *counts.entry(side(ids)).or_default() += pair.dumps;

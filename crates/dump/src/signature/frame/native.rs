@@ -161,7 +161,7 @@ impl Scanner {
                 self.skip_digits();
             }
             'o' if self.starts("operator") && self.is_word_start() && !self.is_word(self.at + 8) => {
-                self.operator_name()
+                self.operator_name();
             }
             _ => {
                 self.text.push(sign);
