@@ -265,13 +265,15 @@ fn likeness_finds_what_belongs_together() {
     for other in [exact, prefix_3, prefix] {
         assert!(fast.0 >= other.0 && fast.1 >= other.1, "the likeness does worse than {other:?}");
     }
-    let wrong = proposed(&judged);
-    println!("of 100 first proposals {wrong:.1} are wrong");
-    assert!(wrong < 10.0, "too many first proposals name another defect");
+    let (asked, proposals, wrong) = proposed(&judged);
+    println!("of {asked} stacks {proposals} get a proposal, {wrong} of them a wrong one");
+    assert!(proposals * 2 > asked, "few stacks get a proposal");
+    assert!(wrong * 10 < proposals, "too many proposals name another defect");
 }
 
-/// Returns how many of a hundred first proposals name another defect, where each defect's first stack stands for it.
-fn proposed(samples: &[&Sample]) -> f64 {
+/// Returns how many stacks there are, how many get a proposal, and how many of these first name another defect, where each
+/// defect's first stack stands for it.
+fn proposed(samples: &[&Sample]) -> (usize, usize, usize) {
     let mut first: HashMap<usize, &Sample> = HashMap::new();
     for sample in samples {
         first.entry(sample.bug).or_insert(sample);
@@ -290,8 +292,7 @@ fn proposed(samples: &[&Sample]) -> f64 {
             wrong += usize::from(bug_of[&found.signature] != sample.bug);
         }
     }
-    println!("{asked} stacks, {proposals} with proposals, {wrong} wrong");
-    100.0 * wrong as f64 / f64::from(u32::try_from(proposals.max(1)).unwrap())
+    (asked, proposals, wrong)
 }
 
 /// What the default knobs were chosen by: run it with `--release` and look at the plateau.
