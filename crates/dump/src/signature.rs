@@ -243,10 +243,11 @@ impl<'a> Signer<'a> {
         what
     }
 
-    /// Returns the keys of what counts, a recursion's once.
+    /// Returns the keys of all below the cut, a recursion's once. What rules pass over stays: it is what stacks without
+    /// symbols still have in common, and likeness weighs a function by how rare it is.
     fn proto(&self, taken: &[usize]) -> Vec<String> {
-        let counts = |frame: &&StackFrame| frame.key != NOWHERE && self.role(frame).0 != Role::Skip;
-        let frames = self.stack.frames.iter().skip(self.cut).filter(counts);
+        let is_told = |frame: &&StackFrame| frame.key != NOWHERE;
+        let frames = self.stack.frames.iter().skip(self.cut).filter(is_told);
         let mut keys: Vec<&str> = frames.map(|frame| frame.key.as_str()).collect();
         keys.dedup();
         if let Some(cycle) = cycle::find(&keys) {

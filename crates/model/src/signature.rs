@@ -200,7 +200,7 @@ pub struct SignatureText {
     /// The masked message, whether it is part of the text or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// The keys of all frames that count, the innermost first: what similarity compares.
+    /// The keys of all frames that are not cut off, the innermost first: what similarity compares.
     #[serde(default)]
     pub proto: Vec<String>,
     /// A digest of the innermost build ids and offsets, of a dump that has any.

@@ -29,11 +29,11 @@ pub struct Parameters {
 }
 
 impl Default for Parameters {
-    /// Returns ours: the middle of the plateau that `tests/it/accuracy.rs` prints. Inlining and wrappers shift frames by one
-    /// or two, so `gamma` is small; rules have passed over the glue already, so `alpha` need not fall steeply and `beta`
-    /// only tells rare functions from those that half of a program's crashes go through.
+    /// Returns ours: the plateau that `tests/it/accuracy.rs` prints. Inlining and wrappers shift frames by one or two, so
+    /// `gamma` is small; what lies near the crash says most, so `alpha` falls as fast as the position grows; `beta` halves
+    /// the weight of a function for each ninth of the stacks that have it, which is what rules would skip and more.
     fn default() -> Self {
-        Self { alpha: 0.6, beta: 0.04, gamma: 0.1, threshold: 0.2 }
+        Self { alpha: 1.0, beta: 0.08, gamma: 0.1, threshold: 0.2 }
     }
 }
 

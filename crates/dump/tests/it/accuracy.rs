@@ -278,9 +278,10 @@ fn proposed(samples: &[&Sample]) -> (usize, usize, usize) {
     for sample in samples {
         first.entry(sample.bug).or_insert(sample);
     }
-    let bucket = |sample: &&Sample| Representative { signature: sample.id, profile: sample.profile.clone() };
+    // Defects may share a signature; here each has a bucket of its own.
+    let id = |bug: usize| SignatureId::from_bytes([u8::try_from(bug).unwrap(); 16]);
+    let bucket = |sample: &&Sample| Representative { signature: id(sample.bug), profile: sample.profile.clone() };
     let buckets: Vec<_> = first.values().map(bucket).collect();
-    let bug_of: HashMap<_, _> = first.values().map(|sample| (sample.id, sample.bug)).collect();
     let frequencies = Frequencies::of(samples.iter().map(|sample| &sample.profile));
     let others = samples.iter().filter(|sample| !std::ptr::eq(**sample, first[&sample.bug]));
     let (mut asked, mut proposals, mut wrong) = (0, 0, 0);
@@ -289,7 +290,7 @@ fn proposed(samples: &[&Sample]) -> (usize, usize, usize) {
         let found = propose(&buckets, &sample.profile, &frequencies, &Parameters::default());
         if let Some(found) = found.first() {
             proposals += 1;
-            wrong += usize::from(bug_of[&found.signature] != sample.bug);
+            wrong += usize::from(found.signature != id(sample.bug));
         }
     }
     (asked, proposals, wrong)
