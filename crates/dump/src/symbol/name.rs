@@ -14,6 +14,15 @@ const MAX_MANGLED_BYTES: usize = 16 << 10;
 /// How deep names may be nested in names.
 const MAX_DEPTH: u32 = 96;
 
+/// How a number in a template is told, and how it is usual.
+const LITERALS: [(&str, &str); 5] = [
+    ("(unsigned int)", "u"),
+    ("(long)", "l"),
+    ("(unsigned long)", "ul"),
+    ("(long long)", "ll"),
+    ("(unsigned long long)", "ull"),
+];
+
 /// Returns a linker's name in its language's words; as it is, if it is in no language known here.
 pub(crate) fn demangle(linkage: &str) -> String {
     if linkage.len() <= MAX_MANGLED_BYTES {
@@ -66,7 +75,42 @@ fn cpp(mangled: &str) -> Option<String> {
     if outcome.is_err() && !text.is_full {
         return None;
     }
-    text.finish()
+    text.finish().map(|text| usual(&thunk(text)))
+}
+
+/// Says of a thunk what other tools say.
+fn thunk(text: String) -> String {
+    let inner = text.strip_prefix("{virtual override thunk(").and_then(|rest| rest.strip_suffix(")}"));
+    match inner.and_then(|inner| inner.split_once("}, ")) {
+        Some((offset, target)) if offset.starts_with("{virtual offset(") => format!("virtual thunk to {target}"),
+        Some((offset, target)) if offset.starts_with("{offset(") => format!("non-virtual thunk to {target}"),
+        _ => text,
+    }
+}
+
+/// Writes numbers in templates as other tools do: `8u`, not `(unsigned int)8`.
+fn usual(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('(') {
+        let (before, from) = rest.split_at(at);
+        out.push_str(before);
+        let literal = LITERALS.iter().find_map(|(cast, suffix)| {
+            let number = from.strip_prefix(cast)?;
+            let digits = number.find(|letter: char| !letter.is_ascii_digit() && letter != '-').unwrap_or(number.len());
+            (digits > 0).then(|| (number.split_at(digits), suffix))
+        });
+        if let Some(((number, after), suffix)) = literal {
+            out.push_str(number);
+            out.push_str(suffix);
+            rest = after;
+        } else {
+            out.push('(');
+            rest = &from[1..];
+        }
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Splits `name.part.0` where the suffix begins.
@@ -112,6 +156,9 @@ mod tests {
         check("main", "main");
         check("_ZNSt6vectorIiSaIiEE9push_backEOi", "std::vector<int, std::allocator<int> >::push_back(int&&)");
         check("_ZN3fooC2Ev", "foo::foo()");
+        check("_ZTv0_n24_N3fooD0Ev", "virtual thunk to foo::~foo()");
+        check("_ZThn16_N3foo3barEv", "non-virtual thunk to foo::bar()");
+        check("_Z3bar1TILj8ELm4ELl1ELin2EE", "bar(T<8u, 4ul, 1l, -2>)");
         check("_Z3barv.cold", "bar() [clone .cold]");
         check("_Z3barv.part.0", "bar() [clone .part.0]");
         check("_Z3barv.isra.0.cold", "bar() [clone .isra.0] [clone .cold]");
