@@ -3,7 +3,7 @@
 //! What was once found out is kept in a cache per build id (`symbol/cache.rs`), and only what a dump asks for is found out:
 //! a place that the cache does not cover costs reading the units of debug information that speak of it, whole, and those
 //! are in the cache from then on. The linker's table is taken whole at the first need. This was decided by measurement
-//! (`examples/symbols.rs`, processor time): four places of libc cost 35 ms, most of it for unpacking sections, and all of
+//! (`examples/symbols.rs`, processor time): four places of libc cost 35 ms, and all of
 //! libc 138 ms; all of a program with 60 MB of debug information costs 6 s and 440 MB of memory, sixty places all over it
 //! about a second. Found in the cache, either costs some 10 µs a place, whatever the size. `Symbols::complete` reads all for
 //! whoever wants no first dump to wait. Names are kept as the linker has them and put into their language's words when
