@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test soak bench fmt clean
+.PHONY: help run test test-cgroup2 soak bench fmt clean
 
 # Where `make run` keeps its database and blobs.
 DATA ?= quarry-data
@@ -10,7 +10,7 @@ DATA ?= quarry-data
 ARGS ?=
 
 help: ## Print what there is
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 # The development profile: it starts minutes sooner, and what is hot in it is optimised all the same (Cargo.toml).
 run: ## Install what is missing, build, and start the embedded server (ARGS="…", DATA=folder)
@@ -21,6 +21,10 @@ run: ## Install what is missing, build, and start the embedded server (ARGS="…
 test: ## Install what is missing and run the whole gate, as CI does
 	@scripts/install test
 	@scripts/test
+
+test-cgroup2: ## Run the tests of sandboxes under control groups of version 2, in a virtual machine (ARGS="filter…")
+	@scripts/install cgroup2
+	@scripts/test-cgroup2 $(ARGS)
 
 soak: ## Run the tests at full size, which takes hours (ARGS="filter…")
 	@scripts/install test

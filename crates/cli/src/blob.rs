@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use client::Client;
 use client::blob::{ByteRange, Content, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
-use model::{Blob as Entity, Digest, PageQuery};
+use model::{Blob as Entity, Digest, PageQuery, Purpose};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -106,7 +106,7 @@ fn size_text(session: &Session, size: u64) -> String {
 }
 
 async fn put(session: &mut Session, client: &Client, file: &Path) -> anyhow::Result<Exit> {
-    let stored = store(session, client, file).await?;
+    let stored = store(session, client, file, Purpose::Kept).await?;
     if stored.is_old {
         session.output.say("it was stored already");
     }
@@ -126,31 +126,45 @@ pub(crate) struct Stored {
 }
 
 /// Stores a file, or standard input if it is called `-`, and shows how it goes.
-pub(crate) async fn store(session: &Session, client: &Client, file: &Path) -> anyhow::Result<Stored> {
+pub(crate) async fn store(session: &Session, client: &Client, file: &Path, purpose: Purpose) -> anyhow::Result<Stored> {
     if file == Path::new("-") {
-        let bar = bar(session, None);
-        let blob = client.blob_post(tokio::io::stdin(), progress(&bar)).await?;
+        let (bar, input) = (bar(session, None), tokio::io::stdin());
+        let blob = match purpose {
+            Purpose::Kept => client.blob_post(input, progress(&bar)).await?,
+            other => client.blob_post_for(other, input, progress(&bar)).await?,
+        };
         bar.finish_and_clear();
         return Ok(Stored { digest: blob.digest, is_old: false, shown: serde_json::to_value(blob)? });
     }
     let content = Content::File(file.to_owned());
     let (digest, size) = content.digest().await.with_context(|| format!("`{}` cannot be read", file.display()))?;
-    if client.blob_size(digest).await? == Some(size) {
+    if is_there(client, digest, size, purpose).await? {
         return Ok(Stored { digest, is_old: true, shown: serde_json::json!({ "digest": digest, "size": size }) });
     }
     let bar = bar(session, Some(size));
-    let blob = client.blob_put(digest, size, &content, progress(&bar)).await?;
+    let blob = match purpose {
+        Purpose::Kept => client.blob_put(digest, size, &content, progress(&bar)).await?,
+        other => client.blob_put_for(other, digest, size, &content, progress(&bar)).await?,
+    };
     bar.finish_and_clear();
     Ok(Stored { digest, is_old: false, shown: serde_json::to_value(blob)? })
 }
 
-/// Stores content that is held in memory and returns its digest.
+/// Tells whether content need not be sent: what the tenant has for an image only goes with it, and what it has for an
+/// execution may be about to go.
+async fn is_there(client: &Client, digest: Digest, size: u64, purpose: Purpose) -> anyhow::Result<bool> {
+    let found = client.blob_find(digest).await?;
+    let stays = |there| there == Purpose::Kept || (there == Purpose::Image && purpose == Purpose::Image);
+    Ok(found.is_some_and(|found| found.size == size && stays(found.purpose)))
+}
+
+/// Stores content that is held in memory, for an execution, and returns its digest.
 pub(crate) async fn put_bytes(client: &Client, bytes: Vec<u8>) -> anyhow::Result<Digest> {
     let content = Content::Bytes(bytes.into());
     put_content(client, &content).await
 }
 
-/// Stores a file for another command and returns its digest.
+/// Stores a file for an execution, and returns its digest.
 pub(crate) async fn put_file(client: &Client, file: &Path) -> anyhow::Result<Digest> {
     let content = Content::File(file.to_owned());
     put_content(client, &content).await.with_context(|| format!("`{}` cannot be stored", file.display()))
@@ -158,8 +172,8 @@ pub(crate) async fn put_file(client: &Client, file: &Path) -> anyhow::Result<Dig
 
 async fn put_content(client: &Client, content: &Content) -> anyhow::Result<Digest> {
     let (digest, size) = content.digest().await?;
-    if client.blob_size(digest).await? != Some(size) {
-        client.blob_put(digest, size, content, Arc::new(|_| {})).await?;
+    if !is_there(client, digest, size, Purpose::Execution).await? {
+        client.blob_put_for(Purpose::Execution, digest, size, content, Arc::new(|_| {})).await?;
     }
     Ok(digest)
 }

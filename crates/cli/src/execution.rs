@@ -159,7 +159,7 @@ pub(crate) fn outcome_text(outcome: &Outcome) -> String {
         Outcome::OutOfMemory => "needed more memory than its limit".to_owned(),
         Outcome::TimedOut => "needed more time than its limit".to_owned(),
         Outcome::Cancelled => "stopped by a user".to_owned(),
-        Outcome::SetUpFailed { cause } => format!("never began: {cause}"),
+        Outcome::SetUpFailed { cause, .. } => format!("never began: {cause}"),
         Outcome::NodesLost { nodes } => format!("{nodes} nodes were lost while they had it"),
     }
 }

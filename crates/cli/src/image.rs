@@ -155,7 +155,7 @@ fn show(session: &mut Session, image: &Entity) -> anyhow::Result<Exit> {
         return Ok(Exit::Ok);
     }
     let source = match &image.source {
-        ImageSource::Registry { reference, platform } => {
+        ImageSource::Registry { reference, platform, .. } => {
             let platform = platform.as_ref().map(|platform| format!(" for {platform}")).unwrap_or_default();
             format!("registry, `{reference}`{platform}")
         }

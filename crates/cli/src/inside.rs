@@ -3,21 +3,19 @@
 //! A machine on which no sandbox can be built still gets a server; it says why there is no node.
 
 use crate::exit::{Exit, Failure};
-use ::node::{Agent, AllowedMount, NodeError, Settings};
+use crate::node::offer::{self, Home, Offered};
+use ::node::{Agent, NodeError, Settings};
 use clap::Args;
 use client::{Client, Options, Retry};
 use server::Server;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use store::chain;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Bytes that the cache may take.
-const CACHE_BYTES: u64 = 20 << 30;
-/// The first id, outside, of the users inside sandboxes: above those of people and packages.
-pub(crate) const FIRST_ID: u32 = 1_000_000_000;
+/// How long it may finish what it has: the server is drained after it, and whoever stops both waits for both.
+const DRAIN: Duration = Duration::from_secs(20);
 
 /// How the node inside works.
 #[derive(Args)]
@@ -25,34 +23,8 @@ pub(crate) struct InsideArgs {
     /// Do without a node: executions wait for nodes that join
     #[arg(long)]
     no_node: bool,
-    /// How many executions run at once; four for each core, if nothing is said
-    #[arg(long, value_name = "N")]
-    slots: Option<u32>,
-    /// How many sandboxes are kept built ahead for each sort that is in demand
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    warm: u32,
-    /// A folder of this machine that executions may mount: `PATH:ro` or `PATH:rw`
-    #[arg(long, value_name = "PATH[:ro|rw]", value_parser = AllowedMount::parse)]
-    allow_mount: Vec<AllowedMount>,
-    /// Let executions ask for the network of this machine itself
-    #[arg(long)]
-    allow_host_network: bool,
-    /// A word by which executions may choose this node
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
-    labels: Vec<(String, String)>,
-}
-
-/// Returns this machine's name, as far as a node may be called so.
-pub(crate) fn machine_name() -> String {
-    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let good = |one: &char| one.is_ascii_alphanumeric() || "-_.".contains(*one);
-    let name: String = hostname.chars().filter(good).take(48).collect();
-    if name.is_empty() { "inside".to_owned() } else { name }
-}
-
-fn label(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("it looks like `NAME=VALUE`")?;
-    Ok((name.to_owned(), value.to_owned()))
+    #[command(flatten)]
+    offered: Offered,
 }
 
 /// The node inside, while it runs.
@@ -93,21 +65,12 @@ impl InsideArgs {
     }
 
     fn settings(&self, data: &Path) -> Settings {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Settings {
-            name: machine_name(),
+        self.offered.settings(Home {
+            name: offer::machine_name(),
             state: data.join("node"),
-            slots: self.slots.unwrap_or_else(|| u32::try_from(cores * 4).unwrap_or(8)),
-            warm: self.warm,
-            labels: self.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
-            mounts: self.allow_mount.clone(),
-            host_network: self.allow_host_network,
-            cache_bytes: CACHE_BYTES,
-            first_id: FIRST_ID,
-            drain: Duration::from_secs(20),
-            helper: PathBuf::from("/proc/self/exe"),
+            drain: DRAIN,
             hidden: vec![data.to_owned()],
-        }
+        })
     }
 }
 

@@ -40,6 +40,7 @@ fn main() -> std::process::ExitCode {
     // What a node starts itself as, before anything else has begun: no thread, no runtime, no output.
     match args.get(1).and_then(|role| role.to_str()) {
         Some("spawner") => ::node::spawner(),
+        Some("minder") => ::node::minder(),
         Some("unpack") => ::node::unpack(),
         _ => command::run(&args),
     }

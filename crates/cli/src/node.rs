@@ -1,5 +1,6 @@
 //! `quarry node`: the machines that offer sandboxes; and, with `--join`, being one (`role.rs`).
 
+pub(crate) mod offer;
 mod role;
 
 use crate::exit::{Exit, Failure};

@@ -1,8 +1,9 @@
-//! `quarry registry`: credentials that nodes show when they pull.
+//! `quarry registry`: credentials that nodes show when they pull; and what a node is told of registries when it starts.
 
 use crate::exit::{Exit, Failure};
 use crate::list::{ListArgs, list};
 use crate::session::Session;
+use ::node::image::{AllowedRegistry, Authorities, Registries};
 use clap::{Args, Subcommand};
 use model::{NewRegistry, PageQuery, Registry as Entity};
 use std::io::{self, IsTerminal, Read};
@@ -42,6 +43,26 @@ pub(crate) struct Login {
     /// Read the password from standard input; without this it is asked for
     #[arg(long)]
     password_stdin: bool,
+}
+
+/// Which registries a node reaches, and whom it believes.
+#[derive(Args)]
+pub(crate) struct Reach {
+    /// A registry, token service or storage that images may be pulled from although its address is not public; several
+    /// times for several; `https://HOST` if it is on this machine and speaks TLS
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = AllowedRegistry::parse)]
+    allow_registry: Vec<AllowedRegistry>,
+    /// A file of certificates of authorities that registries are believed by, besides those of this machine
+    #[arg(long, value_name = "FILE", value_parser = Authorities::read)]
+    registry_ca: Option<Authorities>,
+}
+
+impl Reach {
+    /// Returns the same in the node's words.
+    pub(crate) fn registries(&self) -> Registries {
+        let authorities = self.registry_ca.clone().unwrap_or_default();
+        Registries { allowed: self.allow_registry.clone(), authorities, ..Registries::default() }
+    }
 }
 
 impl Registry {

@@ -18,7 +18,7 @@ use client::{Client, ClientError};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{BoxStream, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
-use model::{Change, ChangeQuery, Execution, ExecutionId, Node, Noun, Page};
+use model::{Change, ChangeQuery, Execution, ExecutionId, ExecutionQuery, ExecutionState, Node, Noun, Page};
 use std::time::Duration;
 use terminal::{Key, Terminal};
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,7 +47,9 @@ pub(crate) struct Top {
 }
 
 /// Questions that wait for an answer at once, the list aside: a slow server is not asked ever more.
-const MAX_QUESTIONS: usize = 3;
+const MAX_QUESTIONS: usize = 4;
+/// Executions whose use is asked for: more than a screen shows.
+const MAX_USED: u32 = 200;
 
 /// What moves the view.
 enum Event {
@@ -65,6 +67,8 @@ enum Told {
     Nodes(Result<Vec<Node>, ClientError>),
     /// What has not ended, and where the log stood before it was listed.
     Live(Result<(u64, Page<Execution>), ClientError>),
+    /// What those have used that began last.
+    Used(Vec<Execution>),
     /// Why the one that waits longest does so.
     Waiting(ExecutionId, Option<String>),
 }
@@ -170,6 +174,16 @@ impl Watch {
             let client = self.client.clone();
             self.questions.push(async move { Told::Nodes(ps::nodes(&client).await) }.boxed_local());
         }
+        if self.questions.len() < MAX_QUESTIONS {
+            let client = self.client.clone();
+            let (state, limit) = (Some(ExecutionState::Running), Some(MAX_USED));
+            let ask = async move {
+                let query = ExecutionQuery { state, limit, ..ExecutionQuery::default() };
+                // What is not known stays as it was; that the server does not answer is seen elsewhere.
+                Told::Used(client.execution_list(&query).await.map(|page| page.items).unwrap_or_default())
+            };
+            self.questions.push(ask.boxed_local());
+        }
         if let Some(oldest) = self.board.oldest_queued().filter(|_| self.questions.len() < MAX_QUESTIONS) {
             let client = self.client.clone();
             let ask = async move {
@@ -204,6 +218,7 @@ impl Watch {
                 self.board.trouble(Some(error.to_string()));
             }
             Told::Nodes(Err(error)) => self.board.trouble(Some(error.to_string())),
+            Told::Used(running) => self.board.used(&running),
             Told::Waiting(id, why) => self.board.waiting(id, why),
         }
     }

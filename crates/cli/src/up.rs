@@ -14,6 +14,7 @@ use clap::Args;
 #[command(after_help = "Example:
   quarry up
   quarry up --data /var/lib/quarry --listen 0.0.0.0:8080 --token-file /root/quarry-token
+  quarry up --allow-registry localhost:5000
   quarry up --set log.format=json --set tls.certificate=cert.pem --set tls.key=key.pem")]
 pub(crate) struct Up {
     #[command(flatten)]

@@ -41,7 +41,7 @@ async fn main() {
     let (nodes, seconds): (u64, u64) = (next().parse().expect("a number"), next().parse().expect("a number"));
     let client = Client::new(&url, Some(&token), Options::default()).expect("an address and a token");
     // The first part of the time is for joining, and is not measured.
-    let joining = Duration::from_secs(5 + nodes / 500);
+    let joining = Duration::from_secs(5 + nodes / 200);
     let begin = Instant::now() + joining;
     let fleet = Arc::new(Fleet {
         client,
@@ -97,6 +97,7 @@ impl Fleet {
         while Instant::now() < self.end {
             let is_report = !held.is_empty();
             let sync = Sync {
+                used: Vec::new(),
                 session,
                 free: 4,
                 held: Vec::new(),

@@ -9,7 +9,7 @@ use crate::{Client, ClientError};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use model::node::Held;
-use model::{Blob, Digest, ErrorKind, Page, PageQuery, SessionId};
+use model::{Blob, Digest, ErrorKind, Page, PageQuery, Purpose, SessionId};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
 use reqwest::{Body, Method, RequestBuilder, Response};
 use std::io::{self, Read};
@@ -21,6 +21,18 @@ use tokio::time::timeout;
 
 /// Bytes of a piece that is read, hashed and sent at once.
 const PIECE_BYTES: usize = 256 << 10;
+
+/// The header that says what a tenant has a blob for.
+const PURPOSE: &str = "quarry-purpose";
+
+/// What is known of a blob that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// How long it is.
+    pub size: u64,
+    /// What the tenant has it for. What it has for an image only must be stored again by whoever wants to keep it.
+    pub purpose: Purpose,
+}
 
 /// Content that can be read as often as needed.
 #[derive(Clone, Debug)]
@@ -80,6 +92,10 @@ impl Content {
     }
 }
 
+fn said(purpose: Purpose) -> (&'static str, String) {
+    ("purpose", purpose.as_str().to_owned())
+}
+
 fn digest_of_file(path: &Path) -> io::Result<(Digest, u64)> {
     let mut file = std::fs::File::open(path)?;
     let (mut hasher, mut buffer, mut size) = (blake3::Hasher::new(), vec![0; PIECE_BYTES], 0);
@@ -119,10 +135,20 @@ impl Client {
 
     /// Returns the length of a blob, or nothing when the tenant does not have it.
     pub async fn blob_size(&self, digest: Digest) -> Result<Option<u64>, ClientError> {
+        Ok(self.blob_find(digest).await?.map(|found| found.size))
+    }
+
+    /// Returns what is known of a blob, or nothing when the tenant does not have it.
+    pub async fn blob_find(&self, digest: Digest) -> Result<Option<Found>, ClientError> {
         self.retried(Replay::Safe, || async move {
             let request = self.request(Method::HEAD, &blob_path(digest)).query(&self.tenant_query());
             match self.send(request.timeout(MAX_ANSWER)).await {
-                Ok(response) => Ok(Some(size_of(&self.url, &response)?)),
+                Ok(response) => {
+                    let word = response.headers().get(PURPOSE).and_then(|purpose| purpose.to_str().ok());
+                    let is = |purpose: &Purpose| word == Some(purpose.as_str());
+                    let purpose = [Purpose::Image, Purpose::Execution].into_iter().find(is).unwrap_or_default();
+                    Ok(Some(Found { size: size_of(&self.url, &response)?, purpose }))
+                }
                 Err(Fault { error, .. }) if error.api().is_some_and(|api| api.kind == ErrorKind::NotFound) => Ok(None),
                 Err(fault) => Err(fault),
             }
@@ -139,6 +165,20 @@ impl Client {
         progress: Progress,
     ) -> Result<Blob, ClientError> {
         self.blob_put_at(&self.blob_address(digest), size, content, progress).await
+    }
+
+    /// Stores content under its digest for an image or an execution, with which it goes.
+    pub async fn blob_put_for(
+        &self,
+        purpose: Purpose,
+        digest: Digest,
+        size: u64,
+        content: &Content,
+        progress: Progress,
+    ) -> Result<Blob, ClientError> {
+        let mut address = self.blob_address(digest);
+        address.query.push(said(purpose));
+        self.blob_put_at(&address, size, content, progress).await
     }
 
     /// Stores content for the tenant of an execution that a node holds.
@@ -184,9 +224,28 @@ impl Client {
         reader: impl AsyncRead + Unpin + Send + 'static,
         progress: Progress,
     ) -> Result<Blob, ClientError> {
+        self.blob_post_with(reader, progress, &[]).await
+    }
+
+    /// Stores content that can be read only once for an image or an execution, with which it goes.
+    pub async fn blob_post_for(
+        &self,
+        purpose: Purpose,
+        reader: impl AsyncRead + Unpin + Send + 'static,
+        progress: Progress,
+    ) -> Result<Blob, ClientError> {
+        self.blob_post_with(reader, progress, &[said(purpose)]).await
+    }
+
+    async fn blob_post_with(
+        &self,
+        reader: impl AsyncRead + Unpin + Send + 'static,
+        progress: Progress,
+        query: &[(&'static str, String)],
+    ) -> Result<Blob, ClientError> {
         let sent = Arc::new(AtomicU64::new(0));
         let body = Body::wrap_stream(pieces(reader, &sent, &progress));
-        let request = self.request(Method::POST, "/v1/blobs").query(&self.tenant_query()).body(body);
+        let request = self.request(Method::POST, "/v1/blobs").query(&self.tenant_query()).query(query).body(body);
         self.upload(request, &sent).await.map_err(|fault| fault.error)
     }
 

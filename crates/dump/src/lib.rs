@@ -14,6 +14,7 @@ mod memory;
 mod module;
 pub mod pack;
 mod places;
+pub mod signature;
 pub mod symbol;
 mod unwind;
 

@@ -74,10 +74,12 @@ pub fn module(sought: &Sought<'_>, places: &Places) -> Located {
     }
     let Some(id) = sought.build_id else { return located };
     let Some((stem, folder)) = names(id) else { return located };
+    // A debug file alone names what it cannot unwind, which is better than nothing.
     let packs = places.by_build_id.iter().map(|place| (place, PathBuf::from(format!("/{folder}/{stem}.elf"))));
     let links = places.debug.iter().map(|place| (place, PathBuf::from(format!("/.build-id/{folder}/{stem}"))));
-    for (place, path) in packs.chain(links) {
-        if let Some(file) = open_module(place, &path, &mut located.notes)
+    let packs = packs.chain(links).map(|(place, path)| (place.clone(), path));
+    for (place, path) in packs.chain(debug_paths(id, places)) {
+        if let Some(file) = open_module(&place, &path, &mut located.notes)
             && has_build_id(&file, id, &mut located.notes)
         {
             located.file = Some(file);

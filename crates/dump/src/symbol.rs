@@ -422,6 +422,7 @@ fn cache_path(folder: &Path, file: &ModuleFile, files: &DebugFiles) -> PathBuf {
 fn told(fault: &Fault) -> String {
     match fault {
         Fault::Broken(error) => format!("some debug information of it is broken: {error}"),
+        Fault::Split => "functions of it are told in files of their own (`.dwo`), which are not read".to_owned(),
         Fault::Spent => "some debug information of it takes too long to read".to_owned(),
     }
 }

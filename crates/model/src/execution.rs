@@ -287,6 +287,14 @@ pub struct Recipe {
     pub sandbox: Sandbox,
 }
 
+impl Recipe {
+    /// Returns the blobs that it names: what it reads, and the files that it sees.
+    pub fn blobs(&self) -> impl Iterator<Item = Digest> {
+        let input = if let Input::Blob { digest } = self.input { Some(digest) } else { None };
+        input.into_iter().chain(self.sandbox.files.iter().map(|file| file.digest))
+    }
+}
+
 /// Who has an execution now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Lease {
@@ -294,6 +302,21 @@ pub struct Lease {
     pub node: NodeId,
     /// The node's session; when it ends, everything under it returns to the queue.
     pub session: SessionId,
+}
+
+/// What sort of thing kept an execution from beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SetUpFault {
+    /// What was asked for cannot be done.
+    #[default]
+    Refused,
+    /// There is no such program.
+    NoProgram,
+    /// The program is there and cannot be executed.
+    NotExecutable,
+    /// The machine, the server or a registry failed.
+    Machine,
 }
 
 /// How an execution ended.
@@ -318,8 +341,11 @@ pub enum Outcome {
     Cancelled,
     /// It never began.
     SetUpFailed {
-        /// Why.
+        /// Why, for people.
         cause: String,
+        /// Why, for programs.
+        #[serde(default, skip_serializing_if = "is_default")]
+        fault: SetUpFault,
     },
     /// Too many nodes were lost while they had it.
     NodesLost {
@@ -407,7 +433,7 @@ pub struct Execution {
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// What it used.
+    /// What it used; while it runs, what its node last told, of which the log says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
     /// The core that it left, as a blob.
@@ -612,7 +638,7 @@ mod tests {
             Outcome::OutOfMemory,
             Outcome::TimedOut,
             Outcome::Cancelled,
-            Outcome::SetUpFailed { cause: "no such image".to_owned() },
+            Outcome::SetUpFailed { cause: "no such image".to_owned(), fault: SetUpFault::Refused },
             Outcome::NodesLost { nodes: 3 },
         ];
         assert!(outcomes.iter().all(|outcome| outcome.state().is_final()));

@@ -7,6 +7,7 @@ use crate::digest::Digest;
 use crate::error::ApiError;
 use crate::id::{ExecutionId, ImageId, TenantId};
 use crate::limits::{MAX_IMAGE_CHARS, MAX_LAYERS, MAX_NAME_CHARS, MAX_ROW_BYTES};
+use crate::sandbox::is_word;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -197,6 +198,10 @@ pub enum ImageSource {
         /// For which machines; none means the node's own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         platform: Option<Platform>,
+        /// Another OCI runtime than our own, for what runs in it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(max_length = 63)]
+        runtime: Option<String>,
     },
     /// An archive that was stored as a blob before.
     Archive {
@@ -309,6 +314,13 @@ impl NewImage {
             |text: &str| (1..=MAX_IMAGE_CHARS).contains(&text.len()) && text.bytes().all(|one| one.is_ascii_graphic());
         if self.name.as_deref().is_some_and(|name| !good(name)) {
             return refuse("name", format!("must have 1 to {MAX_IMAGE_CHARS} plain characters without spaces"));
+        }
+        let runtime = match &self.source {
+            ImageSource::Registry { runtime, .. } => runtime,
+            ImageSource::Archive { config, .. } => &config.runtime,
+        };
+        if runtime.as_deref().is_some_and(|runtime| !is_word(runtime, MAX_NAME_CHARS)) {
+            return refuse("runtime", format!("must have 1 to {MAX_NAME_CHARS} characters without spaces"));
         }
         match &self.source {
             ImageSource::Registry { reference, .. } if !good(reference) => {

@@ -21,18 +21,19 @@ pub mod permission;
 pub mod report;
 pub mod sandbox;
 pub mod shape;
+pub mod signature;
 pub mod tenant;
 pub mod token;
 pub mod user;
 
-pub use blob::Blob;
+pub use blob::{Blob, Purpose};
 pub use change::{Change, ChangeQuery, Noun};
 pub use chunk::{Chunk, ChunkPage, ChunkQuery, Content, Stream};
 pub use digest::Digest;
 pub use error::{ApiError, ErrorKind};
 pub use execution::{
     Class, Execution, ExecutionQuery, ExecutionState, Input, Lease, LimitSet, Limits, NewExecution, Origin, OriginKind,
-    Outcome, Recipe, Retry, Usage,
+    Outcome, Recipe, Retry, SetUpFault, Usage,
 };
 pub use id::{ExecutionId, ImageId, NodeId, RequestId, SessionId, TenantId, TokenId, UserId};
 pub use image::{
@@ -44,6 +45,7 @@ pub use permission::{Role, Scope};
 pub use report::{DumpKind, Report, Severity};
 pub use sandbox::{Access, Mount, Network, Sandbox, SandboxKind};
 pub use shape::Shape;
+pub use signature::{Explanation, Proposal, SignatureId, SignatureText, Stack, StackFrame};
 pub use tenant::{NewTenant, Tenant};
 pub use token::{NewToken, Token, TokenIssued};
 pub use user::{NewUser, User, UserChange, UserState, WhoAmI};

@@ -66,6 +66,8 @@ pub const MAX_SLOTS: u32 = 4_096;
 pub const MAX_RUNTIMES: usize = 64;
 /// Chunks of one sync.
 pub const MAX_SYNC_CHUNKS: usize = 1_024;
+/// Executions of which one sync tells what they have used.
+pub const MAX_SYNC_USED: usize = 256;
 /// Bytes of one sync's body.
 pub const MAX_SYNC_BYTES: usize = 4 << 20;
 /// Bytes of a shape's text: an index of PostgreSQL takes no more than a third of a page.

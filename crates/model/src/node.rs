@@ -10,7 +10,7 @@ use crate::error::ApiError;
 use crate::execution::{Class, LimitSet, Outcome, Recipe, Usage};
 use crate::id::{ExecutionId, NodeId, SessionId, TenantId};
 use crate::image::{ImageOrder, Manifest, Platform};
-use crate::limits::{MAX_HELD, MAX_NAME_CHARS, MAX_RUNTIMES, MAX_SLOTS, MAX_SYNC_CHUNKS};
+use crate::limits::{MAX_HELD, MAX_NAME_CHARS, MAX_RUNTIMES, MAX_SLOTS, MAX_SYNC_CHUNKS, MAX_SYNC_USED};
 use crate::sandbox::{Network, SandboxKind, check_labels};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -244,6 +244,16 @@ pub struct Written {
     pub chunk: Chunk,
 }
 
+/// What an attempt has used so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Used {
+    /// Which attempt.
+    #[serde(flatten)]
+    pub held: Held,
+    /// What.
+    pub usage: Usage,
+}
+
 /// The end of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finished {
@@ -279,6 +289,9 @@ pub struct Sync {
     /// What has ended.
     #[serde(default)]
     pub finished: Vec<Finished>,
+    /// What has been used so far, of some that run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub used: Vec<Used>,
     /// How long the answer may wait for something to say.
     #[serde(default)]
     pub wait_ms: u64,
@@ -298,6 +311,10 @@ impl Sync {
                 "sync_invalid",
                 format!("a sync holds at most {MAX_HELD} executions and {MAX_SYNC_CHUNKS} chunks"),
             ));
+        }
+        if self.used.len() > MAX_SYNC_USED {
+            let message = format!("a sync tells of at most {MAX_SYNC_USED} executions what they have used");
+            return Err(ApiError::invalid("sync_invalid", message));
         }
         // Only the server knows how many nodes were lost.
         if self.finished.iter().any(|one| matches!(one.outcome, Outcome::NodesLost { .. })) {

@@ -221,7 +221,7 @@ pub(crate) fn check_labels(
     Ok(())
 }
 
-fn is_word(text: &str, max: usize) -> bool {
+pub(crate) fn is_word(text: &str, max: usize) -> bool {
     (1..=max).contains(&text.chars().count()) && !text.chars().any(|one| one.is_whitespace() || one.is_control())
 }
 

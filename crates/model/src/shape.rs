@@ -5,7 +5,7 @@
 
 use crate::error::ApiError;
 use crate::execution::{LimitSet, OriginKind, Recipe};
-use crate::image::Platform;
+use crate::image::{Manifest, Platform};
 use crate::limits::MAX_SHAPE_BYTES;
 use crate::node::Offer;
 use crate::sandbox::{Access, Network, SandboxKind};
@@ -41,14 +41,16 @@ pub struct Shape {
 
 impl Shape {
     /// Returns what a recipe needs.
-    pub fn of(recipe: &Recipe, origin: OriginKind, platform: Option<&Platform>) -> Self {
+    ///
+    /// An image's own runtime counts where the recipe names none; an image that is not known here asks for nothing.
+    pub fn of(recipe: &Recipe, origin: OriginKind, image: Option<&Manifest>) -> Self {
         let sandbox = &recipe.sandbox;
         let is_image = recipe.image.is_some() || origin == OriginKind::Image;
         Self {
             kind: if is_image { SandboxKind::Oci } else { SandboxKind::Process },
-            platform: platform.cloned(),
+            platform: image.map(|image| image.platform.clone()),
             network: sandbox.network,
-            runtime: sandbox.runtime.clone(),
+            runtime: sandbox.runtime.clone().or_else(|| image?.config.runtime.clone()),
             labels: sandbox.labels.clone(),
             mounts: sandbox.mounts.iter().map(|mount| format!("{}:{}", mount.source, word(mount.access))).collect(),
             demand: recipe.limits.demand,

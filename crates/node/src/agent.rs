@@ -4,6 +4,8 @@ use crate::attempt::Shop;
 use crate::cache::{Cache, CacheError, CacheSettings};
 use crate::dispatcher::Dispatcher;
 use crate::files::Files;
+use crate::meter::Meters;
+use crate::runtime::Runtimes;
 use crate::sandboxes::Sandboxes;
 use crate::settings::Settings;
 use crate::worker::Workers;
@@ -86,10 +88,12 @@ impl Agent {
             CacheSettings { folder: settings.state.join("layers"), budget_bytes: settings.cache_bytes, unpack };
         let cache = Cache::open(layers).await?;
         let files = Files::open(settings.state.join("files"), settings.cache_bytes / 4).map_err(folder)?;
-        let offer = offer(&settings, &sandboxes);
-        let notes = sandboxes.abilities().notes.clone();
+        let runtimes = Runtimes::open(&settings).map_err(folder)?;
+        let offer = offer(&settings, &sandboxes, &runtimes);
+        let notes = [&sandboxes.abilities().notes, runtimes.notes()].concat();
         let workers = Workers::new(sandboxes.clone(), settings.warm, settings.slots + settings.warm);
-        let shop = Arc::new(Shop { settings, sandboxes, workers, cache, files, networks: TaskTracker::new() });
+        let (meters, networks) = (Meters::default(), TaskTracker::new());
+        let shop = Arc::new(Shop { settings, sandboxes, runtimes, workers, cache, files, meters, networks });
         Ok(Self { shop, client, id, offer, notes, joined: watch::Sender::new(None) })
     }
 
@@ -120,7 +124,7 @@ impl Agent {
     }
 }
 
-fn offer(settings: &Settings, sandboxes: &Sandboxes) -> Offer {
+fn offer(settings: &Settings, sandboxes: &Sandboxes, runtimes: &Runtimes) -> Offer {
     let abilities = sandboxes.abilities();
     let mut networks = abilities.networks.clone();
     networks.retain(|network| *network != Network::Host || settings.host_network);
@@ -130,7 +134,7 @@ fn offer(settings: &Settings, sandboxes: &Sandboxes) -> Offer {
         platform: platform(),
         kinds: abilities.kinds.clone(),
         networks,
-        runtimes: Vec::new(),
+        runtimes: runtimes.names(),
         slots: settings.slots,
         cpu_milli: u32::try_from(cores * 1_000).unwrap_or(u32::MAX),
         memory_bytes: memory_bytes().unwrap_or(0),

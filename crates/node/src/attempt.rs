@@ -12,8 +12,10 @@ use crate::egress::Egress;
 use crate::files::{FileError, Files, Form};
 use crate::image::{self, BlobFault, Blobs, Step};
 use crate::input;
+use crate::meter::{self, Meters};
 use crate::output::{Output, Say, Source};
 use crate::recipe::{self, Placed};
+use crate::runtime::Runtimes;
 use crate::sandboxes::{Handle, Sandboxes};
 use crate::settings::Settings;
 use crate::worker::{Keep, Worker, Workers};
@@ -23,7 +25,7 @@ use model::chunk::{Content, Stream};
 use model::image::{ImageOrder, Manifest};
 use model::limits::MAX_CHUNK_BLOB_BYTES;
 use model::node::{Assignment, Finished, Held, Work};
-use model::{Digest, Input, Outcome, SessionId, Usage};
+use model::{Digest, Input, Outcome, SessionId, SetUpFault, Usage};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use sandbox::{Core, Ending, Event, FaultKind, Order, Plan, Status, Stop};
@@ -31,8 +33,10 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
 /// How long output is read after everything inside has ended; then somebody outside holds it open.
@@ -54,6 +58,8 @@ pub(crate) enum Wish {
 pub(crate) enum Trouble {
     /// What was asked for cannot be done.
     Refused(String),
+    /// The program is not there, or cannot be executed.
+    Program(SetUpFault, String),
     /// The machine, the server or a registry failed.
     Machine(String),
 }
@@ -69,9 +75,11 @@ pub(crate) struct Fence {
 pub(crate) struct Shop {
     pub(crate) settings: Settings,
     pub(crate) sandboxes: Sandboxes,
+    pub(crate) runtimes: Runtimes,
     pub(crate) workers: Workers,
     pub(crate) cache: Cache,
     pub(crate) files: Files,
+    pub(crate) meters: Meters,
     /// The networks of sandboxes; each ends with its attempt.
     pub(crate) networks: TaskTracker,
 }
@@ -105,6 +113,10 @@ struct Product {
 impl Product {
     fn bare(outcome: Outcome) -> Self {
         Self { outcome, usage: Usage::default(), core: None, manifest: None }
+    }
+
+    fn unbegun(fault: SetUpFault, cause: String) -> Self {
+        Self::bare(Outcome::SetUpFailed { cause, fault })
     }
 }
 
@@ -157,8 +169,11 @@ impl Blobs for Fence {
 
     async fn fetch(&self, digest: Digest, file: &Path) -> Result<(), BlobFault> {
         let mut file = tokio::fs::File::create_new(file).await?;
-        self.client.execution_blob_get(self.show(), digest).await?.save(&mut file).await?;
-        Ok(())
+        let saved = self.client.execution_blob_get(self.show(), digest).await?.save(&mut file).await;
+        saved.map_err(|error| match error {
+            ClientError::Content(source) => format!("it cannot be written on this node: {source}").into(),
+            error => error.into(),
+        })
     }
 }
 
@@ -177,10 +192,11 @@ impl Attempt {
         let Some(worked) = worked else { return Ended { held, finished: None, failure: None } };
         let (mut result, failure) = match worked {
             Ok(result) => (result, None),
-            Err(Trouble::Refused(cause)) => (Product::bare(Outcome::SetUpFailed { cause }), None),
+            Err(Trouble::Refused(cause)) => (Product::unbegun(SetUpFault::Refused, cause), None),
+            Err(Trouble::Program(fault, cause)) => (Product::unbegun(fault, cause), None),
             Err(Trouble::Machine(cause)) => {
                 tracing::warn!(execution = %held.execution, cause, "an execution could not be set up");
-                (Product::bare(Outcome::SetUpFailed { cause: cause.clone() }), Some(cause))
+                (Product::unbegun(SetUpFault::Machine, cause.clone()), Some(cause))
             }
         };
         let dump = match result.core.take() {
@@ -206,7 +222,7 @@ impl Attempt {
         let progress = move |step| {
             let _ = steps.try_send(step);
         };
-        let making = image::make(order, &self.shop.cache, &*self.fence, &progress);
+        let making = image::make(order, &self.shop.cache, &*self.fence, &self.shop.settings.registries, &progress);
         tokio::pin!(making);
         let mut last = String::new();
         let made = loop {
@@ -241,7 +257,10 @@ impl Attempt {
         let order = recipe::order(&self.assignment, image)?;
         let stdio = self.stdio().await?;
         Egress::check(&self.assignment.recipe.sandbox.egress).map_err(|error| Trouble::Refused(whole(&error)))?;
-        let begun = self.start(&prepared, &order, &stdio.inside)?;
+        let begun = match recipe::runtime(&self.assignment, image) {
+            Some(runtime) => self.contain(runtime, &prepared, &order, &stdio.inside)?,
+            None => self.start(&prepared, &order, &stdio.inside)?,
+        };
         // The program's ends are its own now; ours would keep its output from ever ending.
         drop(stdio.inside);
         let ending = self.accompany(begun, stdio.outside, output).await?;
@@ -282,6 +301,24 @@ impl Attempt {
         let (handle, events) = self.shop.sandboxes.open();
         handle.run(&prepared.plan, order, stdio).map_err(gone)?;
         self.shop.workers.refill(&prepared.plan);
+        Ok(Worker { handle, events, wire: None })
+    }
+
+    /// Has another runtime run the program.
+    fn contain(
+        &self,
+        runtime: &str,
+        prepared: &Prepared,
+        order: &Order,
+        stdio: &[OwnedFd; 3],
+    ) -> Result<Worker, Trouble> {
+        let Held { execution, attempt } = self.fence.held;
+        let id = format!("quarry-{execution}-{attempt}");
+        let Some(bundle) = self.shop.runtimes.bundle(runtime, id, &prepared.plan, order) else {
+            return Err(Trouble::Refused(format!("the runtime `{runtime}` is asked for, and this node has it not")));
+        };
+        let contained = self.shop.sandboxes.contain(&self.shop.settings.helper, &bundle, stdio);
+        let (handle, events) = contained.map_err(|error| Trouble::Machine(whole(&error)))?;
         Ok(Worker { handle, events, wire: None })
     }
 
@@ -326,15 +363,23 @@ impl Attempt {
             outside = Outside { feed: Some(copy), sources: vec![Source { stream: Stream::Output, fd: terminal }] };
         }
         let feeding = self.feed(handle.clone(), outside.feed);
+        let written = output.written();
         let following = output.follow(outside.sources);
         tokio::pin!(feeding, following);
-        let (mut is_fed, mut is_read, mut is_stopping) = (false, false, false);
+        let mut measure = tokio::time::interval_at(Instant::now() + meter::FIRST, meter::EVERY);
+        measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut is_fed, mut is_read, mut is_stopping, mut is_measuring) = (false, false, false, false);
         let ending = loop {
             tokio::select! {
                 biased;
                 event = events.recv() => match event {
                     Some(Event::Ended { ending, .. }) => break *ending,
                     Some(Event::Failed { fault, .. }) => return Err(fault.into()),
+                    Some(Event::Measured { usage, .. }) => {
+                        is_measuring = false;
+                        let usage = Usage { log_bytes: written.load(Ordering::Relaxed), ..usage };
+                        self.shop.meters.put(self.fence.held, usage);
+                    }
                     Some(Event::Built { .. } | Event::Started { .. }) => {}
                     None => return Err(Trouble::Machine("the spawner has gone".to_owned())),
                 },
@@ -342,10 +387,14 @@ impl Attempt {
                     is_stopping = true;
                     handle.stop(Stop::Gently);
                 }
+                _ = measure.tick(), if !is_measuring => {
+                    is_measuring = true;
+                    handle.measure();
+                }
                 () = &mut following, if !is_read => is_read = true,
                 fed = &mut feeding, if !is_fed => {
                     is_fed = true;
-                    if let Err(Trouble::Refused(cause) | Trouble::Machine(cause)) = fed {
+                    if let Err(Trouble::Refused(cause) | Trouble::Program(_, cause) | Trouble::Machine(cause)) = fed {
                         tracing::warn!(execution = %self.assignment.held.execution, cause, "input broke off");
                     }
                 }
@@ -448,6 +497,8 @@ impl From<sandbox::Fault> for Trouble {
     fn from(fault: sandbox::Fault) -> Self {
         match fault.kind {
             FaultKind::Order | FaultKind::Plan => Self::Refused(fault.cause),
+            FaultKind::NoProgram => Self::Program(SetUpFault::NoProgram, fault.cause),
+            FaultKind::NotExecutable => Self::Program(SetUpFault::NotExecutable, fault.cause),
             FaultKind::Machine => Self::Machine(fault.cause),
         }
     }
@@ -463,6 +514,7 @@ async fn started(
         match events.recv().await {
             Some(Event::Started { terminal, .. }) => return Ok(terminal),
             Some(Event::Built { wire: built, .. }) => *wire = built.or(wire.take()),
+            Some(Event::Measured { .. }) => {}
             Some(Event::Failed { fault, .. }) => {
                 handle.ended();
                 return Err(fault.into());

@@ -10,6 +10,7 @@
 mod shelf;
 
 use crate::image::{BlobFault, Blobs};
+use crate::scratch::Scratch;
 use model::Digest;
 use model::image::{Layer, Manifest, Packing};
 use sandbox::unpack::{Settings, UnpackError, Unpacked, unpack};
@@ -21,10 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::task::spawn_blocking;
-
-/// How often, and how far apart, a folder that somebody still writes into is removed again.
-const MAX_REMOVALS: u32 = 50;
-const REMOVAL_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// Where a cache lies and how much it may hold.
 #[derive(Clone, Debug)]
@@ -52,9 +49,9 @@ pub enum CacheError {
         cause: BlobFault,
     },
     /// An archive could not be unpacked.
-    #[error("layer `{layer}` cannot be unpacked: {source}")]
+    #[error("{} cannot be unpacked: {source}", titled(layer))]
     Unpack {
-        /// Which layer, by what is known of it.
+        /// Which layer, by its diff id; or `the archive`.
         layer: String,
         /// Why.
         source: UnpackError,
@@ -80,9 +77,9 @@ pub enum CacheError {
         wanted: u64,
     },
     /// The disk is full, even without the layers that nobody uses.
-    #[error("the disk of this node is full: layer `{layer}` does not fit")]
+    #[error("the disk of this node is full: {} does not fit", titled(layer))]
     Full {
-        /// Which layer.
+        /// Which layer, by a digest of it; or `the archive`.
         layer: String,
     },
     /// The machine failed.
@@ -167,20 +164,10 @@ pub(crate) struct Fresh {
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        // Mostly on a thread that may block: only whoever is given up between two steps pays for it here. What cannot
-        // be removed is thrown away when the cache is opened again; what has its place is no longer under this name.
-        if shelf::remove(&self.folder).is_err() && self.folder.exists() {
-            // A child that was told to stop may still have been writing; it is gone in a moment.
-            let folder = self.folder.clone();
-            std::thread::spawn(move || {
-                for _ in 0..MAX_REMOVALS {
-                    std::thread::sleep(REMOVAL_PAUSE);
-                    if shelf::remove(&folder).is_ok() || !folder.exists() {
-                        return;
-                    }
-                }
-            });
-        }
+        // Mostly on a thread that may block: only whoever is given up between two steps pays for it here. The child that
+        // wrote it is gone, so nobody adds to it. What cannot be removed is thrown away when the cache is opened again;
+        // what has its place is no longer under this name.
+        let _ = shelf::remove(&self.folder);
     }
 }
 
@@ -243,11 +230,32 @@ impl Cache {
         if let Some(lease) = self.lease(hex, layer.blob) {
             return Ok(lease);
         }
-        let file = self.scratch();
-        let fetched = blobs.fetch(layer.blob, &file.0).await;
-        fetched.map_err(|cause| CacheError::Fetch { layer: layer.diff_id.clone(), cause })?;
-        let fresh = self.unpack(&file.0, layer.packing, &layer.diff_id).await?;
+        let file = self.fetch(layer, blobs).await?;
+        let fresh = self.unpack(file.path(), layer.packing, &layer.diff_id).await?;
         self.keep(fresh, layer.blob, Some(&layer.diff_id)).await
+    }
+
+    /// Fetches the file of a layer. A full disk is answered by removing what nobody uses, once.
+    async fn fetch<B: Blobs>(&self, layer: &Layer, blobs: &B) -> Result<Scratch, CacheError> {
+        let file = self.scratch()?;
+        match blobs.fetch(layer.blob, file.path()).await {
+            Ok(()) => return Ok(file),
+            Err(cause) if is_full(&*cause) => {}
+            Err(cause) => return Err(CacheError::Fetch { layer: layer.diff_id.clone(), cause }),
+        }
+        drop(file);
+        self.make_room().await?;
+        let file = self.scratch()?;
+        match blobs.fetch(layer.blob, file.path()).await {
+            Ok(()) => Ok(file),
+            Err(cause) if is_full(&*cause) => Err(CacheError::Full { layer: layer.diff_id.clone() }),
+            Err(cause) => Err(CacheError::Fetch { layer: layer.diff_id.clone(), cause }),
+        }
+    }
+
+    /// Removes all layers that nobody uses.
+    pub(crate) async fn make_room(&self) -> Result<(), CacheError> {
+        self.inner.clone().evict(0).await
     }
 
     /// Unpacks the file of a layer that is at hand already, unless it was seen before to be what it should, and leases it.
@@ -263,8 +271,9 @@ impl Cache {
     }
 
     /// Returns a name for a file that goes when the name does.
-    pub(crate) fn scratch(&self) -> Scratch {
-        Scratch(self.inner.settings.folder.join("scratch").join(self.inner.number()))
+    pub(crate) fn scratch(&self) -> Result<Scratch, CacheError> {
+        let parent = self.inner.settings.folder.join("scratch");
+        Scratch::new(&parent).map_err(CacheError::machine(format!("`{}` takes no file", parent.display())))
     }
 
     /// Unpacks an archive into a folder without a place. A full disk is answered by removing what nobody uses, once.
@@ -273,7 +282,7 @@ impl Cache {
         if !matches!(&first, Err(CacheError::Unpack { source: UnpackError::Full, .. })) {
             return first;
         }
-        self.inner.clone().evict(0).await?;
+        self.make_room().await?;
         match self.unpack_once(file, packing, layer).await {
             Err(CacheError::Unpack { source: UnpackError::Full, layer }) => Err(CacheError::Full { layer }),
             second => second,
@@ -288,6 +297,10 @@ impl Cache {
         let done = blocking(move || {
             let mut settings = inner.settings.unpack.clone();
             settings.bytes_max = settings.bytes_max.min(inner.settings.budget_bytes);
+            // Who was given up before this thread began is not to find anything later.
+            if is_stopped.load(Ordering::Relaxed) {
+                return Err(CacheError::Unpack { layer, source: UnpackError::Stopped });
+            }
             let input =
                 File::open(&file).map_err(CacheError::machine(format!("`{}` cannot be read", file.display())))?;
             std::fs::create_dir(&folder)
@@ -379,15 +392,21 @@ impl Inner {
     }
 }
 
-/// A file that goes when this does.
-#[derive(Debug)]
-pub(crate) struct Scratch(pub(crate) PathBuf);
+fn titled(layer: &str) -> String {
+    if layer.starts_with("sha256:") { format!("layer `{layer}`") } else { layer.to_owned() }
+}
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // It may never have been made; what is left is thrown away when the cache is opened again.
-        let _ = std::fs::remove_file(&self.0);
+/// Tells whether a fault comes of a full disk.
+pub(crate) fn is_full(fault: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(fault);
+    while let Some(error) = next {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        next = error.source();
     }
+    false
 }
 
 /// Returns the hexadecimal part of a digest that was checked before.

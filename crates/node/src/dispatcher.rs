@@ -13,7 +13,7 @@ use crate::outbox::{Outbox, Parcel};
 use crate::sandboxes::boot_ms;
 use crate::worker::COOLING;
 use client::{Client, ClientError};
-use model::node::{Assignment, Held, Sync, SyncAnswer, Written};
+use model::node::{Assignment, Held, Sync, SyncAnswer, Used, Written};
 use model::{ExecutionId, NewNode, Node, NodeId, NodeState, Offer, SessionId};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -28,6 +28,8 @@ const MAX_WAIT_MS: u64 = 25_000;
 /// How long to wait after a call that failed, at first and at most.
 const PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(3);
+/// How long it stays untold, at least, what is used by what runs.
+const TELL_USED: Duration = Duration::from_secs(2);
 /// How often the lease is looked at.
 const BEAT: Duration = Duration::from_millis(250);
 /// Failures of the machine in a row after which a node says that it is in trouble.
@@ -104,6 +106,7 @@ pub(crate) struct Dispatcher {
     is_busy: bool,
     pause: Duration,
     not_before: Instant,
+    used_told: Instant,
     say: mpsc::Sender<Written>,
     said: mpsc::Receiver<Written>,
     failures: u32,
@@ -142,6 +145,7 @@ impl Dispatcher {
             is_busy: false,
             pause: PAUSE,
             not_before: Instant::now(),
+            used_told: Instant::now(),
             say,
             said,
             failures: 0,
@@ -219,7 +223,7 @@ impl Dispatcher {
                 let is_last = self.outbox.is_empty();
                 self.sync(if is_last { Call::Leave(parcel) } else { Call::Report(parcel) });
             }
-            Standing::Joined if !self.outbox.is_empty() || self.trouble.is_some() => {
+            Standing::Joined if !self.outbox.is_empty() || self.trouble.is_some() || self.has_used() => {
                 let parcel = self.outbox.take();
                 self.sync(Call::Report(parcel));
             }
@@ -262,12 +266,14 @@ impl Dispatcher {
         let waiting = self.outbox.ends();
         let said: HashSet<_> = parcel.finished.iter().map(|finished| finished.held).collect();
         let held = self.running.keys().copied().chain(waiting).filter(|held| !said.contains(held)).collect();
+        let used = if matches!(call, Call::Report(_)) { self.take_used() } else { Vec::new() };
         let sync = Sync {
             session: self.session,
             free: self.free(),
             held,
             chunks: parcel.chunks,
             finished: parcel.finished,
+            used,
             wait_ms,
             trouble: self.trouble.clone(),
             leaving: matches!(call, Call::Leave(_)),
@@ -277,6 +283,22 @@ impl Dispatcher {
             let answer = client.node_sync(id, &sync).await.map(|answer| Answer::Synced(Box::new(answer)));
             Answered { call, session, sent_ms, answer }
         });
+    }
+
+    /// Tells whether it is time to tell what is being used.
+    fn has_used(&self) -> bool {
+        self.used_told.elapsed() >= TELL_USED && !self.shop.meters.is_empty()
+    }
+
+    /// Takes what is to be told of it. It is said once: should it be lost, there is a newer one soon.
+    fn take_used(&mut self) -> Vec<Used> {
+        if !self.has_used() {
+            return Vec::new();
+        }
+        self.used_told = Instant::now();
+        let mut used = self.shop.meters.take();
+        used.retain(|used| self.running.contains_key(&used.held));
+        used
     }
 
     fn free(&self) -> u32 {
@@ -402,6 +424,7 @@ impl Dispatcher {
             }
         }
         self.running.remove(&ended.held);
+        self.shop.meters.forget(ended.held);
         match ended.failure {
             Some(cause) => {
                 self.failures += 1;

@@ -18,6 +18,7 @@ mod rule;
 mod stack;
 mod wire;
 
+pub(crate) use address::{Sort, sort};
 pub use count::Counts;
 pub use outside::Outside;
 pub use rule::RuleError;

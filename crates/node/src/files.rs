@@ -1,9 +1,11 @@
 //! Blobs that executions see as files, kept a while for the next one that needs them.
 //!
-//! A file appears under its digest only when it is whole and verified. Executables have a second life under their own name,
+//! A file appears under its digest only when it is whole and verified; until then it is a draft, which goes with whoever
+//! fetches it. Executables have a second life under their own name,
 //! since a file in use may not change its mode. What nobody uses goes when the budget is passed, oldest first.
 
 use crate::image::{BlobFault, Blobs};
+use crate::scratch::Scratch;
 use model::Digest;
 use std::collections::HashMap;
 use std::fs::{self, Permissions};
@@ -12,6 +14,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
+
+/// Where files are as long as they are not whole.
+const DRAFTS: &str = "drafts";
 
 /// Why a blob cannot be had as a file.
 #[derive(Debug, thiserror::Error)]
@@ -63,11 +68,10 @@ impl Files {
         fs::create_dir_all(&folder)?;
         // Others on this machine have no business here; the sandboxes get each file by a mount of its own.
         fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
-        for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "new") {
-                fs::remove_file(path)?;
-            }
+        let drafts = folder.join(DRAFTS);
+        match fs::remove_dir_all(&drafts) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => fs::create_dir(drafts)?,
         }
         Ok(Self { folder, budget_bytes, entries: Mutex::default() })
     }
@@ -91,15 +95,12 @@ impl Files {
         let keep = |source| FileError::Keep { digest, source };
         if !path.exists() {
             self.make_room().map_err(keep)?;
-            let draft = self.folder.join(format!("{name}.new"));
-            let fetched = blobs.fetch(digest, &draft).await;
-            if let Err(cause) = fetched {
-                let _ = fs::remove_file(&draft);
-                return Err(FileError::Fetch { digest, cause });
-            }
+            let draft = Scratch::new(&self.folder.join(DRAFTS)).map_err(keep)?;
+            let fetched = blobs.fetch(digest, draft.path()).await;
+            fetched.map_err(|cause| FileError::Fetch { digest, cause })?;
             let mode = if form == Form::Executable { 0o555 } else { 0o444 };
-            fs::set_permissions(&draft, Permissions::from_mode(mode)).map_err(keep)?;
-            fs::rename(&draft, &path).map_err(keep)?;
+            fs::set_permissions(draft.path(), Permissions::from_mode(mode)).map_err(keep)?;
+            fs::rename(draft.path(), &path).map_err(keep)?;
         }
         let kept = Arc::new(Kept { path });
         *held = Arc::downgrade(&kept);
@@ -112,6 +113,9 @@ impl Files {
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                continue;
+            }
             found.push((metadata.modified()?, metadata.len(), entry.path()));
         }
         let mut total: u64 = found.iter().map(|(_, bytes, _)| bytes).sum();
@@ -123,8 +127,7 @@ impl Files {
                 break;
             }
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            // A draft is somebody's work in progress.
-            if !name.ends_with(".new") && !entries.contains_key(name) {
+            if !entries.contains_key(name) {
                 fs::remove_file(&path)?;
                 total -= bytes;
             }
@@ -187,14 +190,41 @@ mod tests {
         }
         assert!(first.path().exists(), "what is used stays");
         let count = fs::read_dir(folder.path().join("files")).expect("lists").count();
-        assert!(count <= 4, "{count} files are more than the budget of two and what came last");
+        assert!(count <= 5, "{count} files are more than the drafts' folder, the budget of two and what came last");
     }
 
     #[tokio::test]
     async fn what_was_left_half_made_goes() {
         let folder = tempfile::tempdir().expect("a folder");
-        fs::write(folder.path().join("a.new"), "half").expect("written");
+        fs::create_dir_all(folder.path().join("drafts/7")).expect("made");
+        fs::write(folder.path().join("drafts/7/file"), "half").expect("written");
         Files::open(folder.path().to_owned(), 0).expect("opens");
-        assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 0);
+        assert_eq!(fs::read_dir(folder.path().join("drafts")).expect("lists").count(), 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_gives_up_leaves_the_file_to_the_next() {
+        /// Blobs of which each first fetch never ends.
+        struct Slow(AtomicU32);
+        impl Blobs for Slow {
+            async fn store(&self, _: Digest, _: u64, _: &Path) -> Result<(), BlobFault> {
+                Err("is not asked for".into())
+            }
+
+            async fn fetch(&self, _: Digest, file: &Path) -> Result<(), BlobFault> {
+                fs::File::create_new(file)?;
+                if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
+                    std::future::pending::<()>().await;
+                }
+                Ok(())
+            }
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = Files::open(folder.path().to_owned(), 0).expect("opens");
+        let slow = Slow(AtomicU32::new(0));
+        let given_up = tokio::time::timeout(std::time::Duration::ZERO, files.get(digest(1), Form::Plain, &slow)).await;
+        assert!(given_up.is_err());
+        assert_eq!(fs::read_dir(folder.path().join("drafts")).expect("lists").count(), 0);
+        files.get(digest(1), Form::Plain, &slow).await.expect("is had");
     }
 }

@@ -7,13 +7,16 @@
 
 mod archive;
 mod document;
+mod reach;
 mod reference;
 mod registry;
 
+pub use reach::{AllowedRegistry, Authorities, Registries};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{Patience, RegistryError};
 
-use crate::cache::{Cache, CacheError, Lease};
+use crate::cache::{Cache, CacheError, Lease, is_full};
+use crate::scratch::Scratch;
 use archive::{Contents, Hashed};
 use document::{Configuration, Document};
 use model::Digest;
@@ -127,22 +130,16 @@ pub async fn make<B: Blobs>(
     order: &ImageOrder,
     cache: &Cache,
     blobs: &B,
+    registries: &Registries,
     progress: &Progress<'_>,
 ) -> Result<Manifest, ImageError> {
-    make_patiently(order, cache, blobs, progress, Patience::default()).await
-}
-
-/// Makes an image with more or less patience towards registries.
-pub async fn make_patiently<B: Blobs>(
-    order: &ImageOrder,
-    cache: &Cache,
-    blobs: &B,
-    progress: &Progress<'_>,
-    patience: Patience,
-) -> Result<Manifest, ImageError> {
-    let making = Making { order, cache, blobs, progress };
+    let making = Making { order, cache, blobs, registries, progress };
     let mut manifest = match &order.source {
-        ImageSource::Registry { reference, platform } => making.pull(reference, platform.as_ref(), patience).await?,
+        ImageSource::Registry { reference, platform, runtime } => {
+            let mut manifest = making.pull(reference, platform.as_ref()).await?;
+            manifest.config.runtime.clone_from(runtime);
+            manifest
+        }
         ImageSource::Archive { blob, archive, config } => making.import(*blob, *archive, config).await?,
     };
     if manifest.check().is_err() {
@@ -158,6 +155,7 @@ struct Making<'a, B> {
     order: &'a ImageOrder,
     cache: &'a Cache,
     blobs: &'a B,
+    registries: &'a Registries,
     progress: &'a Progress<'a>,
 }
 
@@ -171,14 +169,10 @@ struct Ready<'a> {
 }
 
 impl<B: Blobs> Making<'_, B> {
-    async fn pull(
-        &self,
-        reference: &str,
-        platform: Option<&Platform>,
-        patience: Patience,
-    ) -> Result<Manifest, ImageError> {
+    async fn pull(&self, reference: &str, platform: Option<&Platform>) -> Result<Manifest, ImageError> {
         let reference: Reference = reference.parse()?;
-        let registry = Registry::new(&reference, self.order.credential.as_ref(), self.order.plain_http, patience)?;
+        let registry =
+            Registry::new(&reference, self.order.credential.as_ref(), self.order.plain_http, self.registries)?;
         let wanted = platform.cloned().unwrap_or_else(document::own_platform);
         let (mut text, digest) = registry.manifest(reference.version()).await?;
         let mut is_chosen = false;
@@ -209,15 +203,14 @@ impl<B: Blobs> Making<'_, B> {
             if document::is_locked(layer) {
                 return Err(ImageError::Document(format!("layer `{}` is encrypted", layer.digest)));
             }
-            let file = self.cache.scratch();
             let came = |bytes| {
                 (self.progress)(Step::Fetching { layer: number, layers, bytes, bytes_total: layer.size });
             };
             let wanted = Wanted { digest: &layer.digest, bytes: layer.size };
-            let fetched = registry.fetch(&wanted, &file.0, &came).await?;
-            let packing = beginning(&file.0).await?;
-            let hashed = Hashed { blob: fetched.blob, digest: layer.digest.clone(), bytes: layer.size, packing };
-            let ready = Ready { file: &file.0, hashed, diff_id, layer: number, layers };
+            let (file, blob) = self.fetch_layer(&registry, &wanted, &came).await?;
+            let packing = beginning(file.path()).await?;
+            let hashed = Hashed { blob, digest: layer.digest.clone(), bytes: layer.size, packing };
+            let ready = Ready { file: file.path(), hashed, diff_id, layer: number, layers };
             let (layer, lease) = self.finish(ready).await?;
             made.push(layer);
             leases.push(lease);
@@ -225,17 +218,54 @@ impl<B: Blobs> Making<'_, B> {
         Ok(Manifest { digest, platform: found.platform, config: found.config, layers: made })
     }
 
+    /// Fetches a layer from its registry. A full disk is answered by removing what nobody uses, once.
+    async fn fetch_layer(
+        &self,
+        registry: &Registry<'_>,
+        wanted: &Wanted<'_>,
+        came: &(dyn Fn(u64) + Sync),
+    ) -> Result<(Scratch, Digest), ImageError> {
+        let file = self.cache.scratch()?;
+        match registry.fetch(wanted, file.path(), came).await {
+            Err(error) if is_full(&error) => {}
+            fetched => return Ok((file, fetched?.blob)),
+        }
+        drop(file);
+        self.cache.make_room().await?;
+        let file = self.cache.scratch()?;
+        match registry.fetch(wanted, file.path(), came).await {
+            Err(error) if is_full(&error) => Err(full(wanted.digest)),
+            fetched => Ok((file, fetched?.blob)),
+        }
+    }
+
+    /// Fetches the archive that is to be imported, with the same answer to a full disk.
+    async fn fetch_archive(&self, blob: Digest) -> Result<Scratch, ImageError> {
+        let fault = |cause| ImageError::Blob { what: "the archive cannot be fetched", cause };
+        let file = self.cache.scratch()?;
+        match self.blobs.fetch(blob, file.path()).await {
+            Err(cause) if is_full(&*cause) => {}
+            fetched => return fetched.map(|()| file).map_err(fault),
+        }
+        drop(file);
+        self.cache.make_room().await?;
+        let file = self.cache.scratch()?;
+        match self.blobs.fetch(blob, file.path()).await {
+            Err(cause) if is_full(&*cause) => Err(full("the archive")),
+            fetched => fetched.map(|()| file).map_err(fault),
+        }
+    }
+
     async fn import(&self, blob: Digest, kind: ArchiveKind, order: &ImageConfig) -> Result<Manifest, ImageError> {
-        let file = self.cache.scratch();
-        let fetched = self.blobs.fetch(blob, &file.0).await;
-        fetched.map_err(|cause| ImageError::Blob { what: "the archive cannot be fetched", cause })?;
-        let path = file.0.clone();
+        let file = self.fetch_archive(blob).await?;
+        let path = file.path().to_owned();
         let whole = blocking(move || archive::hash(&path)).await?;
         (self.progress)(Step::Unpacking { layer: 1, layers: 1 });
-        let fresh = self.cache.unpack(&file.0, whole.packing, "of the archive").await.map_err(|error| match error {
-            CacheError::Unpack { source: UnpackError::Archive(why), .. } => ImageError::Archive(why),
-            error => ImageError::Cache(error),
-        })?;
+        let fresh =
+            self.cache.unpack(file.path(), whole.packing, "the archive").await.map_err(|error| match error {
+                CacheError::Unpack { source: UnpackError::Archive(why), .. } => ImageError::Archive(why),
+                error => ImageError::Cache(error),
+            })?;
         let folder = fresh.folder.clone();
         let contents = blocking(move || archive::look(&folder, kind)).await;
         match contents {
@@ -274,10 +304,10 @@ impl<B: Blobs> Making<'_, B> {
         let mut made = Vec::new();
         let mut leases = Vec::new();
         for (at, (name, diff_id)) in files.iter().zip(&configuration.diff_ids).enumerate() {
-            let file = self.cache.scratch();
-            let (folder, name, path) = (folder.to_owned(), name.clone(), file.0.clone());
+            let file = self.cache.scratch()?;
+            let (folder, name, path) = (folder.to_owned(), name.clone(), file.path().to_owned());
             let hashed = blocking(move || archive::extract(&folder, &name, &path)).await?;
-            let ready = Ready { file: &file.0, hashed, diff_id, layer: at + 1, layers: files.len() };
+            let ready = Ready { file: file.path(), hashed, diff_id, layer: at + 1, layers: files.len() };
             let (layer, lease) = self.finish(ready).await?;
             made.push(layer);
             leases.push(lease);
@@ -304,6 +334,10 @@ fn count_fits(layers: usize, diff_ids: usize) -> Result<(), ImageError> {
         return Ok(());
     }
     Err(ImageError::Document(format!("the image has {layers} layers, and its configuration names {diff_ids}")))
+}
+
+fn full(layer: &str) -> ImageError {
+    ImageError::Cache(CacheError::Full { layer: layer.to_owned() })
 }
 
 /// Tells how a file is packed.

@@ -13,19 +13,28 @@ pub mod egress;
 mod files;
 pub mod image;
 mod input;
+mod meter;
 mod outbox;
 mod output;
 mod recipe;
+mod runtime;
 mod sandboxes;
+mod scratch;
 mod settings;
 mod worker;
 
 pub use agent::{Agent, NodeError};
+pub use runtime::NamedRuntime;
 pub use settings::{AllowedMount, Settings};
 
 /// Becomes the spawner of a node; what a node starts its own program for.
 pub fn spawner() -> std::process::ExitCode {
     sandbox::spawner::main()
+}
+
+/// Becomes the minder of one container of another OCI runtime; what a node starts its own program for.
+pub fn minder() -> std::process::ExitCode {
+    sandbox::bundle::main()
 }
 
 /// Becomes the child that unpacks one layer; what a node starts its own program for.

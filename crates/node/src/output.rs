@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -58,13 +59,23 @@ pub(crate) struct Output {
     number: u64,
     kept: u64,
     told: Told,
+    /// Why something could not be kept, until it is said.
+    broken: Option<String>,
+    /// All that was written so far, for whoever looks on.
+    written: Arc<AtomicU64>,
     /// What has gathered, and of which stream.
     gathered: Option<(Stream, Vec<u8>)>,
 }
 
 impl Output {
     pub(crate) fn new(fence: Arc<Fence>, say: Say, limit: u64) -> Self {
-        Self { fence, say, limit, gather: GATHER, number: 0, kept: 0, told: Told::default(), gathered: None }
+        let (written, told) = (Arc::default(), Told::default());
+        Self { fence, say, limit, gather: GATHER, number: 0, kept: 0, told, broken: None, written, gathered: None }
+    }
+
+    /// Returns a count of all that is written, kept or not.
+    pub(crate) fn written(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.written)
     }
 
     /// Makes chunks go sooner, for somebody who looks on.
@@ -110,7 +121,11 @@ impl Output {
     /// Says what is left, with the mark if the limit was passed, and tells how much there was.
     pub(crate) async fn finish(mut self) -> Told {
         self.flush().await;
-        if self.told.bytes > self.kept && !self.told.is_broken {
+        if let Some(why) = self.broken.take() {
+            self.told.is_broken = false;
+            self.send(Stream::Error, format!("\n[what follows could not be stored: {why}]\n").into_bytes()).await;
+            self.told.is_broken = true;
+        } else if self.told.bytes > self.kept {
             let lost = self.told.bytes - self.kept;
             let mark = format!("\n[the log limit of {} bytes was reached; {lost} bytes are not kept]\n", self.limit);
             self.send(Stream::Error, mark.into_bytes()).await;
@@ -120,6 +135,7 @@ impl Output {
 
     async fn add(&mut self, stream: Stream, bytes: &[u8]) {
         self.told.bytes += bytes.len() as u64;
+        self.written.store(self.told.bytes, Ordering::Relaxed);
         let room = usize::try_from(self.limit.saturating_sub(self.kept)).unwrap_or(usize::MAX);
         let bytes = &bytes[..bytes.len().min(room)];
         if bytes.is_empty() || self.told.is_broken {
@@ -129,10 +145,16 @@ impl Output {
         if self.gathered.as_ref().is_some_and(|(of, _)| *of != stream) {
             self.flush().await;
         }
-        let (_, gathered) = self.gathered.get_or_insert_with(|| (stream, Vec::new()));
-        gathered.extend_from_slice(bytes);
-        if gathered.len() >= GATHER_BYTES {
-            self.flush().await;
+        // No chunk is longer than what the server stores as one piece.
+        let mut bytes = bytes;
+        while !bytes.is_empty() {
+            let (_, gathered) = self.gathered.get_or_insert_with(|| (stream, Vec::new()));
+            let (fitting, rest) = bytes.split_at(bytes.len().min(GATHER_BYTES - gathered.len()));
+            gathered.extend_from_slice(fitting);
+            if gathered.len() == GATHER_BYTES {
+                self.flush().await;
+            }
+            bytes = rest;
         }
     }
 
@@ -154,6 +176,7 @@ impl Output {
                 Err(error) => {
                     tracing::warn!(execution = %self.fence.held.execution, %error, "output cannot be stored");
                     self.told.is_broken = true;
+                    self.broken = Some(error.to_string());
                     return;
                 }
             }

@@ -67,14 +67,17 @@ fn bind(mount: &model::Mount, settings: &Settings) -> Result<Bind, Trouble> {
     Ok(Bind { source, target: PathBuf::from(&mount.target), access: mount.access })
 }
 
+/// Returns the runtime that an execution or its image names, if it is not our own engine.
+pub(crate) fn runtime<'a>(assignment: &'a Assignment, manifest: Option<&'a Manifest>) -> Option<&'a str> {
+    let of_image = || manifest?.config.runtime.as_deref();
+    assignment.recipe.sandbox.runtime.as_deref().or_else(of_image)
+}
+
 /// Writes the order for the program that a recipe names, or that its image does.
 pub(crate) fn order(assignment: &Assignment, manifest: Option<&Manifest>) -> Result<Order, Trouble> {
     let recipe = &assignment.recipe;
     let none = ImageConfig::default();
     let config = manifest.map_or(&none, |manifest| &manifest.config);
-    if let Some(runtime) = recipe.sandbox.runtime.as_ref().or(config.runtime.as_ref()) {
-        return Err(Trouble::Refused(format!("runtime `{runtime}` is asked for, and this node has only its own")));
-    }
     let command = command(recipe, config);
     if command.is_empty() {
         return Err(Trouble::Refused("neither the execution nor its image names a command".to_owned()));

@@ -4,17 +4,21 @@
 //! arrive on a thread of their own, because reading them blocks.
 
 use rustix::thread::ClockId;
-use sandbox::{Abilities, Event, Events, Order, Plan, SandboxError, Spawner, Stop};
+use sandbox::{Abilities, Bundle, Container, Event, Events, Order, Plan, SandboxError, Spawner, Stop};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Events of one sandbox at most: built, started, ended, and one to spare.
-const MAX_EVENTS: usize = 4;
+/// Events of one sandbox at most: built, started, a measure, ended, and one to spare.
+const MAX_EVENTS: usize = 5;
+
+/// The word by which the helper knows that it is to mind a container.
+const MINDER: &str = "minder";
 
 /// All sandboxes of a node.
 #[derive(Clone)]
@@ -35,6 +39,8 @@ pub(crate) struct Handle(Arc<Owned>);
 struct Owned {
     number: u64,
     sandboxes: Sandboxes,
+    /// Its minder, if it is another runtime's.
+    container: Option<Container>,
     is_ended: AtomicBool,
 }
 
@@ -72,8 +78,29 @@ impl Sandboxes {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::channel(MAX_EVENTS);
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner).insert(number, sender);
-        let owned = Owned { number, sandboxes: self.clone(), is_ended: AtomicBool::new(false) };
+        let owned = Owned { number, sandboxes: self.clone(), container: None, is_ended: AtomicBool::new(false) };
         (Handle(Arc::new(owned)), receiver)
+    }
+
+    /// Has another runtime run a program; the container's events are those of a sandbox.
+    pub(crate) fn contain(
+        &self,
+        helper: &Path,
+        bundle: &Bundle,
+        stdio: &[OwnedFd; 3],
+    ) -> Result<(Handle, mpsc::Receiver<Event>), SandboxError> {
+        let (container, mut vigil) = Container::start(helper, MINDER, bundle, stdio)?;
+        let (sender, receiver) = mpsc::channel(MAX_EVENTS);
+        // It ends soon after the handle is dropped, and nobody waits for it: what a node that goes leaves undone, the
+        // minder does.
+        std::thread::spawn(move || {
+            while let Some(event) = vigil.next() {
+                let _ = sender.try_send(event);
+            }
+        });
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let (sandboxes, container) = (self.clone(), Some(container));
+        Ok((Handle(Arc::new(Owned { number, sandboxes, container, is_ended: AtomicBool::new(false) })), receiver))
     }
 
     /// Waits until the spawner has gone, which only happens when it was killed.
@@ -85,7 +112,9 @@ impl Sandboxes {
 impl Inner {
     fn lead(&self, event: Event) {
         let (number, is_last) = match &event {
-            Event::Built { number, .. } | Event::Started { number, .. } => (*number, false),
+            Event::Built { number, .. } | Event::Started { number, .. } | Event::Measured { number, .. } => {
+                (*number, false)
+            }
             Event::Failed { number, .. } | Event::Ended { number, .. } => (*number, true),
         };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,14 +143,25 @@ impl Handle {
         self.spawner().run(self.0.number, plan, order, stdio)
     }
 
-    /// Tells the terminal its size.
+    /// Tells the terminal its size, if there is one.
     pub(crate) fn resize(&self, rows: u16, columns: u16) {
+        if self.0.container.is_some() {
+            return;
+        }
         self.tell(self.spawner().resize(self.0.number, rows, columns));
     }
 
     /// Stops what runs inside.
     pub(crate) fn stop(&self, stop: Stop) {
-        self.tell(self.spawner().stop(self.0.number, stop));
+        self.tell(match &self.0.container {
+            Some(container) => container.stop(stop),
+            None => self.spawner().stop(self.0.number, stop),
+        });
+    }
+
+    /// Asks what has been used inside so far; at most one such question may be open.
+    pub(crate) fn measure(&self) {
+        self.tell(self.spawner().measure(self.0.number));
     }
 
     /// Notes that the sandbox has gone by itself.
@@ -143,6 +183,10 @@ impl Handle {
 
 impl Drop for Owned {
     fn drop(&mut self) {
+        if self.container.is_some() {
+            // Its end is that of the container.
+            return;
+        }
         let inner = &self.sandboxes.0;
         inner.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
         if !self.is_ended.load(Ordering::Relaxed) {

@@ -1,5 +1,7 @@
 //! What a node is told when it starts, and what it remembers over restarts: its id.
 
+use crate::image::Registries;
+use crate::runtime::NamedRuntime;
 use model::{Access, NodeId};
 use sandbox::Place;
 use std::collections::BTreeMap;
@@ -64,15 +66,20 @@ pub struct Settings {
     pub labels: BTreeMap<String, String>,
     /// Folders that executions may mount.
     pub mounts: Vec<AllowedMount>,
+    /// Other OCI runtimes, besides those that are found in `PATH`.
+    pub runtimes: Vec<NamedRuntime>,
     /// Whether executions may ask for the network of the machine itself.
     pub host_network: bool,
+    /// How it deals with the registries that images are pulled from.
+    pub registries: Registries,
     /// Bytes that the cache of blobs and layers may take.
     pub cache_bytes: u64,
     /// The first id, outside, of the users inside its sandboxes.
     pub first_id: u32,
     /// How long it finishes what it has when told to stop.
     pub drain: Duration,
-    /// The program that becomes the spawner when its first argument is `spawner`, and unpacks when it is `unpack`.
+    /// The program that becomes the spawner when its first argument is `spawner`, minds a container when it is `minder`, and
+    /// unpacks when it is `unpack`.
     pub helper: PathBuf,
     /// Folders that no sandbox over the machine's own files sees: a server's data, for instance.
     pub hidden: Vec<PathBuf>,
@@ -143,7 +150,9 @@ mod tests {
             warm: 0,
             labels: BTreeMap::new(),
             mounts: Vec::new(),
+            runtimes: Vec::new(),
             host_network: false,
+            registries: Registries::default(),
             cache_bytes: 0,
             first_id: 100_000,
             drain: Duration::ZERO,

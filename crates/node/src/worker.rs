@@ -45,7 +45,9 @@ impl Worker {
                 self.handle.ended();
                 Readiness::Dead
             }
-            Ok(Event::Started { .. }) | Err(mpsc::error::TryRecvError::Disconnected) => Readiness::Dead,
+            Ok(Event::Started { .. } | Event::Measured { .. }) | Err(mpsc::error::TryRecvError::Disconnected) => {
+                Readiness::Dead
+            }
         }
     }
 }

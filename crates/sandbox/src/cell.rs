@@ -13,26 +13,22 @@
 //! Which of the two, and which controllers, is read from /proc/self/mountinfo and /proc/self/cgroup. A limit that no
 //! controller stands for is not enforced, and never said to be.
 
-mod group;
+pub(crate) mod group;
+mod mother;
 
 use crate::event::{Fault, FaultKind};
 use crate::init::{self, Birth};
 use crate::system;
 use group::{Hierarchies, Version};
 use model::{LimitSet, Limits};
+use mother::{Mother, Stacks};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::path::Path;
 
-/// Bytes of a mother's stack, which an init and a program's process go on using.
-const STACK_BYTES: usize = 512 * 1024;
-/// What runs in a cell besides what the limit counts: the mother, on v1, and init.
-const OWN_PIDS: u64 = 2;
 /// How long the kernel hands out processor time for.
 const PERIOD_US: u64 = 100_000;
 /// The least quota that the kernel takes.
@@ -41,57 +37,6 @@ const MIN_QUOTA_US: u64 = 1_000;
 const MAX_LEFT_BYTES: u64 = 16 << 20;
 /// Bytes of a control file that are looked at.
 const MAX_FILE_BYTES: usize = 4096;
-
-type Job = Box<dyn FnOnce() -> rustix::io::Result<i32> + Send>;
-
-/// A thread that sits in a cell's groups and clones.
-#[derive(Debug)]
-struct Mother {
-    jobs: Option<SyncSender<Job>>,
-    answers: Receiver<rustix::io::Result<i32>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Mother {
-    fn start(tasks: Vec<PathBuf>) -> rustix::io::Result<Self> {
-        let (jobs, orders) = sync_channel::<Job>(1);
-        let (sender, answers) = sync_channel(1);
-        let thread = std::thread::Builder::new()
-            .name("mother".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(move || {
-                let me = rustix::thread::gettid().as_raw_nonzero().to_string();
-                let sits = tasks.iter().try_for_each(|path| std::fs::write(path, &me));
-                let sits = sits.map(|()| 0).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
-                if sender.send(sits).is_err() {
-                    return;
-                }
-                for job in orders {
-                    if sender.send(job()).is_err() {
-                        return;
-                    }
-                }
-            })
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
-        let mother = Self { jobs: Some(jobs), answers, thread: Some(thread) };
-        mother.answers.recv().unwrap_or(Err(Errno::SRCH))?;
-        Ok(mother)
-    }
-
-    fn bear(&self, job: Job) -> rustix::io::Result<i32> {
-        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
-        if sent { self.answers.recv().unwrap_or(Err(Errno::SRCH)) } else { Err(Errno::SRCH) }
-    }
-}
-
-impl Drop for Mother {
-    fn drop(&mut self) {
-        self.jobs.take();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
 
 /// What a cell counted for one sandbox.
 #[derive(Clone, Copy, Debug, Default)]
@@ -109,6 +54,8 @@ pub(crate) struct Cell {
     folder: Option<File>,
     files: BTreeMap<&'static str, File>,
     applied: Option<Limits>,
+    /// The limit of storage traffic that was written last; a fresh group has none.
+    io_bytes_second: u64,
     first: First,
 }
 
@@ -124,6 +71,7 @@ struct First {
 #[derive(Debug)]
 pub(crate) struct Cells {
     hierarchies: Hierarchies,
+    stacks: Stacks,
     free: Vec<Cell>,
     made: u32,
     disk: Option<String>,
@@ -133,7 +81,8 @@ impl Cells {
     /// Finds out what there is, clears away what an earlier spawner of this name left, and makes the first cells.
     pub(crate) fn open(name: &str, count: u32, is_privileged: bool) -> Self {
         let hierarchies = Hierarchies::find(name, is_privileged);
-        let mut cells = Self { hierarchies, free: Vec::new(), made: 0, disk: group::root_disk() };
+        let mut cells =
+            Self { hierarchies, stacks: Stacks::default(), free: Vec::new(), made: 0, disk: group::root_disk() };
         if cells.limits().is_empty() {
             return cells;
         }
@@ -220,7 +169,7 @@ impl Cells {
         self.make_at(index)
     }
 
-    fn make_at(&self, index: u32) -> rustix::io::Result<Cell> {
+    fn make_at(&mut self, index: u32) -> rustix::io::Result<Cell> {
         let folders = self.hierarchies.make(index)?;
         let (mut files, mut tasks) = (BTreeMap::new(), Vec::new());
         for folder in &folders {
@@ -233,13 +182,13 @@ impl Cells {
             }
         }
         let (mother, folder) = match self.hierarchies.version {
-            Version::One => (Some(Mother::start(tasks)?), None),
+            Version::One => (Some(Mother::start(tasks, &mut self.stacks)?), None),
             Version::Two => {
                 let folder = folders.first().map(Path::new).map(File::open);
                 (None, folder.transpose().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?)
             }
         };
-        Ok(Cell { index, mother, folder, files, applied: None, first: First::default() })
+        Ok(Cell { index, mother, folder, files, applied: None, io_bytes_second: 0, first: First::default() })
     }
 
     fn check(&self, limits: &Limits) -> Result<(), Fault> {
@@ -265,7 +214,9 @@ impl Cells {
 
 impl Drop for Cells {
     fn drop(&mut self) {
-        self.free.clear();
+        for mother in self.free.drain(..).filter_map(|cell| cell.mother) {
+            mother.end(&mut self.stacks);
+        }
         self.hierarchies.clear();
     }
 }
@@ -311,7 +262,7 @@ impl Cell {
             self.apply_memory(limits.memory_bytes, version)?;
         }
         if differs(|limits| limits.pids.into()) {
-            self.write("pids.max", &(u64::from(limits.pids) + OWN_PIDS).to_string())?;
+            self.write("pids.max", &(u64::from(limits.pids) + version.own_pids()).to_string())?;
         }
         if differs(|limits| limits.cpu_milli.into()) {
             let quota = (u64::from(limits.cpu_milli) * PERIOD_US / 1000).max(MIN_QUOTA_US);
@@ -323,12 +274,13 @@ impl Cell {
                 Version::Two => self.write("cpu.max", &format!("{quota} {PERIOD_US}"))?,
             }
         }
-        if let Some(disk) = disk.filter(|_| last.map_or(0, |last| last.io_bytes_second) != limits.io_bytes_second) {
+        if let Some(disk) = disk.filter(|_| self.io_bytes_second != limits.io_bytes_second) {
             let bytes = limits.io_bytes_second;
             self.write("blkio.throttle.read_bps_device", &format!("{disk} {bytes}"))?;
             self.write("blkio.throttle.write_bps_device", &format!("{disk} {bytes}"))?;
             let word = if bytes == 0 { "max".to_owned() } else { bytes.to_string() };
             self.write("io.max", &format!("{disk} rbps={word} wbps={word}"))?;
+            self.io_bytes_second = bytes;
         }
         self.applied = Some(*limits);
         Ok(())

@@ -26,8 +26,12 @@ pub enum Stop {
 /// What sort of thing went wrong before the program ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FaultKind {
-    /// The order cannot be followed: no such program, not executable, no such user or folder.
+    /// The order cannot be followed: no such user or folder, for instance.
     Order,
+    /// The order names a program that is not there.
+    NoProgram,
+    /// The order names a program that cannot be executed.
+    NotExecutable,
     /// The plan cannot be followed here: a mount that is not there, a limit that cannot be enforced.
     Plan,
     /// The machine failed: out of memory, processes, ids or space. This is what counts towards a node's quarantine.
@@ -92,6 +96,13 @@ pub enum Event {
         number: u64,
         /// With a terminal, its master side, for output, input and changes of size.
         terminal: Option<OwnedFd>,
+    },
+    /// What was asked for by `measure`.
+    Measured {
+        /// Of which sandbox.
+        number: u64,
+        /// What it has used so far, as far as control groups tell.
+        usage: Usage,
     },
     /// The sandbox could not be built, or its program not be started. It is gone.
     Failed {

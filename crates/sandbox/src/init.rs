@@ -104,34 +104,58 @@ fn build(birth: &Birth) -> Result<(i32, Option<Eye>), Fault> {
     // Whoever changes its ids loses this.
     system::die_with_parent();
     system::set_dumpable(0);
-    let met = machine("the wire to the program could not be made");
-    let (meeting, meeting_wire) = (!birth.plan.ptrace).then(Meeting::new).transpose().map_err(met)?.unzip();
-    let program = system::clone_process(0, None, || program::run(birth, wire.as_ref(), meeting.as_ref()))
-        .map_err(machine("the program's process could not be made"))?;
+    let (meeting, wire_to_program) = (!birth.plan.ptrace)
+        .then(Meeting::new)
+        .transpose()
+        .map_err(machine("the wire to the program could not be made"))?
+        .unzip();
+    let mut eye = wire_to_program.as_ref().map(|_| Eye::new(birth.plan.limits.core_bytes)).transpose()?;
+    let become_program = || program::run(birth, wire.as_ref(), meeting.as_ref(), wire_to_program.as_ref());
+    let (program, is_met) = system::share_with(become_program, |program| {
+        // The other ends are the program's now, and are closed when it has gone its way.
+        system::close_one(&birth.orders);
+        if let Some(meeting) = &meeting {
+            meeting.leave();
+        }
+        eye.as_mut().zip(wire_to_program.as_ref()).is_some_and(|(eye, wire)| eye.meet(program, wire))
+    })
+    .map_err(machine("the program's process could not be made"))?;
     let mut keep = vec![0, 1, 2, birth.control.as_raw_fd()];
-    keep.extend(meeting_wire.iter().map(AsRawFd::as_raw_fd));
+    keep.extend(eye.iter().flat_map(Eye::descriptors));
     keep.sort_unstable();
     system::close_all_but(&keep);
     // What this closes was closed already; nothing may close a number that means something else by now.
-    std::mem::forget((wire, meeting));
+    std::mem::forget((wire, meeting, wire_to_program));
     // A program that never came to the meeting has told the spawner why.
-    let eye = meeting_wire.and_then(|wire| Eye::open(program, &wire, birth.plan.limits.core_bytes).ok());
+    if !is_met {
+        std::mem::forget(eye.take());
+    }
     Ok((program, eye))
 }
 
 /// What init has of a program that it traces.
 struct Eye {
     tracer: Tracer,
-    /// By which the filter asks.
-    listener: OwnedFd,
+    /// By which the filter asks; none once nobody is left who could.
+    listener: Option<OwnedFd>,
 }
 
 impl Eye {
-    fn open(program: i32, wire: &OwnedFd, core_bytes: u64) -> std::io::Result<Self> {
+    fn new(core_bytes: u64) -> Result<Self, Fault> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
-        let (tracer, listener) = Tracer::meet(program, wire, proc, core_bytes)?;
-        Ok(Self { tracer, listener })
+        let proc =
+            rustix::fs::open("/proc", flags, Mode::empty()).map_err(machine("/proc inside could not be opened"))?;
+        Ok(Self { tracer: Tracer::new(proc, core_bytes), listener: None })
+    }
+
+    /// Meets the program; tells whether that came to be.
+    fn meet(&mut self, program: i32, wire: &OwnedFd) -> bool {
+        self.listener = self.tracer.meet(program, wire).ok();
+        self.listener.is_some()
+    }
+
+    fn descriptors(&self) -> impl Iterator<Item = i32> {
+        [Some(self.tracer.proc()), self.listener.as_ref().map(AsRawFd::as_raw_fd)].into_iter().flatten()
     }
 
     /// Tells whether what was waited for is the end of something, and passes everything else on.
@@ -140,13 +164,19 @@ impl Eye {
     }
 
     /// Answers the filter, if it asks.
-    fn answer(&self) {
-        let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
-        if rustix::event::poll(&mut ready, Some(&Timespec::default())).is_ok()
-            && ready[0].revents().contains(PollFlags::IN)
-        {
+    fn answer(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        let mut ready = [PollFd::new(listener, PollFlags::IN)];
+        if rustix::event::poll(&mut ready, Some(&Timespec::default())).is_err() {
+            return;
+        }
+        let found = ready[0].revents();
+        if found.contains(PollFlags::IN) {
             // Who asked may be gone by now.
-            let _ = self.tracer.answer(self.listener.as_fd());
+            let _ = self.tracer.answer(listener.as_fd());
+        } else if found.intersects(PollFlags::HUP | PollFlags::ERR) {
+            // The last of them is on its way out; that its end comes is told otherwise, and this would be told until then.
+            self.listener = None;
         }
     }
 }
@@ -193,10 +223,10 @@ fn watch(birth: &Birth, program: i32, mut eye: Option<Eye>) -> Infallible {
             report(birth, status, eye);
             system::leave(0);
         }
-        let listener = eye.as_ref().map(|eye| eye.listener.as_fd());
+        let listener = eye.as_ref().and_then(|eye| eye.listener.as_ref()).map(AsFd::as_fd);
         let fds: Vec<_> = std::iter::once(control).chain(listener).collect();
         if system::poll_signals(&fds) {
-            if let Some(eye) = &eye {
+            if let Some(eye) = &mut eye {
                 eye.answer();
             }
             match message::hear::<Command>(control, &mut buffer, RecvFlags::DONTWAIT) {

@@ -28,8 +28,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Events that wait for the node to read; each sandbox has at most three.
-const MAX_WAITING: usize = MAX_SANDBOXES * 3;
+/// Events that wait for the node to read; each sandbox has at most three, and one more measure than the node has read.
+const MAX_WAITING: usize = MAX_SANDBOXES * 4;
 /// Events of the kernel's that are looked at in one turn.
 const TURN_EVENTS: usize = 64;
 /// How long a sandbox may take to be built.
@@ -49,6 +49,8 @@ pub fn main() -> ExitCode {
     // Ctrl-C in the node's terminal, or a signal to its group, is for the node: it lets go in its own order, and this ends
     // when the socket does. Failing means that it is on its own already.
     let _ = rustix::process::setsid();
+    // Each sandbox begins as two copies of this process, and the first touch of a huge page costs a copy dearly.
+    system::use_huge_pages(0);
     // Made here once, the filters are there in every process that this one makes.
     for tracing in [Tracing::Allowed, Tracing::Asked] {
         seccomp::filter(tracing);
@@ -95,6 +97,8 @@ struct Keeper {
     /// When to look at which sandbox.
     alarms: BTreeSet<(Instant, u64)>,
     waiting: VecDeque<(Reply, Vec<OwnedFd>)>,
+    /// Whether the loop is to be woken when the node's socket takes more.
+    awaits_room: bool,
     is_open: bool,
 }
 
@@ -115,6 +119,7 @@ impl Keeper {
             next: 0,
             alarms: BTreeSet::new(),
             waiting: VecDeque::new(),
+            awaits_room: false,
             is_open: true,
         })
     }
@@ -196,7 +201,7 @@ impl Keeper {
             return;
         };
         match request {
-            Request::Open { .. } => {}
+            Request::Open { .. } | Request::Contain { .. } => {}
             Request::Build { number, plan } => self.build(number, plan.into_owned(), None),
             Request::Run { number, plan, order } => match <[OwnedFd; 3]>::try_from(fds) {
                 Ok(stdio) => self.build(number, plan.into_owned(), Some((order.into_owned(), stdio))),
@@ -210,6 +215,7 @@ impl Keeper {
                 self.with(number, |sandbox| sandbox.signal(signal));
             }
             Request::Stop { number, stop } => self.stop(number, stop),
+            Request::Measure { number } => self.measure(number),
         }
     }
 
@@ -333,6 +339,16 @@ impl Keeper {
         });
         if let Some(id) = id {
             self.set_alarm(id, next);
+        }
+    }
+
+    /// Tells what a sandbox has used so far; of one that does not run there is nothing to tell.
+    fn measure(&mut self, number: u64) {
+        let Some(sandbox) = self.numbers.get(&number).and_then(|id| self.sandboxes.get(id)) else { return };
+        if sandbox.life == Life::Running {
+            let counts = sandbox.cell.as_ref().map(|cell| self.cells.counts(cell)).unwrap_or_default();
+            let usage = sandbox.usage(counts, self.cells.limits());
+            self.tell(Reply::Measured { number, usage }, Vec::new());
         }
     }
 
@@ -487,7 +503,6 @@ impl Keeper {
 
     /// Sends what waits, as far as the socket takes it.
     fn flush(&mut self) {
-        let was_waiting = self.waiting.len();
         while let Some((reply, fds)) = self.waiting.front() {
             let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
             match message::say(self.socket.as_fd(), reply, &fds) {
@@ -499,11 +514,10 @@ impl Keeper {
                 }
             }
         }
-        let mut flags = epoll::EventFlags::IN;
-        if !self.waiting.is_empty() {
-            flags |= epoll::EventFlags::OUT;
-        }
-        if was_waiting > 1 || !self.waiting.is_empty() {
+        if self.awaits_room == self.waiting.is_empty() {
+            self.awaits_room = !self.waiting.is_empty();
+            let room = if self.awaits_room { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
+            let flags = epoll::EventFlags::IN | room;
             let _ = epoll::modify(&self.epoll, &self.socket, epoll::EventData::new_u64(NODE), flags);
         }
     }

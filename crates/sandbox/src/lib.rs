@@ -5,7 +5,7 @@
 //! to it. What a sandbox is made of stands in a `Plan`, what runs in it in an `Order`. This is the only crate that says
 //! `unsafe`.
 
-mod bundle;
+pub mod bundle;
 mod cell;
 mod confine;
 mod core;
@@ -27,7 +27,7 @@ mod system;
 mod trace;
 pub mod unpack;
 
-pub use bundle::{Bundle, Container, Runtime};
+pub use bundle::{Bundle, Container, Runtime, Sort, Vigil};
 pub use error::SandboxError;
 pub use event::{Core, Ending, Event, Fault, FaultKind, Status, Stop};
 pub use plan::{Bind, Order, Place, Plan, Root};

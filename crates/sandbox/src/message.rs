@@ -1,6 +1,7 @@
 //! What is said between a node and its spawner, and between a spawner and its sandboxes: JSON, one message a packet, open
 //! files beside it. Every packet and every number of files is bounded; a packet that was cut is an error, never a message.
 
+use crate::bundle::Bundle;
 use crate::event::{Ending, Fault, Status, Stop};
 use crate::plan::{Order, Plan};
 use crate::spawner::{Abilities, Settings};
@@ -21,16 +22,45 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = 160 * 1024;
 /// Open files that travel with one message.
 pub(crate) const MAX_FDS: usize = 3;
 
-/// What a node asks of its spawner.
+/// What a node asks of its spawner, or of a container's minder.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request<'a> {
-    Open { settings: Cow<'a, Settings> },
-    Build { number: u64, plan: Cow<'a, Plan> },
-    Start { number: u64, order: Cow<'a, Order> },
-    Run { number: u64, plan: Cow<'a, Plan>, order: Cow<'a, Order> },
-    Resize { number: u64, rows: u16, columns: u16 },
-    Signal { number: u64, signal: i32 },
-    Stop { number: u64, stop: Stop },
+    Open {
+        settings: Cow<'a, Settings>,
+    },
+    Build {
+        number: u64,
+        plan: Cow<'a, Plan>,
+    },
+    Start {
+        number: u64,
+        order: Cow<'a, Order>,
+    },
+    Run {
+        number: u64,
+        plan: Cow<'a, Plan>,
+        order: Cow<'a, Order>,
+    },
+    Resize {
+        number: u64,
+        rows: u16,
+        columns: u16,
+    },
+    Signal {
+        number: u64,
+        signal: i32,
+    },
+    Stop {
+        number: u64,
+        stop: Stop,
+    },
+    Measure {
+        number: u64,
+    },
+    /// To a container's minder, once.
+    Contain {
+        bundle: Cow<'a, Bundle>,
+    },
 }
 
 /// What a spawner tells its node.
@@ -40,6 +70,7 @@ pub(crate) enum Reply {
     Refused { cause: String },
     Built { number: u64 },
     Started { number: u64 },
+    Measured { number: u64, usage: Usage },
     Failed { number: u64, fault: Fault },
     Ended { number: u64, ending: EndingText, core: Option<CoreText> },
 }

@@ -11,6 +11,7 @@ use crate::system;
 use model::Network;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// The sandbox's own address.
@@ -18,6 +19,10 @@ const ADDRESS: [u8; 4] = [10, 0, 2, 100];
 const MASK: [u8; 4] = [255, 255, 255, 0];
 /// Where everything goes.
 const GATEWAY: [u8; 4] = [10, 0, 2, 2];
+/// The same in IPv6, where the kernel has it.
+const ADDRESS_SIX: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
+const BITS_SIX: u32 = 64;
+const GATEWAY_SIX: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 const MTU: i32 = 65_520;
 
 /// Opens what a wire is made from; it belongs to the network namespace of the caller.
@@ -58,5 +63,15 @@ pub(crate) fn set_up(network: Network) -> Result<Option<OwnedFd>, Fault> {
     system::make_tun(&tun, c"eth0").map_err(&what)?;
     system::interface_up(socket.as_fd(), c"eth0", Some((ADDRESS, MASK, MTU))).map_err(&what)?;
     system::route_all(socket.as_fd(), GATEWAY).map_err(&what)?;
+    // A kernel without IPv6, or one that keeps it from new namespaces, leaves a sandbox that has the other.
+    let _ = set_up_six();
     Ok(Some(tun))
+}
+
+fn set_up_six() -> rustix::io::Result<()> {
+    let socket = rustix::net::socket_with(AddressFamily::INET6, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let index = rustix::net::netdevice::name_to_index(&socket, "eth0")?.cast_signed();
+    // Nobody else is on the wire and the device knows no neighbours, so the address needs no proof that it is free.
+    system::address_six(socket.as_fd(), index, ADDRESS_SIX, BITS_SIX)?;
+    system::route_all_six(socket.as_fd(), index, GATEWAY_SIX)
 }

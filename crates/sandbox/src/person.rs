@@ -2,8 +2,11 @@
 //! there is foreign: bounded, and a line that makes no sense is passed over.
 
 use crate::event::{Fault, FaultKind};
+use crate::root::machine;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// Bytes of /etc/passwd and /etc/group that are looked at.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -23,8 +26,15 @@ pub(crate) fn find(words: &str, count: u32) -> Result<Person, Fault> {
     if words == "0" || words == "0:0" || (words == "root" && count == 1) {
         return Ok(Person::default());
     }
-    let passwd = read("/etc/passwd");
-    let group = read("/etc/group");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open("/", flags, Mode::empty()).map_err(machine("the root could not be opened"))?;
+    find_in(&root, words, count)
+}
+
+/// Finds out whom these words mean in a root that is somewhere else.
+pub(crate) fn find_in(root: impl AsFd, words: &str, count: u32) -> Result<Person, Fault> {
+    let passwd = read(root.as_fd(), "/etc/passwd");
+    let group = read(root.as_fd(), "/etc/group");
     look_up(words, &passwd, &group).and_then(|person| {
         if person.uid < count && person.gid < count {
             let groups = person.groups.iter().copied().filter(|id| *id < count).collect();
@@ -39,10 +49,17 @@ fn fault(cause: String) -> Fault {
     Fault { kind: FaultKind::Order, cause }
 }
 
-fn read(path: &str) -> String {
+fn read(root: BorrowedFd<'_>, path: &str) -> String {
     let mut bytes = Vec::new();
-    // A file that is not there holds nobody.
-    let _ = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut bytes));
+    // A file that is not there holds nobody, and neither does what is no file; a pipe must not hold us up.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let file = rustix::fs::openat2(root, path, flags, Mode::empty(), resolve).map(File::from);
+    if let Ok(file) = file
+        && file.metadata().is_ok_and(|found| found.is_file())
+    {
+        let _ = file.take(MAX_FILE_BYTES).read_to_end(&mut bytes);
+    }
     String::from_utf8_lossy(&bytes).into_owned()
 }
 

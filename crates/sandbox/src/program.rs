@@ -24,27 +24,35 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 const SHELL: &str = "/bin/sh";
 
 /// Becomes the program, or says why not.
-pub(crate) fn run(birth: &Birth, wire: Option<&OwnedFd>, meeting: Option<&Meeting>) -> Infallible {
+///
+/// The memory is init's, which waits, and descriptors are this process's own: what is closed here stays open there.
+pub(crate) fn run(
+    birth: &Birth,
+    wire: Option<&OwnedFd>,
+    meeting: Option<&Meeting>,
+    inits_end: Option<&OwnedFd>,
+) -> Infallible {
     system::die_with_parent();
     system::close_one(&birth.control);
+    if let Some(inits_end) = inits_end {
+        system::close_one(inits_end);
+    }
     let Err(fault) = become_program(birth, wire, meeting);
     let _ = message::say(birth.orders.as_fd(), &Word::Failed(fault), &[]);
     system::leave(127)
 }
 
-fn become_program(birth: &Birth, wire: Option<&OwnedFd>, mut meeting: Option<&Meeting>) -> Result<Infallible, Fault> {
+fn become_program(birth: &Birth, wire: Option<&OwnedFd>, meeting: Option<&Meeting>) -> Result<Infallible, Fault> {
     system::default_signals();
-    // Init traces this process, which it may only do while it is dumpable; nobody else is inside yet.
-    system::set_dumpable(1);
+    system::use_huge_pages(1);
     rustix::process::setsid().map_err(machine("a session could not be made"))?;
     let listener = confine::confine(&birth.plan, birth.means)?;
     if let (Some(meeting), Some(listener)) = (meeting, listener) {
-        meeting.show(&listener).map_err(machine("init could not be met"))?;
+        meeting.show(&listener).and_then(|()| meeting.wait()).map_err(machine("init could not be met"))?;
         system::close_one(&listener);
         std::mem::forget(listener);
     }
     let what = machine("the spawner could not be told");
-    let met = |meeting: &Meeting| meeting.wait().map_err(machine("init could not be met"));
     let waiting;
     let (order, stdio) = if let Some((order, stdio)) = &birth.order {
         if let Some(wire) = wire {
@@ -52,8 +60,6 @@ fn become_program(birth: &Birth, wire: Option<&OwnedFd>, mut meeting: Option<&Me
         }
         (order, stdio)
     } else {
-        // Now rather than when the order has come, which is when time counts.
-        meeting.take().map_or(Ok(()), met)?;
         let fds: Vec<_> = wire.into_iter().map(AsFd::as_fd).collect();
         message::say(birth.orders.as_fd(), &Word::Built, &fds).map_err(&what)?;
         waiting = wait(birth);
@@ -62,7 +68,7 @@ fn become_program(birth: &Birth, wire: Option<&OwnedFd>, mut meeting: Option<&Me
     if let Some(wire) = wire {
         system::close_one(wire);
     }
-    start(birth, meeting, order, stdio)
+    start(birth, order, stdio)
 }
 
 /// Waits for the order; a spawner that is gone, or says something else, ends this process.
@@ -93,11 +99,9 @@ fn rehearse(buffer: &mut [u8]) {
     }
 }
 
-fn start(birth: &Birth, meeting: Option<&Meeting>, order: &Order, stdio: &[OwnedFd; 3]) -> Result<Infallible, Fault> {
+fn start(birth: &Birth, order: &Order, stdio: &[OwnedFd; 3]) -> Result<Infallible, Fault> {
     let person = person::find(&order.user, birth.ids())?;
     let terminal = birth.plan.terminal.then(|| open_terminal(birth, order, person.uid)).transpose()?;
-    // As late as can be, since init does its part meanwhile.
-    meeting.map_or(Ok(()), Meeting::wait).map_err(machine("init could not be met"))?;
     if birth.ids() > 1 {
         ids::become_person(person.uid, person.gid, &person.groups)
             .map_err(machine("the program's user could not be set"))?;
@@ -117,15 +121,21 @@ fn start(birth: &Birth, meeting: Option<&Meeting>, order: &Order, stdio: &[Owned
     system::set_stdio(stdio).map_err(machine("the standard streams could not be set"))?;
     let errno = execute(order, name, &command, &env)?;
     Err(match errno {
-        Errno::NOENT => refusal(format!("the program `{name}` does not exist inside")),
-        Errno::ACCESS | Errno::PERM => refusal(format!("the program `{name}` may not be run")),
+        Errno::NOENT => {
+            Fault { kind: FaultKind::NoProgram, cause: format!("the program `{name}` does not exist inside") }
+        }
+        Errno::ACCESS | Errno::PERM => not_executable(format!("the program `{name}` may not be run")),
         Errno::NOMEM | Errno::AGAIN => machine("the program could not be started")(errno),
-        errno => refusal(format!("the program `{name}` cannot be run: {errno}")),
+        errno => not_executable(format!("the program `{name}` cannot be run: {errno}")),
     })
 }
 
 fn refusal(cause: String) -> Fault {
     Fault { kind: FaultKind::Order, cause }
+}
+
+fn not_executable(cause: String) -> Fault {
+    Fault { kind: FaultKind::NotExecutable, cause }
 }
 
 fn strings(words: &[String], what: &str) -> Result<Vec<CString>, Fault> {

@@ -6,7 +6,7 @@
 //! to a name: no link in an image or a volume leads outside. The source of a bind may hold no link at all.
 //!
 //! Over the machine's own files nobody sees what `HIDDEN` and the settings name. It is hidden by empty, opaque folders in
-//! the writable layer, which costs nothing; what else belongs to root alone stays closed because no id inside is root.
+//! the writable layer, which costs nothing (by mounts where the kernel has no such folders); what else belongs to root alone stays closed because no id inside is root.
 //! `/home`, `/srv`, `/opt` and `/var` are seen as far as the machine's other users may read them.
 
 mod patchwork;
@@ -101,8 +101,15 @@ pub(crate) fn enter(ground: &Ground, plan: &Plan) -> Result<(), Fault> {
     let root = if plan.root != Root::Host {
         make_root(ground, plan)?
     } else if ground.is_privileged {
-        hide(ground)?;
+        let hides = hides_in_layer();
+        if hides {
+            hide(ground)?;
+        }
         let root = make_root(ground, plan)?;
+        if !hides {
+            let named = HIDDEN.iter().map(PathBuf::from);
+            patchwork::cover(ground, named, root.as_fd())?;
+        }
         ground.mounts.iter().try_for_each(|path| bind_host(root.as_fd(), path))?;
         root
     } else {
@@ -154,6 +161,12 @@ fn make_folder(at: BorrowedFd<'_>, name: &str, mode: u32) -> rustix::io::Result<
     rustix::fs::mkdirat(at, name, Mode::from_raw_mode(mode))?;
     // The mask of whoever started us may have taken bits away.
     if mode & 0o7022 == 0 { Ok(()) } else { rustix::fs::chmodat(at, name, Mode::from_raw_mode(mode), AtFlags::empty()) }
+}
+
+/// Tells whether a folder of the writable layer can be opaque: tmpfs keeps such attributes since Linux 6.6. Where it does
+/// not, what is to be hidden is covered by mounts, which takes a little longer.
+fn hides_in_layer() -> bool {
+    !matches!(rustix::fs::getxattr("upper", c"user.overlay.opaque", &mut [0_u8; 1]), Err(Errno::OPNOTSUPP))
 }
 
 /// Puts empty, opaque folders over what is not to be seen.
@@ -391,12 +404,13 @@ fn bind_host(root: BorrowedFd<'_>, path: &Path) -> Result<(), Fault> {
 }
 
 /// What is to be bound, with whether it is a folder.
-struct Source {
-    tree: OwnedFd,
-    is_folder: bool,
+pub(crate) struct Source {
+    pub(crate) tree: OwnedFd,
+    pub(crate) is_folder: bool,
 }
 
-fn open_source(bind: &Bind) -> Result<Source, Fault> {
+/// Opens what is to be bound, restricted to what may be done with it.
+pub(crate) fn open_source(bind: &Bind) -> Result<Source, Fault> {
     let name = bind.source.display();
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found =

@@ -63,7 +63,7 @@ pub struct Spawner {
 /// What a spawner tells, in order.
 #[derive(Debug)]
 pub struct Events {
-    socket: Arc<OwnedFd>,
+    pub(crate) socket: Arc<OwnedFd>,
     buffer: Vec<u8>,
 }
 
@@ -84,7 +84,7 @@ impl Spawner {
             .spawn()
             .map_err(failed)?;
         let socket = Arc::new(ours);
-        let mut events = Events { socket: Arc::clone(&socket), buffer: vec![0; MAX_MESSAGE_BYTES] };
+        let mut events = Events::of(&socket);
         let opened = send(socket.as_fd(), &Request::Open { settings: Cow::Borrowed(settings) }, &[]);
         let answer = opened.and_then(|()| events.reply());
         let cause = match answer {
@@ -143,6 +143,11 @@ impl Spawner {
         self.send(&Request::Stop { number, stop }, &[])
     }
 
+    /// Asks what a sandbox has used so far; `Event::Measured` follows, unless its program does not run.
+    pub fn measure(&self, number: u64) -> Result<(), SandboxError> {
+        self.send(&Request::Measure { number }, &[])
+    }
+
     fn send(&self, request: &Request<'_>, fds: &[OwnedFd]) -> Result<(), SandboxError> {
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         send(self.socket.as_fd(), request, &fds)
@@ -158,6 +163,10 @@ impl Drop for Spawner {
 }
 
 impl Events {
+    pub(crate) fn of(socket: &Arc<OwnedFd>) -> Self {
+        Self { socket: Arc::clone(socket), buffer: vec![0; MAX_MESSAGE_BYTES] }
+    }
+
     /// Waits for the next event; none when the spawner is gone.
     #[expect(clippy::should_implement_trait, reason = "an iterator would invite adapters that hold events back")]
     pub fn next(&mut self) -> Option<Event> {
@@ -166,6 +175,7 @@ impl Events {
             return Some(match reply {
                 Reply::Built { number } => Event::Built { number, wire: fds.pop() },
                 Reply::Started { number } => Event::Started { number, terminal: fds.pop() },
+                Reply::Measured { number, usage } => Event::Measured { number, usage },
                 Reply::Failed { number, fault } => Event::Failed { number, fault },
                 Reply::Ended { number, ending, core } => {
                     let core = core.zip(fds.pop()).map(|(text, file)| Core {
@@ -190,7 +200,7 @@ impl Events {
 
 /// Lets whoever it is inside open its own streams by name, as scripts do with `/dev/stderr`. Only who holds a pipe without
 /// a name reaches it, so its mode guards nothing.
-fn share(stdio: &[OwnedFd; 3]) {
+pub(crate) fn share(stdio: &[OwnedFd; 3]) {
     for stream in stdio {
         if fstatfs(stream).is_ok_and(|found| found.f_type == PIPES) {
             // One that is somebody else's refuses, and stays as it is.
@@ -202,7 +212,7 @@ fn share(stdio: &[OwnedFd; 3]) {
 /// By which the kernel knows pipes without a name.
 const PIPES: libc::__fsword_t = 0x5049_5045;
 
-fn send(socket: BorrowedFd<'_>, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> Result<(), SandboxError> {
+pub(crate) fn send(socket: BorrowedFd<'_>, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> Result<(), SandboxError> {
     let bytes = serde_json::to_vec(request).map_err(|error| SandboxError::Socket(error.into()))?;
     if bytes.len() > MAX_MESSAGE_BYTES {
         return Err(SandboxError::TooLong { bytes: bytes.len(), max: MAX_MESSAGE_BYTES });

@@ -4,12 +4,15 @@
 
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
+use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 type Answer<T> = rustix::io::Result<T>;
 
 /// The namespaces that a sandbox may have of its own, and how it is born.
 pub(crate) const NEW_USER: u64 = libc::CLONE_NEWUSER as u64;
+pub(crate) const NEW_PIDS: u64 = libc::CLONE_NEWPID as u64;
+pub(crate) const NEW_MOUNTS: u64 = libc::CLONE_NEWNS as u64;
 pub(crate) const NEW_NET: u64 = libc::CLONE_NEWNET as u64;
 pub(crate) const NEW_REST: u64 =
     (libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP) as u64;
@@ -60,6 +63,70 @@ pub(crate) fn clone_process(
         child();
     }
     i32::try_from(pid).map_err(|_| Errno::RANGE)
+}
+
+/// Bytes of the stack of a process that shares its maker's memory.
+const SHARER_STACK_BYTES: usize = 512 * 1024;
+
+/// Makes a process that has this one's memory until it executes something or ends, which must not be long after `meanwhile`
+/// has returned: only then does this return. Nothing is copied for it, which is most of what a process costs otherwise.
+///
+/// The two have one allocator, and each takes itself for the thread that owns it. So only one of them may do more than wait
+/// in a call of the kernel's at any time; they take turns by messages, whose sending and receiving allocate nothing, and
+/// `meanwhile` begins and ends by waiting for the other, and by letting it go on.
+pub(crate) fn share_with<T>(
+    child: impl FnOnce() -> std::convert::Infallible,
+    meanwhile: impl FnOnce(i32) -> T,
+) -> Answer<(i32, T)> {
+    extern "C" fn begin<F: FnOnce() -> std::convert::Infallible>(child: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: `share_with` keeps the place until this process has left its memory, and nobody else takes from it.
+        match unsafe { &mut *child.cast::<Option<F>>() }.take() {
+            Some(child) => {
+                let never = child();
+                match never {}
+            }
+            None => leave(127),
+        }
+    }
+    fn with<F: FnOnce() -> std::convert::Infallible>(_: &Option<F>) -> extern "C" fn(*mut libc::c_void) -> libc::c_int {
+        begin::<F>
+    }
+    let access = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
+    let flags = rustix::mm::MapFlags::PRIVATE | rustix::mm::MapFlags::NORESERVE | rustix::mm::MapFlags::STACK;
+    // SAFETY: the kernel chooses the place, so nothing that is there is replaced.
+    let stack = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), SHARER_STACK_BYTES, access, flags) }?;
+    let mut child = Some(child);
+    let entry = with(&child);
+    // The kernel writes who lives there, and 0 when it has left, or is gone.
+    let there = std::sync::atomic::AtomicI32::new(0);
+    let flags = libc::CLONE_VM | libc::CLONE_PARENT_SETTID | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
+    // SAFETY: the stack is the child's alone and is left in place until it has gone; `child` and `there` outlive that too,
+    // since this waits for it below.
+    let pid = unsafe {
+        libc::clone(
+            entry,
+            stack.cast::<u8>().add(SHARER_STACK_BYTES).cast(),
+            flags,
+            (&raw mut child).cast(),
+            there.as_ptr(),
+            std::ptr::null_mut::<libc::c_void>(),
+            there.as_ptr(),
+        )
+    };
+    let outcome = answer(pid.into()).map(|_| meanwhile(pid));
+    loop {
+        let lives = there.load(std::sync::atomic::Ordering::Acquire);
+        if lives == 0 || pid < 0 {
+            break;
+        }
+        // SAFETY: the word outlives the call, which returns when it changes.
+        unsafe {
+            libc::syscall(libc::SYS_futex, there.as_ptr(), libc::FUTEX_WAIT, lives, std::ptr::null::<libc::timespec>());
+        }
+    }
+    // SAFETY: nobody is on it any more.
+    let _ = unsafe { rustix::mm::munmap(stack, SHARER_STACK_BYTES) };
+    outcome.map(|outcome| (pid, outcome))
 }
 
 /// Ends this process at once, without running anything that was meant for its parent.
@@ -317,6 +384,14 @@ pub(crate) fn set_dumpable(value: libc::c_ulong) {
     }
 }
 
+/// Has the kernel use huge pages for this process' memory, or not; what it makes and becomes inherits that.
+pub(crate) fn use_huge_pages(use_them: libc::c_ulong) {
+    // SAFETY: the call takes no pointer.
+    unsafe {
+        libc::prctl(libc::PR_SET_THP_DISABLE, 1 - use_them.min(1), 0, 0, 0);
+    }
+}
+
 /// Has this process killed when the thread that made it ends.
 pub(crate) fn die_with_parent() {
     // SAFETY: the call takes no pointer.
@@ -409,6 +484,50 @@ pub(crate) fn route_all(socket: BorrowedFd<'_>, gateway: [u8; 4]) -> Answer<()> 
         .into(),
     )
     .map(drop)
+}
+
+/// Gives an interface an address of IPv6, and the network of so many bits.
+pub(crate) fn address_six(socket: BorrowedFd<'_>, index: i32, address: Ipv6Addr, bits: u32) -> Answer<()> {
+    let request = libc::in6_ifreq {
+        ifr6_addr: libc::in6_addr { s6_addr: address.octets() },
+        ifr6_prefixlen: bits,
+        ifr6_ifindex: index,
+    };
+    // SAFETY: on a socket of this family the call reads this structure.
+    answer(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR as _, &raw const request) }.into()).map(drop)
+}
+
+/// A route of IPv6, as the kernel reads it; the fields of the one in `libc` cannot be set.
+#[repr(C)]
+struct RouteSix {
+    to: [u8; 16],
+    from: [u8; 16],
+    gateway: [u8; 16],
+    kind: u32,
+    to_bits: u16,
+    from_bits: u16,
+    metric: u32,
+    info: libc::c_ulong,
+    flags: u32,
+    index: i32,
+}
+
+/// Sends all of IPv6 that has no nearer way to a gateway.
+pub(crate) fn route_all_six(socket: BorrowedFd<'_>, index: i32, gateway: Ipv6Addr) -> Answer<()> {
+    let route = RouteSix {
+        to: [0; 16],
+        from: [0; 16],
+        gateway: gateway.octets(),
+        kind: 0,
+        to_bits: 0,
+        from_bits: 0,
+        metric: 1,
+        info: 0,
+        flags: u32::from(libc::RTF_UP | libc::RTF_GATEWAY),
+        index,
+    };
+    // SAFETY: on a socket of this family the call reads an `in6_rtmsg`, which is laid out like this structure.
+    answer(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT as _, &raw const route) }.into()).map(drop)
 }
 
 /// Makes of an open `/dev/net/tun` the other end of a new interface.

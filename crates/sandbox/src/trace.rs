@@ -10,7 +10,7 @@
 #![expect(unsafe_code, reason = "no wrapper knows all of `ptrace` that is needed here, nor the filter's notices")]
 
 use crate::core::{self, Subject, Thread};
-use crate::message;
+use crate::{message, system};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Dir, Mode, OFlags, openat};
 use rustix::net::RecvFlags;
@@ -90,12 +90,18 @@ impl Meeting {
         message::send(self.0.as_fd(), &[0], &[listener.as_fd()])
     }
 
-    /// Waits until init has seized this process, which must be dumpable until then.
+    /// Waits until init has seized this process. Nothing is allocated between `show` and the end of this: the two share
+    /// their memory.
     pub(crate) fn wait(&self) -> rustix::io::Result<()> {
         match message::receive(self.0.as_fd(), &mut [0], RecvFlags::empty())?.bytes {
             0 => Err(rustix::io::Errno::PIPE),
             _ => Ok(()),
         }
+    }
+
+    /// Closes init's own copy of the program's end.
+    pub(crate) fn leave(&self) {
+        system::close_one(&self.0);
     }
 }
 
@@ -109,20 +115,35 @@ pub(crate) struct Tracer {
 }
 
 impl Tracer {
-    /// Meets the program on init's end of their wire: takes the filter's listener, seizes the program, and lets it go on.
-    pub(crate) fn meet(program: i32, wire: &OwnedFd, proc: OwnedFd, bytes_max: u64) -> io::Result<(Self, OwnedFd)> {
-        let mut shown = message::receive(wire.as_fd(), &mut [0], RecvFlags::empty())?;
-        let listener = shown.fds.pop().ok_or(io::ErrorKind::UnexpectedEof)?;
-        let tracer = Self::seize(program, proc, bytes_max)?;
-        message::send(wire.as_fd(), &[0], &[])?;
-        Ok((tracer, listener))
+    /// Takes the sandbox's `/proc`, and how long a core may be.
+    pub(crate) fn new(proc: OwnedFd, bytes_max: u64) -> Self {
+        Self { proc, program: 0, bytes_max, file: None, taken: None }
     }
 
-    /// Seizes a program before it execs; it must be dumpable by then. Init keeps `CAP_SYS_PTRACE` in its own user namespace,
-    /// since the program may become another user inside. Takes the sandbox's `/proc` and how long a core may be.
-    fn seize(program: i32, proc: OwnedFd, bytes_max: u64) -> io::Result<Self> {
-        request(libc::PTRACE_SEIZE, program, OPTIONS as usize)?;
-        Ok(Self { proc, program, bytes_max, file: None, taken: None })
+    /// Meets the program on init's end of their wire: takes the filter's listener, seizes the program, and lets it go on.
+    /// Init keeps `CAP_SYS_PTRACE` in its own user namespace, since the program may become another user inside; and their
+    /// memory, which is one still, may be looked at for this moment alone, when nobody else is inside yet.
+    pub(crate) fn meet(&mut self, program: i32, wire: &OwnedFd) -> io::Result<OwnedFd> {
+        let mut shown = message::receive(wire.as_fd(), &mut [0], RecvFlags::empty())?;
+        let listener = shown.fds.pop().ok_or(io::ErrorKind::UnexpectedEof)?;
+        drop(shown);
+        system::set_dumpable(1);
+        let seized = self.seize(program);
+        system::set_dumpable(0);
+        seized?;
+        // The last thing done here: from now on the program's process runs on what is shared.
+        message::send(wire.as_fd(), &[0], &[])?;
+        Ok(listener)
+    }
+
+    fn seize(&mut self, program: i32) -> io::Result<()> {
+        self.program = program;
+        request(libc::PTRACE_SEIZE, program, OPTIONS as usize)
+    }
+
+    /// Returns the descriptor of the sandbox's `/proc`.
+    pub(crate) fn proc(&self) -> i32 {
+        self.proc.as_raw_fd()
     }
 
     /// Deals with what `waitpid(-1, …, __WALL)` has told. An empty file is asked for when the first core is to be written.

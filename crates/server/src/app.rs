@@ -1,5 +1,6 @@
 //! What every handler shares: the store, the rules, the clock. Made once by the server, never changed.
 
+use crate::body::Hearing;
 use crate::caller::Known;
 use crate::chunk::Followers;
 use crate::config::Config;
@@ -32,6 +33,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) sessions: Sessions,
     pub(crate) followers: Followers,
+    pub(crate) hearing: Hearing,
     pub(crate) seal: Seal,
     pub(crate) metrics: PrometheusHandle,
     /// Cancelled when the server is told to stop: whoever waits for changes is let go.

@@ -3,7 +3,6 @@
 use crate::app::App;
 use crate::error::{Answer, Failure};
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::{StatusCode, header, request::Parts};
 use axum::response::{IntoResponse, Response};
@@ -13,6 +12,9 @@ use model::{ApiError, ErrorKind, PageQuery};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::IntoParams;
 
 /// A JSON body.
@@ -29,19 +31,64 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
 
 /// What a node says: longer than other bodies, and on a route that may last, so its arrival has a limit of its own.
 #[derive(Debug)]
-pub(crate) struct Spoken<T>(pub(crate) T);
+pub(crate) struct Spoken<T>(pub(crate) T, pub(crate) Attention);
+
+/// Bytes of long speeches that are listened to at once; the other speakers wait. Several times as much is in hand while
+/// they are understood and written.
+const MAX_HEARING_BYTES: usize = 2 * MAX_SYNC_BYTES;
+/// Bytes up to which a speech is short, and heard at once.
+const SHORT_BYTES: usize = 16 << 10;
+
+/// How long to wait for attention before speaking all the same: words that come slowly must not silence everybody.
+const MAX_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How much of what nodes say may be in hand at once.
+#[derive(Debug)]
+pub(crate) struct Hearing(Arc<Semaphore>);
+
+/// A part of it, given back when dropped: when what was said has been written.
+#[derive(Debug)]
+pub(crate) struct Attention {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Default for Hearing {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_HEARING_BYTES)))
+    }
+}
+
+impl Hearing {
+    /// Waits until there is attention for a request's body.
+    async fn attend(&self, announced: Option<usize>) -> Attention {
+        let bytes = announced.unwrap_or(MAX_SYNC_BYTES).min(MAX_SYNC_BYTES);
+        if bytes <= SHORT_BYTES {
+            return Attention { _permit: None };
+        }
+        let wanted = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let permit = tokio::time::timeout(MAX_PATIENCE, Arc::clone(&self.0).acquire_many_owned(wanted)).await;
+        Attention { _permit: permit.ok().and_then(Result::ok) }
+    }
+}
+
+/// Returns how long a request says that its body is.
+fn announced(request: &Request) -> Option<usize> {
+    request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
 
 impl<T: DeserializeOwned> FromRequest<App> for Spoken<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, app: &App) -> Answer<Self> {
+        let attention = app.hearing.attend(announced(&request)).await;
         let limit = app.config.server.request_timeout;
         let read = tokio::time::timeout(limit, json(request, MAX_SYNC_BYTES)).await;
         let late = || {
             let message = format!("the body took longer than {} s", limit.as_secs_f64());
             Failure::from(ApiError::new(ErrorKind::TimedOut, "body_too_slow", message))
         };
-        read.map_err(|_| late())?.map(Self)
+        let said = read.map_err(|_| late())??;
+        Ok(Self(said, attention))
     }
 }
 
@@ -64,16 +111,27 @@ async fn json<T: DeserializeOwned>(request: Request, bytes_max: usize) -> Answer
     serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))
 }
 
-async fn read(request: Request, bytes_max: usize) -> Answer<Bytes> {
+async fn read(request: Request, bytes_max: usize) -> Answer<Vec<u8>> {
     let too_large = || {
         let message = format!("the body is larger than {bytes_max} bytes");
         ApiError::new(ErrorKind::TooLarge, "body_too_large", message).with_hint("put large content into a blob")
     };
-    match Limited::new(request.into_body(), bytes_max).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large().into()),
-        Err(error) => Err(ApiError::invalid("body_broken", format!("the body broke off: {error}")).into()),
+    let mut bytes = Vec::with_capacity(announced(&request).unwrap_or(0).min(bytes_max));
+    let mut body = Limited::new(request.into_body(), bytes_max);
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => {
+                // What comes behind a body is nothing that we know.
+                let Ok(piece) = frame.into_data() else { continue };
+                bytes.extend_from_slice(&piece);
+            }
+            Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => return Err(too_large().into()),
+            Err(error) => {
+                return Err(ApiError::invalid("body_broken", format!("the body broke off: {error}")).into());
+            }
+        }
     }
+    Ok(bytes)
 }
 
 /// What stands behind the `?`.

@@ -19,7 +19,8 @@ use model::limits::MAX_HOLD;
 use model::node::Held;
 use model::page::page_limit;
 use model::{
-    ApiError, Blob, Chunk, ChunkPage, ChunkQuery, Digest, ErrorKind, ExecutionId, Scope, SessionId, Stream, TenantId,
+    ApiError, Blob, Chunk, ChunkPage, ChunkQuery, Digest, ErrorKind, ExecutionId, OriginKind, Purpose, Scope,
+    SessionId, Stream, TenantId,
 };
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -242,7 +243,11 @@ async fn blob_put(
 ) -> Answer<Made<Blob>> {
     caller.must(Scope::NodeRun)?;
     let tenant = fenced(&app, &caller, id, asked).await?;
-    content::store(&app, &caller.user, tenant, Some(digest), request).await
+    let made = app.store.execution_get(id, Some(tenant)).await?;
+    // What is not a layer of an image is named by a sync that follows: by a chunk, or as a dump.
+    let purpose = if made.origin.kind == OriginKind::Image { Purpose::Image } else { Purpose::Execution };
+    let sent = content::Sent { digest: Some(digest), purpose };
+    content::store(&app, &caller.user, tenant, sent, request).await
 }
 
 /// Fetches content of the tenant of an execution that the caller's node holds.

@@ -18,13 +18,32 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use model::limits::MAX_BLOB_BYTES;
 use model::page::page_limit;
-use model::{ApiError, Blob, Digest, ErrorKind, Page, PageQuery, Scope, TenantId};
+use model::{ApiError, Blob, Digest, ErrorKind, Page, PageQuery, Purpose, Scope, TenantId};
 use range::Wanted;
+use serde::Deserialize;
 use std::time::Duration;
-use store::blob::{BlobError, BodyError};
-use store::chain;
+use store::blob::{BlobError, Blobs, BodyError};
+use store::{chain, is_full};
+use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+
+/// Says by a header that a tenant has content for its images only, so that whoever wants to keep it sends it again.
+const PURPOSE: header::HeaderName = header::HeaderName::from_static("quarry-purpose");
+
+/// Whose content is, and what for.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct PutQuery {
+    /// Whose; only an admin of the house may name another tenant than their own.
+    #[serde(default)]
+    tenant: Option<String>,
+    /// What for: content that is stored for an image goes when no image needs it any more.
+    #[serde(default)]
+    #[param(inline)]
+    purpose: Purpose,
+}
 
 /// Returns the routes that are over soon.
 pub(crate) fn routes() -> OpenApiRouter<App> {
@@ -56,7 +75,7 @@ async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQu
 
 /// Stores content whose digest the caller does not know yet.
 #[utoipa::path(
-    post, path = "/v1/blobs", tag = "blob", operation_id = "blob_create", params(TenantQuery),
+    post, path = "/v1/blobs", tag = "blob", operation_id = "blob_create", params(PutQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
         (status = 201, description = "Stored.", body = Blob),
@@ -67,7 +86,7 @@ async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQu
 async fn post(
     State(app): State<App>,
     caller: Caller,
-    Asked(asked): Asked<TenantQuery>,
+    Asked(asked): Asked<PutQuery>,
     request: Request,
 ) -> Answer<Made<Blob>> {
     put_for(&app, &caller, asked, None, request).await
@@ -76,7 +95,7 @@ async fn post(
 /// Stores content under its digest; asking again is harmless.
 #[utoipa::path(
     put, path = "/v1/blobs/{digest}", tag = "blob", operation_id = "blob_put",
-    params(("digest" = Digest, Path, description = "The BLAKE3 of the content."), TenantQuery),
+    params(("digest" = Digest, Path, description = "The BLAKE3 of the content."), PutQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
         (status = 201, description = "Stored.", body = Blob),
@@ -88,7 +107,7 @@ async fn put(
     State(app): State<App>,
     caller: Caller,
     Named(digest): Named<Digest>,
-    Asked(asked): Asked<TenantQuery>,
+    Asked(asked): Asked<PutQuery>,
     request: Request,
 ) -> Answer<Made<Blob>> {
     put_for(&app, &caller, asked, Some(digest), request).await
@@ -97,54 +116,107 @@ async fn put(
 async fn put_for(
     app: &App,
     caller: &Caller,
-    asked: TenantQuery,
+    asked: PutQuery,
     digest: Option<Digest>,
     request: Request,
 ) -> Answer<Made<Blob>> {
     caller.must(Scope::BlobWrite)?;
     let tenant = caller.tenant(app, asked.tenant.as_deref()).await?;
-    store(app, &caller.user, tenant, digest, request).await
+    store(app, &caller.user, tenant, Sent { digest, purpose: asked.purpose }, request).await
+}
+
+/// What is known of content before it comes.
+pub(crate) struct Sent {
+    pub(crate) digest: Option<Digest>,
+    pub(crate) purpose: Purpose,
 }
 
 /// Stores content that comes with a request, for a tenant.
-pub(crate) async fn store(
-    app: &App,
-    by: &str,
-    tenant: TenantId,
-    digest: Option<Digest>,
-    request: Request,
-) -> Answer<Made<Blob>> {
+pub(crate) async fn store(app: &App, by: &str, tenant: TenantId, sent: Sent, request: Request) -> Answer<Made<Blob>> {
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > MAX_BLOB_BYTES) {
         return Err(failure(&BlobError::TooLong { max_bytes: MAX_BLOB_BYTES }));
     }
-    let body = paced(request.into_body().into_data_stream(), app.config.server.request_timeout);
-    let stored = app.blobs.put(digest, body, MAX_BLOB_BYTES).await.map_err(|error| failure(&error))?;
-    let blob = Blob { digest: stored.digest, size: stored.size, created_at: app.clock.now() };
+    let body = paced(app, request.into_body().into_data_stream());
+    let stored =
+        app.blobs.put(sent.digest, body, announced.unwrap_or(MAX_BLOB_BYTES)).await.map_err(|error| failure(&error))?;
+    let blob = Blob { digest: stored.digest, size: stored.size, created_at: app.clock.now(), purpose: sent.purpose };
     let (blob, is_new) = app.store.blob_create(blob, tenant, by).await?;
-    // Its content may have been removed after we found it there and before the row was made.
-    if is_new && app.blobs.head(blob.digest).await.map_err(|error| failure(&error))?.is_none() {
+    // Its content may have been removed after we found it there and before the row was made, or be removed now.
+    if is_new
+        && (app.store.removal_is_pending(blob.digest).await?
+            || app.blobs.head(blob.digest).await.map_err(|error| failure(&error))?.is_none())
+    {
         app.store.blob_drop(blob.digest, tenant, by, app.clock.now()).await?;
         return Err(failure(&BlobError::Vanished { digest: blob.digest }));
     }
     Ok((blob, is_new).into())
 }
 
+/// Bytes a second that content must bring, on the whole, while others wait for the room that it has taken.
+const MIN_BYTES_PER_SECOND: u64 = 64 << 10;
+/// How often to look whether anybody waits.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// A piece of content did not come in time.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing came for {0:?}")]
-struct TooSlow(Duration);
+enum TooSlow {
+    #[error("nothing came for {0:?}")]
+    Silent(Duration),
+    #[error("others wait, and less than {MIN_BYTES_PER_SECOND} bytes a second came")]
+    Crowding,
+}
 
-/// Breaks content off when nothing of it comes for too long; how long all of it takes is the sender's business.
-fn paced(body: BodyDataStream, limit: Duration) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
-    futures_util::stream::unfold(Some(body), move |body| async move {
-        let mut body = body?;
-        match tokio::time::timeout(limit, body.next()).await {
-            Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
-            Ok(Some(Err(error))) => Some((Err(error.into()), None)),
-            Ok(None) => None,
-            Err(_) => Some((Err(TooSlow(limit).into()), None)),
-        }
+/// Content as it comes, and how fast it does.
+struct Pace {
+    body: BodyDataStream,
+    blobs: Blobs,
+    limit: Duration,
+    /// How long we have waited for it, our own slowness left out.
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
+        let asked_at = Instant::now();
+        let piece = loop {
+            let silent = asked_at.elapsed();
+            if silent >= self.limit {
+                return Some(Err(TooSlow::Silent(self.limit).into()));
+            }
+            if self.is_crowding(silent) {
+                return Some(Err(TooSlow::Crowding.into()));
+            }
+            if let Ok(piece) = tokio::time::timeout(LOOK_AGAIN.min(self.limit - silent), self.body.next()).await {
+                break piece?;
+            }
+        };
+        self.waited += asked_at.elapsed();
+        Some(piece.inspect(|bytes| self.count(bytes.len())).map_err(BodyError::from))
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+    }
+
+    /// Tells whether others wait for something that takes its time.
+    fn is_crowding(&self, silent: Duration) -> bool {
+        let allowed = self.limit + Duration::from_secs(self.bytes / MIN_BYTES_PER_SECOND);
+        self.waited + silent > allowed && self.blobs.is_crowded()
+    }
+}
+
+/// Breaks content off when nothing of it comes for too long, or too little while others wait; else how long all of it takes
+/// is the sender's business.
+fn paced(app: &App, body: BodyDataStream) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
+    let (blobs, limit) = (app.blobs.clone(), app.config.server.request_timeout);
+    let pace = Pace { body, blobs, limit, waited: Duration::ZERO, bytes: 0 };
+    futures_util::stream::unfold(Some(pace), |pace| async move {
+        let mut pace = pace?;
+        let piece = pace.next().await?;
+        let rest = piece.is_ok().then_some(pace);
+        Some((piece, rest))
     })
     .fuse()
 }
@@ -176,7 +248,10 @@ async fn get(
     head, path = "/v1/blobs/{digest}", tag = "blob", operation_id = "blob_head",
     params(("digest" = Digest, Path, description = "Which blob."), TenantQuery),
     responses(
-        (status = 200, description = "It is there; `Content-Length` is its length."),
+        (
+            status = 200, description = "It is there; `Content-Length` is its length. `Quarry-Purpose` is `image` where \
+            it goes when no image needs it any more, `execution` where it goes when nothing names it any more.",
+        ),
         (status = "default", description = "Refused."),
     )
 )]
@@ -224,6 +299,9 @@ pub(crate) async fn serve(app: &App, blob: Blob, method: &Method, headers: &Head
     let mut response = dress((status, body).into_response(), &tag);
     set(&mut response, header::CONTENT_TYPE, "application/octet-stream");
     set(&mut response, header::CONTENT_LENGTH, &length.to_string());
+    if blob.purpose != Purpose::Kept {
+        set(&mut response, PURPOSE, blob.purpose.as_str());
+    }
     if status == StatusCode::PARTIAL_CONTENT {
         let text = format!("bytes {}-{}/{}", range.start, range.end - 1, blob.size);
         set(&mut response, header::CONTENT_RANGE, &text);
@@ -257,6 +335,13 @@ fn failure(error: &BlobError) -> Failure {
         BlobError::Vanished { .. } => (ErrorKind::Unavailable, "blob_vanished"),
         BlobError::Corrupt { .. } => (ErrorKind::Internal, "blob_corrupt"),
         BlobError::Config { .. } | BlobError::Refused { .. } | BlobError::Place { .. } | BlobError::Folder { .. } => {
+            if is_full(error) {
+                let message = "there is no room left where blobs are kept";
+                return ApiError::new(ErrorKind::Unavailable, "blobs_full", message)
+                    .with_hint("somebody has to make room on the server's disk; try again then")
+                    .with_internal(chain(error))
+                    .into();
+            }
             let message = "the place where blobs are kept does not answer as it should";
             return ApiError::new(ErrorKind::Unavailable, "blobs_unavailable", message)
                 .with_hint("try again; `quarry doctor` on the server says what is wrong")

@@ -50,8 +50,8 @@ async fn create(
         Some(name) => Some(resolve(&app, name, tenant, &new).await?),
         None => None,
     };
-    let platform = image.as_ref().and_then(|image| Some(&image.manifest.as_ref()?.platform));
-    let shape = Shape::of(&new.recipe(), OriginKind::Hand, platform);
+    let manifest = image.as_ref().and_then(|image| image.manifest.as_ref());
+    let shape = Shape::of(&new.recipe(), OriginKind::Hand, manifest);
     shape.check()?;
     let (execution, is_new) = match &image {
         Some(image) => app.store.execution_create_in(&new, image, &caller.user, now).await?,

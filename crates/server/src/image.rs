@@ -134,6 +134,9 @@ async fn gc(State(app): State<App>, caller: Caller, Asked(asked): Asked<TenantQu
 
 /// Removes the content that nobody has any more; what fails is tried again by the next pass.
 pub(crate) async fn remove_contents(app: &App) {
+    if let Err(error) = app.store.removal_give_up(app.clock.now()).await {
+        return tracing::warn!(error = error.chain(), "cannot tell which content somebody has after all");
+    }
     let pending = match app.store.removal_list().await {
         Ok(pending) => pending,
         Err(error) => return tracing::warn!(error = error.chain(), "cannot tell which content is to be removed"),

@@ -95,11 +95,11 @@ async fn sync(
     State(app): State<App>,
     caller: Caller,
     Named(id): Named<NodeId>,
-    Spoken(sync): Spoken<Sync>,
+    Spoken(sync, attention): Spoken<Sync>,
 ) -> Answer<Json<SyncAnswer>> {
     caller.must(Scope::NodeRun)?;
     sync.check()?;
-    Ok(Json(sync::answer(&app, &caller, id, sync).await?))
+    Ok(Json(sync::answer(&app, &caller, id, sync, attention).await?))
 }
 
 /// Lists nodes, newest first: the tenant's own, or all for an admin of the house.

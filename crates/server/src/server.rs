@@ -4,6 +4,7 @@
 //! their time, then writes what waits and lets go of the database.
 
 use crate::app::{App, Parts};
+use crate::body::Hearing;
 use crate::caller::Known;
 use crate::chunk::Followers;
 use crate::config::{Config, Database, Synchronous};
@@ -36,6 +37,10 @@ use store::blob::{BlobConfig, BlobError, Blobs};
 use store::{Bearer, Clock, Place, Store, StoreConfig, StoreError, TenantKey, TokenRow, UserKey, chain, random};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// Bytes that a connection gathers before they are looked at, those of a request's head among them. Left to
+/// itself it may grow to 400 KiB.
+const CONNECTION_BYTES: usize = 64 << 10;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +169,7 @@ impl Server {
             known: Known::default(),
             sessions: Sessions::default(),
             followers: Followers::default(),
+            hearing: Hearing::default(),
             seal,
             metrics: metrics_handle(),
             stop: CancellationToken::new(),
@@ -206,7 +212,8 @@ impl Server {
                 // Whoever may also speak HTTP/2 is waited for without end until the first bytes have told which it is.
                 let server = axum_server::from_tcp(listener).map_err(failed)?.acceptor($acceptor).http1_only();
                 let mut server = server.handle(handle);
-                server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
+                let http = server.http_builder();
+                http.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(CONNECTION_BYTES);
                 self.tasks.spawn(async move {
                     if let Err(error) = server.serve(service).await {
                         tracing::error!(%error, "the listener ended");
@@ -247,7 +254,7 @@ impl Server {
         let (opened, path, listener) = open().map_err(failed)?;
         let server = axum_server::from_unix(listener).map_err(failed)?;
         let mut server = server.handle(self.inside.clone());
-        server.http_builder().http1().timer(TokioTimer::new());
+        server.http_builder().http1().timer(TokioTimer::new()).max_buf_size(CONNECTION_BYTES);
         let service = openapi::router(&self.app).into_make_service();
         self.tasks.spawn(async move {
             if let Err(error) = server.serve(service).await {

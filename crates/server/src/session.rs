@@ -128,7 +128,9 @@ impl Sessions {
 
     /// Tells what has to be done about a sync.
     pub(crate) fn need(&self, sync: &Sync, owner: (TenantId, &str), now: Timestamp) -> Need {
-        let says = !sync.chunks.is_empty() || !sync.finished.is_empty() || sync.trouble.is_some() || sync.leaving;
+        let says = !(sync.chunks.is_empty() && sync.finished.is_empty() && sync.used.is_empty())
+            || sync.trouble.is_some()
+            || sync.leaving;
         let mut inner = self.lock();
         let queue = inner.queue;
         let Some(entry) = inner.entries.get_mut(&sync.session) else { return Need::Exchange };

@@ -5,10 +5,13 @@
 //! - A blob is visible under its digest only when it is whole and its hash was checked.
 //! - No byte is handed out before the block it lies in was checked against the digest.
 //! - Success is reported only for what is on stable storage: files and folders of a local folder are fsynced.
-//! - Whatever the length of a blob, one upload holds at most 24 MiB of it, and so does one reading.
+//! - Whatever the length of a blob, one upload holds at most 24 MiB of it, and one reading at most three windows. All
+//!   uploads together hold no more than [`place::UPLOADS_BYTES`], whatever their number; the others wait, and so do those
+//!   who send.
 //!
 //! Conditions of the bucket (`If-None-Match` and the like) are probed and reported but never relied upon.
 
+mod block;
 mod config;
 mod error;
 mod folder;
@@ -17,6 +20,7 @@ mod place;
 mod probe;
 mod put;
 mod read;
+mod room;
 mod sweep;
 mod tree;
 mod upload;
@@ -61,7 +65,8 @@ impl Blobs {
     /// hashed all the same: knowing a digest must not be enough to claim a blob.
     ///
     /// The time that `body` takes is the caller's to limit. A call dropped half-way leaves nothing visible; what it
-    /// left out of sight goes with the next `sweep`.
+    /// left out of sight goes with the next `sweep`. Whoever knows how much will come says so by `max_bytes`: no more room
+    /// is taken for it.
     pub async fn put(
         &self,
         expected: Option<Digest>,
@@ -69,6 +74,11 @@ impl Blobs {
         max_bytes: u64,
     ) -> Result<Stored, BlobError> {
         put::put(&self.place, expected, Box::pin(body), max_bytes.min(MAX_CONTENT_BYTES)).await
+    }
+
+    /// Tells whether uploads wait for room that others hold.
+    pub fn is_crowded(&self) -> bool {
+        self.place.uploads.is_crowded()
     }
 
     /// Opens a blob for reading, whole or the part of `range` that it has. What comes first is read and checked before

@@ -144,7 +144,7 @@ impl Appender {
         match &chunk.content {
             Content::Inline { bytes } => Ok((Value::Null, bytes.0.as_slice().into())),
             Content::Blob { digest, size } => {
-                let there = content::BlobGet { digest: *digest, tenant: self.tenant }.run(tx).await?;
+                let there = content::name(tx, self.tenant, *digest).await?;
                 if there.size != *size || *size > MAX_CHUNK_BLOB_BYTES {
                     let message =
                         format!("blob `{digest}` has {} bytes, of at most {MAX_CHUNK_BLOB_BYTES}", there.size);

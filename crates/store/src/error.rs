@@ -216,12 +216,38 @@ impl From<StoreError> for ApiError {
             StoreError::CursorGone { .. } => Self::new(ErrorKind::Gone, "cursor_gone", message)
                 .with_hint("list the things again and follow the log from that page's `as_of`"),
             StoreError::Busy => Self::new(ErrorKind::Unavailable, "busy", message).with_hint("try again in a second"),
+            StoreError::Unavailable { .. } if is_full(&error) => {
+                Self::new(ErrorKind::Unavailable, "store_full", "there is no room left for the database")
+                    .with_hint("somebody has to make room on the server's disk; try again then")
+                    .with_internal(error.chain())
+            }
             StoreError::Unavailable { .. } => Self::new(ErrorKind::Unavailable, "store_unavailable", message)
                 .with_hint("try again in a second")
                 .with_internal(error.chain()),
             _ => Self::internal(error.chain()),
         }
     }
+}
+
+/// Tells whether a failure comes from a disk that is full.
+pub fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let is_io = error.downcast_ref::<std::io::Error>().is_some_and(|error| {
+            matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+        });
+        let is_sqlite = error
+            .downcast_ref::<rusqlite::Error>()
+            .is_some_and(|error| error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull));
+        let is_postgres = error
+            .downcast_ref::<tokio_postgres::Error>()
+            .is_some_and(|error| error.code() == Some(&tokio_postgres::error::SqlState::DISK_FULL));
+        if is_io || is_sqlite || is_postgres {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub(crate) mod claim;
 pub(crate) mod lane;
+pub(crate) mod retention;
 pub(crate) mod retry;
 
 use crate::bulk::{Insert, Kind};
@@ -12,7 +13,7 @@ use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
 use model::{
     Digest, Execution, ExecutionId, ExecutionState, Lease, Manifest, NewExecution, Noun, Origin, OriginKind, Outcome,
-    Platform, Recipe, SessionId, Shape, TenantId, Usage,
+    Recipe, SessionId, Shape, TenantId, Usage,
 };
 use std::sync::Arc;
 
@@ -57,6 +58,7 @@ statements! {
         "UPDATE execution SET state = $1, node = NULL, session = NULL, ended_at = $2, outcome = $3, usage = $4, \
          dump = $5 WHERE id = $6 AND attempt = $7 AND session = $8 AND state IN ($9, $10) RETURNING ", columns!()
     );
+    USE = "INSERT INTO blob_use (execution, digest) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     COUNT_WAITING = "SELECT count(*) FROM (SELECT 1 FROM execution WHERE ready = 1 LIMIT 10000) AS waiting";
 }
 
@@ -109,12 +111,17 @@ pub(crate) fn sources(to: ExecutionState) -> [Value; 2] {
 
 /// Notes an execution's move for the log.
 pub(crate) fn note(tx: &Tx<'_>, execution: &Execution, at: Timestamp, by: &str) {
+    note_as(tx, execution, execution.state.as_str(), at, by);
+}
+
+/// Notes for the log what became of an execution, by a word of its own.
+pub(crate) fn note_as(tx: &Tx<'_>, execution: &Execution, state: &'static str, at: Timestamp, by: &str) {
     tx.change(NewChange {
         at,
         tenant: execution.tenant,
         noun: Noun::Execution,
         id: execution.id.to_string(),
-        state: execution.state.as_str(),
+        state,
         by: by.to_owned(),
         body: to_json(execution),
     });
@@ -138,12 +145,13 @@ pub(crate) struct ExecutionCreate {
 
 impl ExecutionCreate {
     pub(crate) fn new(new: &NewExecution, tenant: TenantId, origin: Origin, by: &str, at: Timestamp) -> Self {
-        Self::of(queued(new, tenant, origin, by, at), None)
+        let execution = queued(new, tenant, origin, by, at);
+        let shape = Shape::of(&execution.recipe, execution.origin.kind, None);
+        Self::of(execution, &shape)
     }
 
-    /// Takes an execution as it shall stand, and the platform of its image.
-    pub(crate) fn of(execution: Execution, platform: Option<&Platform>) -> Self {
-        let shape = Shape::of(&execution.recipe, execution.origin.kind, platform);
+    /// Takes an execution as it shall stand, and what it needs of a node.
+    pub(crate) fn of(execution: Execution, shape: &Shape) -> Self {
         let values = vec![
             execution.id.into(),
             execution.tenant.into(),
@@ -252,6 +260,9 @@ impl Operation for ExecutionCreate {
         };
         if !inserted {
             return self.again(tx).await;
+        }
+        for digest in execution.recipe.blobs() {
+            tx.execute(USE, &[execution.id.into(), digest.into()]).await?;
         }
         tx.change(NewChange {
             at: execution.created_at,
@@ -392,7 +403,7 @@ impl Operation for ExecutionFinish {
         let first = if to == ExecutionState::Cancelled { last.clone() } else { first };
         if let Some(dump) = end.dump {
             let found = get(tx, end.id).await?.ok_or_else(|| missing(end.id))?;
-            crate::content::must_have(tx, found.tenant, dump).await?;
+            crate::content::name(tx, found.tenant, dump).await?;
         }
         let values = [
             to.as_str().into(),

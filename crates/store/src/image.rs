@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use model::image::is_sha256;
 use model::{
     ApiError, Class, ErrorKind, Execution, Image, ImageId, ImageQuery, ImageSource, ImageState, Input, Limits,
-    Manifest, NewExecution, NewImage, Noun, Origin, OriginKind, Outcome, Sandbox, TenantId,
+    Manifest, NewExecution, NewImage, Noun, Origin, OriginKind, Outcome, Sandbox, Shape, TenantId,
 };
 use std::sync::Arc;
 
@@ -213,7 +213,9 @@ impl Operation for ImageCreate {
         if let ImageSource::Archive { blob, .. } = &image.source {
             content::must_have(tx, image.tenant, *blob).await?;
         }
-        let (execution, is_new) = ExecutionCreate::of(self.execution(), None).run(tx).await?;
+        let execution = self.execution();
+        let shape = Shape::of(&execution.recipe, execution.origin.kind, None);
+        let (execution, is_new) = ExecutionCreate::of(execution, &shape).run(tx).await?;
         if !is_new {
             return Err(StoreError::Exists { noun: "execution", id: image.execution.to_string() });
         }
@@ -253,7 +255,7 @@ pub(crate) async fn finish(
     Ok(())
 }
 
-/// Makes sure that a manifest can be kept, and that its tenant has all its layers.
+/// Makes sure that a manifest can be kept, and that its tenant has all its layers: a node may say what it likes.
 async fn check<'m>(
     tx: &Tx<'_>,
     tenant: TenantId,
@@ -263,12 +265,22 @@ async fn check<'m>(
         return Ok(Err(error.message));
     }
     for layer in &manifest.layers {
-        match content::must_have(tx, tenant, layer.blob).await {
-            Ok(()) => {}
-            Err(StoreError::NotFound { .. }) => {
-                return Ok(Err(format!("its layer `{}` was not stored", layer.digest)));
-            }
+        let found = match (content::BlobGet { digest: layer.blob, tenant }).run(tx).await {
+            Ok(blob) => Some(blob.size),
+            Err(StoreError::NotFound { .. }) => None,
             Err(error) => return Err(error),
+        };
+        let (digest, blob, size) = (&layer.digest, layer.blob, layer.size);
+        match found {
+            Some(found) if found == size => {}
+            Some(found) => {
+                return Ok(Err(format!(
+                    "its layer `{digest}` is said to have {size} bytes, and blob `{blob}` has {found}"
+                )));
+            }
+            None => {
+                return Ok(Err(format!("its layer `{digest}` is said to be blob `{blob}`, which the tenant has not")));
+            }
         }
     }
     Ok(Ok(manifest))
@@ -277,7 +289,7 @@ async fn check<'m>(
 /// Says how an execution ended that made no image.
 fn cause(outcome: Option<&Outcome>) -> String {
     match outcome {
-        Some(Outcome::SetUpFailed { cause }) => cause.clone(),
+        Some(Outcome::SetUpFailed { cause, .. }) => cause.clone(),
         Some(Outcome::Exited { code }) => format!("its execution ended with code {code}"),
         Some(Outcome::Signalled { signal }) => format!("its execution was ended by signal {signal}"),
         Some(Outcome::OutOfMemory) => "its execution needed more memory than it may".to_owned(),
@@ -433,7 +445,7 @@ impl Store {
     ) -> Result<(Arc<Execution>, bool), StoreError> {
         let mut execution = queued(new, image.tenant, Origin::default(), by, at);
         execution.recipe.image_id = Some(image.id);
-        let platform = image.manifest.as_ref().map(|manifest| &manifest.platform);
-        self.write(ExecutionCreate::of(execution, platform)).await
+        let shape = Shape::of(&execution.recipe, execution.origin.kind, image.manifest.as_ref());
+        self.write(ExecutionCreate::of(execution, &shape)).await
     }
 }

@@ -28,12 +28,14 @@ mod user;
 mod value;
 mod writer;
 
+pub use change::retention::Retained;
 pub use change::{Bounds, ChangeFilter, ChangePage, Follower, Retention};
 pub use chunk::ChunkCheck;
 pub use clock::{Clock, random};
-pub use error::{StoreError, chain};
+pub use error::{StoreError, chain, is_full};
 pub use execution::ExecutionEnd;
 pub use execution::claim::{Claim, Queue};
+pub use execution::retention::Removed;
 pub use image::ImageKey;
 pub use migration::Schema;
 pub use node::NodeKey;

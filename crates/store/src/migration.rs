@@ -20,7 +20,7 @@ struct Migration {
 }
 
 /// The schema's history, oldest first.
-const MIGRATIONS: &[Migration] = &[GROUND, NODES];
+const MIGRATIONS: &[Migration] = &[GROUND, NODES, LAYERS, RETENTION];
 
 const GROUND: Migration = Migration {
     version: 1,
@@ -41,6 +41,16 @@ const GROUND: Migration = Migration {
 
 const NODES: Migration =
     Migration { version: 2, name: "nodes", both: include_str!("migration/0002_nodes.sql"), sqlite: "", postgres: "" };
+
+const LAYERS: Migration =
+    Migration { version: 3, name: "layers", both: include_str!("migration/0003_layers.sql"), sqlite: "", postgres: "" };
+const RETENTION: Migration = Migration {
+    version: 4,
+    name: "retention",
+    both: include_str!("migration/0004_retention.sql"),
+    sqlite: "",
+    postgres: "",
+};
 
 /// A name for the lock under which one server at a time migrates.
 const LOCK: i64 = 0x0071_7561_7272_7931;

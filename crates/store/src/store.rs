@@ -393,7 +393,7 @@ impl Store {
 
     // -- blobs --
 
-    /// Notes that a tenant has some content; tells whether that is new.
+    /// Notes that a tenant has some content, and what for; tells whether it is new.
     pub async fn blob_create(&self, blob: Blob, tenant: TenantId, by: &str) -> Result<(Blob, bool), StoreError> {
         self.write(BlobCreate { blob, tenant, by: by.to_owned() }).await
     }

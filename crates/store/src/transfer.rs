@@ -71,9 +71,15 @@ tables! {
         "id, tenant, user_id, name, scopes, created_at, expires_at, used_at, revoked_at, hash" =
         "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10";
     "blob" by "tenant, digest" = [0, 1] > "$1, $2" limit "$3" from Text:
-        "tenant, digest, size, created_at" = "$1, $2, $3, $4";
+        "tenant, digest, size, created_at, layer_at, passing" = "$1, $2, $3, $4, $5, $6";
     "blob_removal" by "digest" = [0] > "$1" limit "$2" from Text:
         "digest, at" = "$1, $2";
+    "blob_use" by "execution, digest" = [0, 1] > "$1, $2" limit "$3" from Text:
+        "execution, digest" = "$1, $2";
+    "blob_loose" by "tenant, digest" = [0, 1] > "$1, $2" limit "$3" from Text:
+        "tenant, digest, at" = "$1, $2, $3";
+    "execution_gone" by "id" = [0] > "$1" limit "$2" from Text:
+        "id, tenant" = "$1, $2";
     "lane" by "tenant, name" = [0, 1] > "$1, $2" limit "$3" from Text:
         "tenant, name, next, head" = "$1, $2, $3, $4";
     "execution" by "id" = [0] > "$1" limit "$2" from Text:

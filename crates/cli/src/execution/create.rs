@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use client::Client;
 use model::limits::MAX_ROW_BYTES;
-use model::{Execution, ExecutionId, Input, NewExecution};
+use model::{Execution, ExecutionId, Input, NewExecution, Purpose};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -90,7 +90,7 @@ pub(crate) async fn begin(
         return short(client, bytes, new).await;
     }
     let whole = std::io::Cursor::new(bytes).chain(reader);
-    let blob = client.blob_post(whole, Arc::new(|_| {})).await?;
+    let blob = client.blob_post_for(Purpose::Execution, whole, Arc::new(|_| {})).await?;
     Ok(Input::Blob { digest: blob.digest })
 }
 

@@ -3,7 +3,7 @@
 use crate::exit::Exit;
 use crate::output::Style;
 use crate::session::Session;
-use model::{Execution, ExecutionState, Outcome};
+use model::{Execution, ExecutionState, Outcome, SetUpFault};
 
 /// What `timeout` ends with when time was up.
 const TIMED_OUT: u8 = 124;
@@ -57,7 +57,7 @@ pub(crate) fn exit(execution: &Execution) -> Exit {
         Some(Outcome::Signalled { signal }) => Exit::Program(low(*signal).saturating_add(SIGNALLED)),
         Some(Outcome::OutOfMemory) => Exit::Program(SIGNALLED + 9),
         Some(Outcome::TimedOut) => Exit::Program(TIMED_OUT),
-        Some(Outcome::SetUpFailed { cause }) => Exit::Program(not_begun(cause)),
+        Some(Outcome::SetUpFailed { fault, .. }) => Exit::Program(not_begun(*fault)),
         Some(Outcome::NodesLost { .. }) => Exit::Program(NOT_BEGUN),
         Some(Outcome::Cancelled) => Exit::Failed,
         None if execution.state == ExecutionState::Succeeded => Exit::Ok,
@@ -65,16 +65,12 @@ pub(crate) fn exit(execution: &Execution) -> Exit {
     }
 }
 
-/// Tells a program that is not there or cannot be executed from all else that keeps one from beginning, by the words of
-/// the sandbox, which begin with what they are about.
-fn not_begun(cause: &str) -> u8 {
-    let is_program = cause.starts_with("the program `");
-    match () {
-        () if is_program && cause.ends_with("` does not exist inside") => NO_PROGRAM,
-        () if is_program && (cause.ends_with("` may not be run") || cause.contains("` cannot be run: ")) => {
-            NOT_EXECUTABLE
-        }
-        () => NOT_BEGUN,
+/// Tells a program that is not there or cannot be executed from all else that keeps one from beginning.
+const fn not_begun(fault: SetUpFault) -> u8 {
+    match fault {
+        SetUpFault::NoProgram => NO_PROGRAM,
+        SetUpFault::NotExecutable => NOT_EXECUTABLE,
+        SetUpFault::Refused | SetUpFault::Machine => NOT_BEGUN,
     }
 }
 
@@ -97,13 +93,14 @@ pub(crate) fn tell(session: &Session, execution: &Execution) {
             let limit = crate::quantity::ms_text(execution.recipe.limits.wall_ms);
             hint(&format!("it was {limit}; --time sets another one"));
         }
-        Some(Outcome::SetUpFailed { cause }) => hint(&match not_begun(cause) {
-            NO_PROGRAM if execution.recipe.image.is_none() => {
+        Some(Outcome::SetUpFailed { fault, .. }) => hint(&match fault {
+            SetUpFault::NoProgram if execution.recipe.image.is_none() => {
                 "programs are looked up on the node; write `./NAME` to send one of yours".to_owned()
             }
-            NO_PROGRAM => "programs are looked up inside the image; see `quarry image inspect`".to_owned(),
-            NOT_EXECUTABLE => "is it a program for this machine, and marked as executable?".to_owned(),
-            _ => format!("`quarry execution info {id}` shows what was asked for"),
+            SetUpFault::NoProgram => "programs are looked up inside the image; see `quarry image inspect`".to_owned(),
+            SetUpFault::NotExecutable => "is it a program for this machine, and marked as executable?".to_owned(),
+            SetUpFault::Machine => format!("the machine failed: `quarry execution retry {id}` tries once more"),
+            SetUpFault::Refused => format!("`quarry execution info {id}` shows what was asked for"),
         }),
         Some(Outcome::NodesLost { .. }) => hint(&format!("see `quarry node ls`, then `quarry execution retry {id}`")),
         _ => {}
@@ -116,17 +113,6 @@ pub(crate) fn tell(session: &Session, execution: &Execution) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_keeps_a_program_from_beginning_has_the_code_that_shells_give_it() {
-        let check = |cause: &str, expected: u8| assert_eq!(not_begun(cause), expected, "{cause}");
-        check("the program `frobnicate` does not exist inside", NO_PROGRAM);
-        check("the program `/work/x` cannot be run: Exec format error (os error 8)", NOT_EXECUTABLE);
-        check("the program `/work/x` may not be run", NOT_EXECUTABLE);
-        check("the user `program` does not exist inside", NOT_BEGUN);
-        check("image `debian` does not exist", NOT_BEGUN);
-        check("mount of `/data`: this node offers no folder", NOT_BEGUN);
-    }
 
     #[test]
     fn signals_have_their_names() {

@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use client::Client;
 use model::image::ArchiveKind;
-use model::{Digest, ImageConfig, ImageSource};
+use model::{Digest, ImageConfig, ImageSource, Purpose};
 use std::path::{Path, PathBuf};
 
 /// What an archive is.
@@ -58,6 +58,9 @@ pub(crate) struct Import {
     /// Who it is inside
     #[arg(long)]
     user: Option<String>,
+    /// Another OCI runtime than Quarry's own for what runs in it, by the name under which nodes offer it
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
 }
 
 impl Import {
@@ -69,6 +72,7 @@ impl Import {
             env: self.env.into_iter().collect(),
             cwd: self.cwd,
             user: self.user,
+            runtime: self.runtime,
             ..ImageConfig::default()
         };
         let cannot = || format!("`{}` cannot be read", self.source.display());
@@ -76,7 +80,7 @@ impl Import {
         let is_folder = !is_input && tokio::fs::metadata(&self.source).await.with_context(cannot)?.is_dir();
         let blob = match () {
             () if is_folder => send_folder(session, client, &self.source).await?,
-            () => blob::store(session, client, &self.source).await?.digest,
+            () => blob::store(session, client, &self.source, Purpose::Image).await?.digest,
         };
         let archive = match self.kind {
             // A folder is a root, whatever it looks like.
@@ -99,7 +103,7 @@ async fn send_folder(session: &Session, client: &Client, path: &Path) -> anyhow:
     let folder = path.to_owned();
     let packing = tokio::task::spawn_blocking(move || folder::pack(&folder, std::io::BufWriter::new(writer)));
     let bar = blob::bar(session, None);
-    let stored = client.blob_post(reader, blob::progress(&bar)).await;
+    let stored = client.blob_post_for(Purpose::Image, reader, blob::progress(&bar)).await;
     bar.finish_and_clear();
     // What went wrong here explains what went wrong there.
     let packed = match packing.await? {

@@ -33,6 +33,9 @@ pub(crate) struct Pull {
     /// Speak to the registry without TLS
     #[arg(long)]
     plain_http: bool,
+    /// Another OCI runtime than Quarry's own for what runs in it, by the name under which nodes offer it
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
     /// What to call it here; as it was pulled, if nothing is said
     #[arg(long)]
     name: Option<String>,
@@ -53,6 +56,7 @@ fn platform(text: &str) -> Result<Platform, String> {
 pub(crate) struct Pulled {
     reference: String,
     platform: Option<Platform>,
+    runtime: Option<String>,
     plain_http: bool,
     name: Option<String>,
 }
@@ -60,15 +64,15 @@ pub(crate) struct Pulled {
 impl Pulled {
     /// Names what to pull as it is usual.
     pub(crate) fn of(reference: &str) -> Self {
-        Self { reference: reference.to_owned(), platform: None, plain_http: false, name: None }
+        Self { reference: reference.to_owned(), platform: None, runtime: None, plain_http: false, name: None }
     }
 }
 
 impl Pull {
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session, client: &Client) -> anyhow::Result<Exit> {
-        let Self { reference, platform, plain_http, name } = self;
-        let image = pull(session, client, Pulled { reference, platform, plain_http, name }).await?;
+        let Self { reference, platform, runtime, plain_http, name } = self;
+        let image = pull(session, client, Pulled { reference, platform, runtime, plain_http, name }).await?;
         show(session, &image)
     }
 }
@@ -84,8 +88,8 @@ pub(crate) async fn is_missing(client: &Client, name: &str) -> anyhow::Result<bo
 
 /// Pulls an image, telling its progress.
 pub(crate) async fn pull(session: &Session, client: &Client, what: Pulled) -> anyhow::Result<Entity> {
-    let Pulled { reference, platform, plain_http, name } = what;
-    make(session, client, ImageSource::Registry { reference, platform }, name, plain_http).await
+    let Pulled { reference, platform, runtime, plain_http, name } = what;
+    make(session, client, ImageSource::Registry { reference, platform, runtime }, name, plain_http).await
 }
 
 /// Makes an image, telling its progress.

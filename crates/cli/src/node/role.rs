@@ -5,12 +5,12 @@
 
 use crate::connection;
 use crate::exit::{Exit, Failure};
-use crate::inside;
+use crate::node::offer::{self, Home, Offered};
 use crate::output::Style;
 use crate::quantity;
 use crate::server::ConfigArgs;
 use crate::session::Session;
-use ::node::{Agent, AllowedMount, NodeError, Settings};
+use ::node::{Agent, NodeError, Settings};
 use anyhow::Context;
 use clap::Args;
 use client::{Client, Retry};
@@ -45,24 +45,8 @@ pub(super) struct Role {
     /// The folder for its identity and its cache; one node each
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// How many executions run at once; four for each core, if nothing is said
-    #[arg(long, value_name = "N")]
-    slots: Option<u32>,
-    /// How many sandboxes are kept built ahead for each sort that is in demand
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    warm: u32,
-    /// A word by which executions may choose it
-    #[arg(long, value_name = "NAME=VALUE", value_parser = crate::execution::recipe::variable)]
-    label: Vec<(String, String)>,
-    /// A folder of this machine that executions may mount
-    #[arg(long, value_name = "PATH[:ro|rw]", value_parser = AllowedMount::parse)]
-    allow_mount: Vec<AllowedMount>,
-    /// Let executions ask for the network of this machine itself
-    #[arg(long)]
-    allow_host_network: bool,
-    /// Bytes that its cache of images and files may take
-    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, default_value = "20G")]
-    cache: u64,
+    #[command(flatten)]
+    offered: Offered,
     /// Drain by itself after this time, such as `7d`
     #[arg(long, value_name = "TIME", value_parser = quantity::duration)]
     max_age: Option<SignedDuration>,
@@ -126,27 +110,17 @@ impl Role {
     }
 
     fn settings(&self) -> anyhow::Result<Settings> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let drain = self.drain.map_or(DRAIN, SignedDuration::unsigned_abs);
         let state = match &self.state {
             Some(state) => state.clone(),
             None => usual_state()?,
         };
-        Ok(Settings {
-            name: self.name.clone().unwrap_or_else(inside::machine_name),
+        Ok(self.offered.settings(Home {
+            name: self.name.clone().unwrap_or_else(offer::machine_name),
             state: std::path::absolute(&state)?,
-            slots: self.slots.unwrap_or_else(|| u32::try_from(cores * 4).unwrap_or(8)),
-            warm: self.warm,
-            labels: self.label.iter().cloned().collect(),
-            mounts: self.allow_mount.clone(),
-            host_network: self.allow_host_network,
-            cache_bytes: self.cache,
-            first_id: inside::FIRST_ID,
-            drain,
-            helper: PathBuf::from("/proc/self/exe"),
+            drain: self.drain.map_or(DRAIN, SignedDuration::unsigned_abs),
             // Whoever may read the token may be this node.
             hidden: self.token_file.iter().filter_map(|path| std::path::absolute(path).ok()).collect(),
-        })
+        }))
     }
 }
 

@@ -5,7 +5,7 @@
 use crate::execution::outcome_text;
 use crate::ps::Line;
 use jiff::Timestamp;
-use model::{Change, Class, Execution, ExecutionId, ExecutionState, Node, NodeId, NodeState, Page};
+use model::{Change, Class, Execution, ExecutionId, ExecutionState, Node, NodeId, NodeState, Page, Usage};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -28,6 +28,8 @@ pub(super) struct Row {
     /// When it was accepted, or when its node took it.
     pub(super) since: Timestamp,
     pub(super) node: Option<NodeId>,
+    /// What it has used so far, if its node has told.
+    pub(super) usage: Option<Usage>,
     pub(super) command: String,
 }
 
@@ -114,6 +116,10 @@ impl Board {
 
     /// Takes a change of an execution.
     pub(super) fn change(&mut self, change: &Change, now: Timestamp) {
+        // One that ended long ago, and whose end has been counted.
+        if change.state == "removed" {
+            return;
+        }
         let Ok(execution) = serde_json::from_str::<Execution>(change.body.get()) else { return };
         let is_final = execution.state.is_final();
         if is_final {
@@ -129,6 +135,15 @@ impl Board {
             self.live.insert(execution.id, row(&execution));
         } else {
             self.is_partial = true;
+        }
+    }
+
+    /// Takes what those have used that run; nobody else is touched.
+    pub(super) fn used(&mut self, running: &[Execution]) {
+        for execution in running {
+            if let Some(row) = self.live.get_mut(&execution.id).filter(|row| row.state != ExecutionState::Queued) {
+                row.usage = execution.usage;
+            }
         }
     }
 
@@ -266,6 +281,7 @@ fn row(execution: &Execution) -> Row {
         class: execution.class,
         since: execution.started_at.unwrap_or(execution.created_at),
         node: execution.lease.map(|lease| lease.node),
+        usage: execution.usage,
         command: cut(&line.command()),
     }
 }

@@ -3,9 +3,10 @@
 use super::board::Board;
 use crate::execution::class_text;
 use crate::output::{age, printable};
+use crate::quantity;
 use jiff::Timestamp;
 use model::node::HoldKind;
-use model::{ExecutionState, Node, NodeState};
+use model::{ExecutionState, Node, NodeState, Usage};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -154,29 +155,37 @@ pub(super) fn hold_text(node: &Node) -> String {
 fn draw_running(frame: &mut Frame<'_>, area: Rect, board: &Board, now: Timestamp, palette: Palette) {
     let room = usize::from(area.height.saturating_sub(1));
     let running = board.running();
+    // What no node tells needs no column.
+    let knows_usage = running.iter().any(|(_, row)| row.usage.is_some());
     let rows = running.iter().take(room).map(|(id, row)| {
         let style = if row.state == ExecutionState::Cancelling { palette.of(Color::Yellow) } else { Style::new() };
-        Row::new([
-            id.to_string(),
-            class_text(row.class).to_owned(),
-            age(row.since, now),
-            printable(&board.name(row.node)),
-            row.command.clone(),
-        ])
-        .style(style)
+        let mut cells = vec![id.to_string(), class_text(row.class).to_owned(), age(row.since, now)];
+        cells.push(printable(&board.name(row.node)));
+        if knows_usage {
+            cells.extend(usage_texts(row.usage.as_ref()));
+        }
+        cells.push(row.command.clone());
+        Row::new(cells).style(style)
     });
-    let widths = [
-        Constraint::Length(30),
-        Constraint::Length(5),
-        Constraint::Length(5),
-        Constraint::Length(16),
-        Constraint::Min(10),
-    ];
+    let mut widths = [30, 5, 5, 16].map(Constraint::Length).to_vec();
+    if knows_usage {
+        widths.extend([9, 8].map(Constraint::Length));
+    }
+    widths.push(Constraint::Min(10));
     let more =
         if running.len() > room { format!("RUNNING ({} more)", running.len() - room) } else { "RUNNING".to_owned() };
-    let head = ["CLASS", "AGE", "NODE", "COMMAND"].map(str::to_owned);
-    let head = Row::new(std::iter::once(more).chain(head)).style(palette.strong());
+    let mut head = vec![more.as_str(), "CLASS", "AGE", "NODE"];
+    head.extend(["MEMORY", "CPU"].iter().filter(|_| knows_usage));
+    head.push("COMMAND");
+    let head = Row::new(head).style(palette.strong());
     frame.render_widget(Table::new(rows, widths).header(head).column_spacing(2), area);
+}
+
+/// Writes the most memory and the processors' time that something has used, as `ps` does.
+pub(super) fn usage_texts(usage: Option<&Usage>) -> [String; 2] {
+    let text = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let memory = usage.map(|usage| quantity::bytes_text(usage.memory_peak_bytes));
+    [text(memory), text(usage.map(|usage| quantity::ms_text(usage.cpu_ms)))]
 }
 
 fn draw_failures(frame: &mut Frame<'_>, area: Rect, board: &Board, now: Timestamp, palette: Palette) {

@@ -1,7 +1,7 @@
 //! How things stand at one moment, as text or JSON, for whoever has no terminal.
 
 use super::board::Board;
-use super::screen::{hold_text, standing_text};
+use super::screen::{hold_text, standing_text, usage_texts};
 use crate::execution::class_text;
 use crate::ps;
 use crate::session::Session;
@@ -56,11 +56,19 @@ pub(super) fn show(session: &mut Session, board: &Board, page: &Page<Execution>)
     let running = board.running();
     let is_terminal = session.output.is_terminal();
     let now = session.output.now();
+    let knows_usage = running.iter().any(|(_, row)| row.usage.is_some());
     let rows = running.iter().take(MAX_SHOWN).map(|(id, row)| {
         let since = if is_terminal { crate::output::age(row.since, now) } else { row.since.to_string() };
-        vec![id.to_string(), class_text(row.class).to_owned(), since, board.name(row.node), row.command.clone()]
+        let mut cells = vec![id.to_string(), class_text(row.class).to_owned(), since, board.name(row.node)];
+        if knows_usage {
+            cells.extend(usage_texts(row.usage.as_ref()));
+        }
+        cells.push(row.command.clone());
+        cells
     });
-    let head = ["running", "class", if is_terminal { "age" } else { "since" }, "node", "command"];
+    let mut head = vec!["running", "class", if is_terminal { "age" } else { "since" }, "node"];
+    head.extend(["memory", "cpu"].iter().filter(|_| knows_usage));
+    head.push("command");
     session.output.table(Some(&head), rows.collect())?;
     if running.len() > MAX_SHOWN {
         session.output.say(&format!("{} more run; see `quarry ps --limit 0`", running.len() - MAX_SHOWN));

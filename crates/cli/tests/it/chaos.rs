@@ -2,7 +2,8 @@
 //!
 //! Whatever was accepted must end, exactly once, and as its program says; its log must be that of the attempt that counted.
 //! When the nodes have stopped, nothing of theirs may be left: no process, no mount, no cgroup. Some hundred executions by
-//! default, ten thousand with `QUARRY_SOAK`. Needs root, for network namespaces and sandboxes with limits.
+//! default, ten thousand with `QUARRY_SOAK`, any number with `QUARRY_CHAOS`. Needs root, for network namespaces and
+//! sandboxes with limits.
 
 mod fleet;
 
@@ -13,7 +14,7 @@ use fleet::Fleet;
 use futures_util::future::join_all;
 use model::change::ChangeQuery;
 use model::chunk::{ChunkQuery, Content};
-use model::{Execution, ExecutionId, ExecutionState, Limits, NewExecution, Noun};
+use model::{Execution, ExecutionId, ExecutionState, Limits, NewExecution, Noun, Outcome};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -23,9 +24,15 @@ const LEASE: Duration = Duration::from_secs(3);
 const MAX_CALM: Duration = Duration::from_secs(120);
 const NODES: usize = 3;
 const CALLERS: u64 = 4;
+/// Executions that wait at a time: with more, most of them would only run when all is calm again.
+const MAX_WAITING: usize = 200;
+/// One in so many may lose three nodes: at this rate of disturbances three in ten lose their first, and more where the
+/// machine is busy.
+const MIN_WHOLE: usize = 10;
 
 fn executions() -> u64 {
-    if std::env::var_os("QUARRY_SOAK").is_some() { 10_000 } else { 240 }
+    let some = std::env::var("QUARRY_CHAOS").ok().and_then(|count| count.parse().ok());
+    some.unwrap_or(if std::env::var_os("QUARRY_SOAK").is_some() { 10_000 } else { 240 })
 }
 
 /// What an execution is to do, by its number: most are short, some take a moment, some fail.
@@ -61,10 +68,22 @@ async fn make(client: &Client, house: &str, count: u64) -> HashMap<ExecutionId, 
                 assert!(error.api().is_none_or(|error| error.kind.status() >= 500), "{error}");
             }
             made.push((new.id, (number, state)));
+            if made.len().is_multiple_of(25) {
+                while is_crowded(client).await {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
         }
         made
     };
     join_all((0..CALLERS).map(caller)).await.into_iter().flatten().collect()
+}
+
+/// Tells whether so many executions wait that no more should be made now.
+async fn is_crowded(client: &Client) -> bool {
+    let limit = u32::try_from(MAX_WAITING).expect("is small");
+    let query = model::ExecutionQuery { state: Some(ExecutionState::Queued), limit: Some(limit), ..Default::default() };
+    client.execution_list(&query).await.is_ok_and(|page| page.items.len() == MAX_WAITING)
 }
 
 /// Reads the whole log, and returns each execution's ends in order.
@@ -107,6 +126,7 @@ async fn check(client: &Client, made: &HashMap<ExecutionId, (u64, ExecutionState
             panic!("{id} ended {} times", ends.get(id).map_or(0, Vec::len));
         };
         if end.state == ExecutionState::Quarantined {
+            assert!(matches!(end.outcome, Some(Outcome::NodesLost { .. })), "{id}: {:?}", end.outcome);
             aside += 1;
             continue;
         }
@@ -114,7 +134,7 @@ async fn check(client: &Client, made: &HashMap<ExecutionId, (u64, ExecutionState
         assert_eq!(log(client, end).await, format!("{number}\n"), "{id}");
     }
     assert_eq!(ends.len(), made.len(), "what ended was made");
-    assert!(aside * 50 <= made.len(), "{aside} of {} lost three nodes", made.len());
+    assert!(aside * MIN_WHOLE <= made.len(), "{aside} of {} lost three nodes", made.len());
 }
 
 async fn disturbed(engine: Engine) {

@@ -59,7 +59,7 @@ fn request(reference: &str) -> NewImage {
         id: ImageId::new(jiff::Timestamp::UNIX_EPOCH, 1),
         execution: ExecutionId::new(jiff::Timestamp::UNIX_EPOCH, 1),
         name: None,
-        source: ImageSource::Registry { reference: reference.to_owned(), platform: None },
+        source: ImageSource::Registry { reference: reference.to_owned(), platform: None, runtime: None },
         plain_http: false,
     }
 }
@@ -102,7 +102,9 @@ impl Play {
         }
         if line.contains(" /v1/blobs") {
             self.blobs.lock().expect("is whole").push(seen.body.to_vec());
-            let digest = line.strip_prefix("PUT /v1/blobs/").map_or_else(|| "07".repeat(32), str::to_owned);
+            let digest = line.strip_prefix("PUT /v1/blobs/").and_then(|rest| rest.strip_suffix("?purpose=image"));
+            assert!(line.ends_with("?purpose=image"), "{line} keeps what goes with its image");
+            let digest = digest.map_or_else(|| "07".repeat(32), str::to_owned);
             let size = seen.body.len();
             let at = "2026-01-01T00:00:00Z";
             return answer(201, format!(r#"{{"digest":"{digest}","size":{size},"created_at":"{at}"}}"#));

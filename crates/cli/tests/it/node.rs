@@ -317,7 +317,10 @@ async fn images_are_pulled_shown_and_removed() {
     let mut all = said(&stub, &pull, b"").await;
     let new = shop.made.lock().expect("is whole").clone().expect("was asked for");
     assert!(new.plain_http && new.name.as_deref() == Some("mine"), "{new:?}");
-    assert_eq!(new.source, ImageSource::Registry { reference: "debian:stable".to_owned(), platform: Some(platform()) });
+    assert_eq!(
+        new.source,
+        ImageSource::Registry { reference: "debian:stable".to_owned(), platform: Some(platform()), runtime: None }
+    );
     for args in
         ["image ls", "image ls --state ready --name mine", "image inspect mine", "image rm mine absent", "image gc"]
     {

@@ -5,7 +5,9 @@ use crate::execution::{execution, json};
 use crate::stub::{Ran, Seen, Stub, answer, quarry, refuse, run_with};
 use axum::response::Response;
 use model::chunk::Bytes;
-use model::{Chunk, ChunkPage, Content, Digest, Execution, ExecutionState, Input, NewExecution, Outcome, Stream};
+use model::{
+    Chunk, ChunkPage, Content, Digest, Execution, ExecutionState, Input, NewExecution, Outcome, SetUpFault, Stream,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{Read, Write};
 use std::process::Stdio;
@@ -154,7 +156,7 @@ async fn each_end_has_its_exit_code_and_its_words() {
         assert_eq!((ran.code, ran.out.as_str()), (code, "out\0\n"), "{}", ran.err);
         ran.err.replace(&play.made().id.to_string(), "exe_…")
     };
-    let cause = |text: &str| Outcome::SetUpFailed { cause: text.to_owned() };
+    let cause = |fault, text: &str| Outcome::SetUpFailed { cause: text.to_owned(), fault };
     let mut said = String::new();
     for (outcome, code) in [
         (Outcome::Exited { code: 0 }, 0),
@@ -162,9 +164,9 @@ async fn each_end_has_its_exit_code_and_its_words() {
         (Outcome::Signalled { signal: 11 }, 139),
         (Outcome::TimedOut, 124),
         (Outcome::OutOfMemory, 137),
-        (cause("mount of `/data`: this node offers no folder"), 125),
-        (cause("the program `work` does not exist inside"), 127),
-        (cause("the program `work` cannot be run: Exec format error (os error 8)"), 126),
+        (cause(SetUpFault::Refused, "mount of `/data`: this node offers no folder"), 125),
+        (cause(SetUpFault::NoProgram, "the program `work` does not exist inside"), 127),
+        (cause(SetUpFault::NotExecutable, "the program `work` cannot be run: Exec format error (os error 8)"), 126),
         (Outcome::Cancelled, 1),
         (Outcome::NodesLost { nodes: 3 }, 125),
     ] {

@@ -386,3 +386,91 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns a small cache with everything in it.
+    fn small() -> Vec<u8> {
+        let mut tables = Tables::default();
+        let mut parent = NONE;
+        for (index, name) in ["outer", "middle", "inner"].into_iter().enumerate() {
+            let (name, file) = (tables.intern(name.as_bytes()), tables.intern(b"/src/file.c"));
+            parent = tables.node(Node { name, file, line: 7, column: 3, parent, entry: 0x1000 });
+            let start = 0x1000 + index as u64 * 0x10;
+            tables.stretch(Stretch { start, end: start + 8, node: parent });
+        }
+        tables.label(0x1000, 0x1040, b"outer");
+        tables.label(0x1040, 0x1050, b"other");
+        tables.has_labels = true;
+        tables.covered.push((0x1000, 0x1100));
+        tables.image()
+    }
+
+    /// Makes the sums right again, as somebody hostile would.
+    fn seal(image: &mut [u8]) {
+        let at = 40 + SUMS * 8;
+        let sums = u32_at(image, at).and_then(|sums| usize::try_from(sums).ok()).unwrap_or(0);
+        if (HEADER_BYTES..=image.len()).contains(&sums) {
+            let made: Vec<_> = image[HEADER_BYTES..sums].chunks(BLOCK_BYTES).flat_map(block_sum).collect();
+            let length = made.len().min(image.len() - sums);
+            image[sums..sums + length].copy_from_slice(&made[..length]);
+            let sum = header_sum(&image[..SUMMED_BYTES], &image[sums..]);
+            image[SUMMED_BYTES..HEADER_BYTES].copy_from_slice(&sum);
+        }
+    }
+
+    /// Asks everything that can be asked of a cache.
+    fn exhaust(cache: &Cache) -> usize {
+        let mut answers = 0;
+        for address in (0xff0..0x1060).chain([0, u64::MAX, 1 << 40]) {
+            answers += usize::from(cache.covers(address));
+            answers += usize::from(cache.owner(address).is_some());
+            answers += cache.label_of(address).and_then(|label| cache.text(label.name)).map_or(0, <[u8]>::len);
+        }
+        let mut tables = Tables::default();
+        tables.absorb(cache);
+        answers + tables.image().len()
+    }
+
+    #[test]
+    fn what_is_kept_is_found() {
+        let cache = Cache::of_image(small()).expect("a cache that was just made is whole");
+        let name = |address| cache.owner(address).and_then(|node| cache.text(node.name)).map(<[u8]>::to_vec);
+        assert_eq!(name(0x1000), Some(b"outer".to_vec()));
+        assert_eq!(name(0x1007), Some(b"outer".to_vec()));
+        assert_eq!(name(0x1008), None);
+        assert_eq!(name(0x1027), Some(b"inner".to_vec()));
+        assert_eq!(name(0x1028), None);
+        assert_eq!(name(0xfff), None);
+        assert!(cache.covers(0x10ff) && !cache.covers(0x1100) && !cache.covers(0xfff));
+        let label = |address| cache.label_of(address).and_then(|label| cache.text(label.name)).map(<[u8]>::to_vec);
+        assert_eq!(
+            (label(0x103f), label(0x1040), label(0x1050)),
+            (Some(b"outer".to_vec()), Some(b"other".to_vec()), None)
+        );
+    }
+
+    #[test]
+    fn a_cache_made_to_mislead_is_borne() {
+        let whole = small();
+        let mut sealed = whole.clone();
+        seal(&mut sealed);
+        assert_eq!(sealed, whole, "sealing makes the sums that were there");
+        let mut opened = 0;
+        for at in (16..whole.len()).step_by(2) {
+            for value in [0_u32, 1, 2, 0x7fff_ffff, 0xffff_fffe, u32::MAX] {
+                let mut image = whole.clone();
+                let end = (at + 4).min(image.len());
+                image[at..end].copy_from_slice(&value.to_le_bytes()[..end - at]);
+                seal(&mut image);
+                if let Some(cache) = Cache::of_image(image) {
+                    opened += 1;
+                    exhaust(&cache);
+                }
+            }
+        }
+        assert!(opened > whole.len() / 2, "{opened} of {}", whole.len() * 3);
+    }
+}

@@ -31,6 +31,8 @@ pub(crate) enum Fault {
     Broken(gimli::Error),
     /// It takes more steps than are given.
     Spent,
+    /// Only its lines are here, and its functions in a file of their own.
+    Split,
 }
 
 impl From<gimli::Error> for Fault {
@@ -95,7 +97,8 @@ impl<'a> Walk<'a> {
         let functions = self.scopes(&open, tables, &mut scopes, &mut intervals);
         let mut painter = Painter { walk: self, open: &open, scopes: &scopes, files: HashMap::new(), tables };
         painter.paint(intervals, &rows);
-        lines.and(functions)
+        let is_split = open.unit.dwo_id.is_some();
+        lines.and(functions).and(if is_split { Err(Fault::Split) } else { Ok(()) })
     }
 
     fn spend(&mut self, steps: u64) -> Result<(), Fault> {

@@ -2,6 +2,7 @@
 //! answer: `eu-stack`, `gdb` and their like.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
 
+mod accuracy;
 mod arm;
 mod core;
 mod locate;

@@ -4,11 +4,13 @@
 //! that broke off nor notices one that stalls, holds whole manifests of any length, and follows redirects on its own,
 //! and bounds are what this file is made of. Every size and count ends somewhere; every digest is computed from the
 //! bytes that came. A credential goes to the registry's host and to the token service that the registry names, over TLS
-//! unless plain HTTP was asked for or the host is this machine; never to where a redirect leads.
+//! unless plain HTTP was asked for or the host is this machine; never to where a redirect leads. Before every request
+//! `reach.rs` looks at the address it would go to.
 
 mod challenge;
 mod fetch;
 
+use super::reach::{Reach, Registries};
 use super::reference::Reference;
 use challenge::Challenge;
 use model::image::Credential;
@@ -77,6 +79,17 @@ pub enum RegistryError {
         /// Why.
         cause: String,
     },
+    /// Its address, or that of somebody it leads to, is not public, and the node's operator has not named it.
+    #[error(
+        "registry `{host}` cannot be used: `{whom}` has no public address, and this node reaches no other \
+         (hint: start it with `--allow-registry {whom}`)"
+    )]
+    Closed {
+        /// Which registry.
+        host: String,
+        /// Who would have been reached.
+        whom: String,
+    },
     /// It sends nothing more.
     #[error("registry `{host}` stalled: no byte of {what} for {seconds} seconds")]
     Stalled {
@@ -119,6 +132,7 @@ pub(super) struct Registry<'a> {
     credential: Option<&'a Credential>,
     is_plain: bool,
     patience: Patience,
+    reach: Reach,
     /// What to show, once the registry has said what it wants to see.
     shown: Mutex<Option<HeaderValue>>,
 }
@@ -142,19 +156,22 @@ impl<'a> Registry<'a> {
         reference: &Reference,
         credential: Option<&'a Credential>,
         plain_http: bool,
-        patience: Patience,
+        registries: &Registries,
     ) -> Result<Self, RegistryError> {
         let host = reference.host().to_owned();
         let address = if host == "docker.io" { "registry-1.docker.io" } else { &host };
         let is_loopback = is_loopback(address);
-        let is_plain = plain_http || is_loopback;
+        let is_plain = (plain_http || is_loopback) && !registries.is_tls(address);
         let odd = |what: String| RegistryError::Odd { host: host.clone(), what };
         let scheme = if is_plain { "http" } else { "https" };
         let base = Url::parse(&format!("{scheme}://{address}/v2/"))
             .map_err(|error| odd(format!("has no address: {error}")))?;
         // Somebody else in this process may have installed it before us; ring is the only provider there is.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let reach = Reach::new(registries);
         let mut builder = Client::builder()
+            .dns_resolver(reach.resolver())
+            .tls_certs_merge(registries.authorities.certificates())
             .user_agent(concat!("quarry/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(MAX_CONNECT)
             .redirect(reqwest::redirect::Policy::none())
@@ -164,7 +181,8 @@ impl<'a> Registry<'a> {
         }
         let http = builder.build().map_err(|error| odd(format!("cannot be spoken to: {}", innermost(&error))))?;
         let repository = reference.repository().to_owned();
-        Ok(Self { http, base, host, repository, credential, is_plain, patience, shown: Mutex::default() })
+        let patience = registries.patience;
+        Ok(Self { http, base, host, repository, credential, is_plain, patience, reach, shown: Mutex::default() })
     }
 
     pub(super) fn odd(&self, what: impl Into<String>) -> RegistryError {
@@ -271,6 +289,7 @@ impl<'a> Registry<'a> {
     async fn once(&self, url: Url, accept: Option<&str>, first: u64, what: &str) -> Result<Response, RegistryError> {
         let mut url = url;
         for _ in 0..=MAX_REDIRECTS {
+            self.reach.admit(&url, &self.host).await?;
             let mut request = self.http.get(url.clone());
             if let Some(accept) = accept {
                 request = request.header(ACCEPT, accept);
@@ -332,6 +351,7 @@ impl<'a> Registry<'a> {
         let what = "a token";
         let mut tried = 0;
         let response = loop {
+            self.reach.admit(&url, &self.host).await?;
             let mut request = self.http.get(url.clone()).query(&query);
             if let Some(credential) = self.credential {
                 request = request.header(AUTHORIZATION, basic(credential));

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -42,6 +42,30 @@ impl Drop for Hub {
 impl Hub {
     /// Starts a registry over a folder, and waits until it answers.
     pub(crate) fn start(folder: &Path, auth: &Auth<'_>) -> Self {
+        Self::start_with(folder, auth, "")
+    }
+
+    /// Starts a registry that speaks TLS, with a certificate by an authority of its own; returns that one's certificate.
+    pub(crate) fn start_tls(folder: &Path) -> (Self, PathBuf) {
+        let key = rcgen::KeyPair::generate().expect("is made");
+        let mut authority = rcgen::CertificateParams::new(Vec::new()).expect("is valid");
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let own = authority.self_signed(&key).expect("is signed");
+        let issuer = rcgen::Issuer::new(authority, key);
+        let key = rcgen::KeyPair::generate().expect("is made");
+        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let certificate =
+            rcgen::CertificateParams::new(names).expect("is valid").signed_by(&key, &issuer).expect("is signed");
+        let write = |name: &str, text: String| {
+            fs::write(folder.join(name), text).expect("is written");
+            folder.join(name)
+        };
+        let (certificate, key) = (write("tls.pem", certificate.pem()), write("tls.key", key.serialize_pem()));
+        let tls = format!("  tls:\n    certificate: {}\n    key: {}\n", certificate.display(), key.display());
+        (Self::start_with(folder, &Auth::None, &tls), write("authority.pem", own.pem()))
+    }
+
+    fn start_with(folder: &Path, auth: &Auth<'_>, tls: &str) -> Self {
         let host = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port is free");
         let host = host.to_string();
         let path = folder.display();
@@ -58,7 +82,7 @@ impl Hub {
             }
         };
         let config = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {path}/storage\nhttp:\n  addr: {host}\n{auth}"
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {path}/storage\nhttp:\n  addr: {host}\n{tls}{auth}"
         );
         let file = folder.join(format!("{}.yml", host.replace(':', "-")));
         fs::write(&file, config).expect("is written");

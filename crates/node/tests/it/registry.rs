@@ -1,9 +1,10 @@
 //! Pulling: from Debian's registry in its three moods, and from one that breaks off.
 
 use crate::peer::{Asked, Auth, Documents, Hub, Line, Peer, archive, sha256};
-use crate::room::{Room, Sample, list_layers};
+use crate::room::{Room, Sample, impatient, list_layers, pulled};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use model::image::Credential;
+use model::image::{Credential, ImageOrder};
+use node::image::{AllowedRegistry, Authorities};
 use std::sync::atomic::Ordering;
 
 fn me(secret: &str) -> Option<Credential> {
@@ -148,4 +149,94 @@ async fn a_redirect_is_followed_without_the_credential() {
         documents.answer(asked, line);
     });
     Room::new().await.pull(&format!("{}/a", peer.host), me("hush")).await.expect("it is pulled");
+}
+
+#[tokio::test]
+async fn a_registry_without_a_public_address_is_reached_only_if_the_operator_says_so() {
+    let documents = Documents::new(archive("f", b"x"));
+    let peer = Peer::start(move |asked: &Asked, line: &mut Line| documents.answer(asked, line));
+    let mut room = Room::new().await;
+    let (_, port) = peer.host.split_once(':').expect("has a port");
+    let allow = |texts: &[&str]| texts.iter().map(|text| AllowedRegistry::parse(text).expect("is one")).collect();
+    // Neither a name for this machine nor a number of it in another notation leads there, nor another's port.
+    let others = ["localhost:1", "127.0.0.1:1", "registry.internal"];
+    for host in [peer.host.clone(), format!("localhost:{port}"), format!("2130706433.:{port}"), format!("[::1]:{port}")]
+    {
+        room.registries.allowed = allow(&others);
+        if let Err(error) = room.pull(&format!("{host}/a"), me("hush")).await {
+            let text = error.to_string();
+            let is_clear = text.contains(
+                "has no public address, and this node reaches no other (hint: start it with `--allow-registry",
+            );
+            assert!(
+                is_clear || text.contains("a host that is none") || text.contains("cannot be resolved"),
+                "{host}: {text}"
+            );
+            assert!(!error.is_machine() && !text.contains('\n'), "{text}");
+        } else {
+            panic!("{host} was reached");
+        }
+    }
+    assert_eq!(peer.sent.load(Ordering::SeqCst), 0);
+    for allowed in [peer.host.as_str(), "127.0.0.1"] {
+        room.registries.allowed = allow(&[allowed]);
+        room.pull(&format!("{}/a", peer.host), None).await.expect("it is pulled");
+    }
+    room.registries.allowed = allow(&[&format!("localhost:{port}")]);
+    room.pull(&format!("localhost:{port}/a"), None).await.expect("it is pulled by name");
+}
+
+#[tokio::test]
+async fn a_registry_leads_nobody_to_what_is_not_public() {
+    let inner = Peer::start(|asked: &Asked, _: &mut Line| panic!("it was asked: {}", asked.head));
+    let check = async |answer: fn(&Documents, &str, &Asked, &mut Line)| {
+        let (documents, elsewhere) = (Documents::new(archive("f", b"x")), inner.host.clone());
+        let peer = Peer::start(move |asked: &Asked, line: &mut Line| answer(&documents, &elsewhere, asked, line));
+        let mut room = Room::new().await;
+        room.registries.allowed = vec![AllowedRegistry::parse(&peer.host).expect("is one")];
+        let error = room.pull(&format!("{}/a", peer.host), me("hush")).await.expect_err("is refused").to_string();
+        assert!(error.starts_with(&format!("registry `{}` cannot be used: `", peer.host)), "{error}");
+        assert!(error.contains("has no public address"), "{error}");
+        error
+    };
+    let error = check(|documents, elsewhere, asked, line| {
+        if documents.is_layer(asked) {
+            return line.reply("307 Go", &format!("Location: http://{elsewhere}/layer\r\n"), b"");
+        }
+        documents.answer(asked, line);
+    })
+    .await;
+    assert!(error.contains(&format!("--allow-registry {}", inner.host)), "{error}");
+    check(|_, _, _, line| line.reply("302 Go", "Location: http://169.254.169.254/latest/meta-data\r\n", b"")).await;
+    check(|_, _, _, line| line.reply("302 Go", "Location: http://localhost:9/x\r\n", b"")).await;
+    check(|_, elsewhere, _, line| {
+        let wants = format!("WWW-Authenticate: Bearer realm=\"http://{elsewhere}/token\"\r\n");
+        line.reply("401 No", &wants, b"");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_registry_is_believed_by_an_authority_of_ones_own() {
+    let (sample, folder, mut room) = (Sample::new(), tempfile::tempdir().expect("is made"), Room::new().await);
+    Hub::start(folder.path(), &Auth::None).push(&sample, "a:b");
+    let (hub, authority) = Hub::start_tls(folder.path());
+    let name = format!("{}/a:b", hub.host);
+    room.registries.allowed = vec![AllowedRegistry::parse(&format!("https://{}", hub.host)).expect("is one")];
+    let error = room.pull(&name, None).await.expect_err("is not believed").to_string();
+    assert!(error.contains("cannot be reached: invalid peer certificate: UnknownIssuer"), "{error}");
+    room.registries.authorities = Authorities::read(&authority.display().to_string()).expect("is read");
+    assert_eq!(room.pull(&name, None).await.expect("it is pulled").config, Sample::config());
+    // Without TLS nobody answers there, and no credential goes out in the open because somebody asks for it.
+    let order = ImageOrder { plain_http: true, ..pulled(&name, me("hush")) };
+    room.make(&order, impatient()).await.expect("the operator's word goes first");
+    let check = |text: &str, why: &str| {
+        let path = folder.path().join("bad.pem");
+        std::fs::write(&path, text).expect("is written");
+        let error = Authorities::read(&path.display().to_string()).expect_err("is refused");
+        assert!(error.contains(why), "{error}");
+    };
+    check("", "it holds none");
+    check("-----BEGIN CERTIFICATE-----\nAAAA\n", "cannot be read");
+    assert!(Authorities::read("/nowhere").expect_err("is refused").contains("No such file"));
 }

@@ -4,7 +4,7 @@ use model::Digest;
 use model::id::ImageId;
 use model::image::{ArchiveKind, Credential, ImageConfig, ImageOrder, ImageSource, Manifest};
 use node::cache::{Cache, CacheSettings, LayerSet};
-use node::image::{BlobFault, Blobs, ImageError, Patience, Step, make_patiently};
+use node::image::{AllowedRegistry, BlobFault, Blobs, ImageError, Patience, Registries, Step, make};
 use sandbox::Place;
 use sandbox::unpack::Settings;
 use std::collections::BTreeMap;
@@ -66,6 +66,8 @@ pub(crate) struct Room {
     pub(crate) cache: Cache,
     pub(crate) shop: Shop,
     pub(crate) steps: Mutex<Vec<Step>>,
+    /// At first those on this machine are allowed.
+    pub(crate) registries: Registries,
 }
 
 pub(crate) fn settings(folder: &Path, budget_bytes: u64) -> CacheSettings {
@@ -80,7 +82,9 @@ impl Room {
     pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().expect("is made");
         let cache = Cache::open(settings(folder.path(), 1 << 30)).await.expect("it opens");
-        Self { _folder: folder, cache, shop: Shop::new(), steps: Mutex::default() }
+        let allowed = vec![AllowedRegistry::parse("127.0.0.1").expect("is one")];
+        let registries = Registries { allowed, ..Registries::default() };
+        Self { _folder: folder, cache, shop: Shop::new(), steps: Mutex::default(), registries }
     }
 
     pub(crate) async fn make(&self, order: &ImageOrder, patience: Patience) -> Result<Manifest, ImageError> {
@@ -92,7 +96,8 @@ impl Room {
     /// Makes an image and does not look at what is left: others that were given up may still be cleaned up after.
     pub(crate) async fn attempt(&self, order: &ImageOrder, patience: Patience) -> Result<Manifest, ImageError> {
         let progress = |step| self.steps.lock().expect("nobody panics").push(step);
-        make_patiently(order, &self.cache, &self.shop, &progress, patience).await
+        let registries = Registries { patience, ..self.registries.clone() };
+        make(order, &self.cache, &self.shop, &registries, &progress).await
     }
 
     pub(crate) async fn pull(&self, reference: &str, credential: Option<Credential>) -> Result<Manifest, ImageError> {
@@ -128,7 +133,7 @@ impl Room {
 }
 
 pub(crate) fn pulled(reference: &str, credential: Option<Credential>) -> ImageOrder {
-    let source = ImageSource::Registry { reference: reference.to_owned(), platform: None };
+    let source = ImageSource::Registry { reference: reference.to_owned(), platform: None, runtime: None };
     ImageOrder { id: id(), source, credential, plain_http: false }
 }
 

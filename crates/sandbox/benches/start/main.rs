@@ -2,7 +2,8 @@
 //!
 //! One JSON object a line: the program, what started it, the quantiles of one start after the other (all kinds in turns, so
 //! that a busy moment of the machine meets all of them), and how many a second from two callers at once. A peer that is not
-//! installed is left out with a word on standard error.
+//! installed is left out with a word on standard error. `--only KIND` measures one of them;
+//! `--spawner PROGRAM` lets the binary that users run be the spawner, rather than this one, which is smaller.
 #![expect(unsafe_code, reason = "a peer is started in a mount namespace of its own, between fork and exec")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
 
@@ -28,21 +29,22 @@ fn main() {
     }
     let starts = std::env::args().skip_while(|arg| arg != "--starts").nth(1);
     let starts: usize = starts.and_then(|count| count.parse().ok()).unwrap_or(200);
+    let only = std::env::args().skip_while(|arg| arg != "--only").nth(1);
     let scratch = tempfile::tempdir().expect("a folder");
     let root = scratch.path().join("root");
     let no_op = make_root(&root);
     let mut ours = Ours::open(scratch.path(), &root);
     let peers = Peers::find(scratch.path(), &root);
     for (name, program) in [("/bin/true", Path::new("/bin/true")), ("static no-op", &no_op)] {
-        measure(name, program, starts, &mut ours, &peers);
+        let kinds = ["raw", "cold process", "cold oci", "warm process", "warm oci"].into_iter().chain(peers.names());
+        let kinds: Vec<_> = kinds.filter(|kind| only.as_deref().is_none_or(|only| *kind == only)).collect();
+        measure((name, program), &kinds, starts, &mut ours, &peers);
     }
 }
 
-fn measure(name: &str, program: &Path, starts: usize, ours: &mut Ours, peers: &Peers) {
+fn measure((name, program): (&str, &Path), kinds: &[&str], starts: usize, ours: &mut Ours, peers: &Peers) {
     let raw = || run(&mut Command::new(program));
-    let mut kinds: Vec<(String, Vec<Duration>)> = vec![("raw".to_owned(), Vec::new())];
-    kinds.extend(["cold process", "cold oci", "warm process", "warm oci"].map(|kind| (kind.to_owned(), Vec::new())));
-    kinds.extend(peers.names().map(|peer| (peer.to_owned(), Vec::new())));
+    let mut kinds: Vec<(String, Vec<Duration>)> = kinds.iter().map(|kind| ((*kind).to_owned(), Vec::new())).collect();
     // What is slow by hundreds is not started as often.
     for round in 0..starts {
         for (kind, times) in &mut kinds {
@@ -62,6 +64,7 @@ fn measure(name: &str, program: &Path, starts: usize, ours: &mut Ours, peers: &P
         times.sort_unstable();
         let quantile =
             |share: f64| times[((times.len() as f64 * share) as usize).min(times.len() - 1)].as_secs_f64() * 1e3;
+        let before = (processor_ms(), Instant::now());
         let rate = match kind.as_str() {
             "raw" => rate(|| Command::new(program)),
             "cold process" => ours.rate(&Root::Host, program, Start::Cold),
@@ -70,10 +73,12 @@ fn measure(name: &str, program: &Path, starts: usize, ours: &mut Ours, peers: &P
             "warm oci" => ours.rate(&ours.layers(), program, Start::Warm),
             peer => rate(|| peers.command(peer, program)),
         };
+        let processor = (processor_ms() - before.0) / (rate * before.1.elapsed().as_secs_f64());
         println!(
             "{}",
             serde_json::json!({
                 "program": name, "what": kind, "p50_ms": quantile(0.5), "p99_ms": quantile(0.99), "per_second": rate,
+                "processor_ms": processor,
             })
         );
     }
@@ -86,6 +91,20 @@ fn run(command: &mut Command) -> Duration {
     let took = begun.elapsed();
     assert!(status.success(), "{command:?} ended with {status}");
     took
+}
+
+/// Returns the time of processors that this process, the spawner and all their children have used so far, in milliseconds.
+/// On a busy machine it tells more than any time that passed.
+fn processor_ms() -> f64 {
+    let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
+    let task = |pid: &str| -> f64 {
+        let text = read(format!("/proc/{pid}/stat"));
+        let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(4);
+        fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum()
+    };
+    let children = read("/proc/thread-self/children".to_owned());
+    let ticks: f64 = children.split_whitespace().chain(["self"]).map(task).sum();
+    ticks * 1e3 / rustix::param::clock_ticks_per_second() as f64
 }
 
 /// Returns how many starts two callers make a second.
@@ -133,6 +152,12 @@ fn copy(root: &Path, file: &Path) {
     std::fs::copy(file, target).expect("is copied");
 }
 
+/// Returns what becomes the spawner: the program named after `--spawner`, whose size then counts, or this bench itself.
+fn spawner_program() -> PathBuf {
+    let named = std::env::args().skip_while(|arg| arg != "--spawner").nth(1);
+    named.map_or_else(|| std::env::current_exe().expect("has a name"), PathBuf::from)
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Start {
     Cold,
@@ -151,7 +176,7 @@ impl Ours {
     fn open(scratch: &Path, root: &Path) -> Self {
         let is_root = rustix::process::geteuid().is_root();
         let settings = Settings {
-            program: std::env::current_exe().expect("has a name"),
+            program: spawner_program(),
             arguments: vec!["spawner".to_owned()],
             state: scratch.join("spawner"),
             place: if is_root { Place::Range { first: 1_000_000_000, count: 65_536 } } else { Place::Own },
@@ -200,7 +225,7 @@ impl Ours {
             match self.events.next().expect("the spawner lives") {
                 Event::Built { number: built, .. } if built == number => return,
                 Event::Failed { fault, .. } => panic!("{fault}"),
-                Event::Built { .. } | Event::Started { .. } | Event::Ended { .. } => {}
+                Event::Built { .. } | Event::Started { .. } | Event::Measured { .. } | Event::Ended { .. } => {}
             }
         }
     }
@@ -214,7 +239,7 @@ impl Ours {
                     return number;
                 }
                 Event::Failed { fault, .. } => panic!("{fault}"),
-                Event::Built { .. } | Event::Started { .. } => {}
+                Event::Built { .. } | Event::Started { .. } | Event::Measured { .. } => {}
             }
         }
     }
@@ -226,7 +251,7 @@ impl Ours {
                 Event::Built { number, .. } => self.spawner.start_program(number, order, stdio).expect("is heard"),
                 Event::Ended { .. } => return,
                 Event::Failed { fault, .. } => panic!("{fault}"),
-                Event::Started { .. } => {}
+                Event::Started { .. } | Event::Measured { .. } => {}
             }
         }
     }

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 const CONTROLLERS: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "blkio"];
 /// The same on v2.
 const CONTROLLERS_TWO: [&str; 4] = ["memory", "pids", "cpu", "io"];
+/// How the name of a group ends into which a node is moved out of the way of its sandboxes' groups.
+const ASIDE: &str = "host";
 /// How long a group that was emptied may take to become removable.
 const MAX_REMOVAL: Duration = Duration::from_secs(2);
 const FILES_ONE: [&str; 12] = [
@@ -36,6 +38,16 @@ const FILES_TWO: [&str; 8] =
 pub(super) enum Version {
     One,
     Two,
+}
+
+impl Version {
+    /// Returns how many run in a cell besides what the limit counts: init, and its mother where there is one.
+    pub(super) const fn own_pids(self) -> u64 {
+        match self {
+            Self::One => 2,
+            Self::Two => 1,
+        }
+    }
 }
 
 /// Returns the files of a cell that are kept open.
@@ -81,6 +93,9 @@ impl Hierarchies {
             && let Some(parent) = place(&mounts, &own, None)
         {
             found.version = Version::Two;
+            // Moved aside by an earlier spawner, this process is beside where the groups belong, and not in their place.
+            let is_aside = parent.extension().is_some_and(|end| end == ASIDE);
+            let parent = parent.parent().filter(|_| is_aside).map_or(parent.clone(), Path::to_owned);
             words = found.open_two(&hold(&parent), name);
         }
         let has = |word| words.contains(&word);
@@ -172,7 +187,7 @@ fn hold(folder: &Path) -> PathBuf {
 }
 
 /// Finds the folder of the group that this process is in, in the hierarchy of a controller, or of v2.
-fn place(mounts: &str, own: &str, controller: Option<&str>) -> Option<PathBuf> {
+pub(crate) fn place(mounts: &str, own: &str, controller: Option<&str>) -> Option<PathBuf> {
     let path = own.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let (words, path) = (fields.next()?, fields.next()?);
@@ -197,7 +212,7 @@ fn place(mounts: &str, own: &str, controller: Option<&str>) -> Option<PathBuf> {
 fn move_aside(parent: &Path, folder: &Path) -> bool {
     let here = std::fs::read_to_string(parent.join("cgroup.procs")).unwrap_or_default();
     let ours = [std::process::id().to_string(), std::os::unix::process::parent_id().to_string()];
-    let aside = folder.with_extension("host");
+    let aside = folder.with_extension(ASIDE);
     here.lines().all(|pid| ours.iter().any(|one| one == pid))
         && (aside.is_dir() || std::fs::create_dir(&aside).is_ok())
         && here.lines().all(|pid| std::fs::write(aside.join("cgroup.procs"), pid).is_ok())
@@ -228,7 +243,7 @@ fn remove_group(folder: &Path) {
 }
 
 /// Returns the numbers of the disk that the root file system is on, if it is on one.
-pub(super) fn root_disk() -> Option<String> {
+pub(crate) fn root_disk() -> Option<String> {
     let device = rustix::fs::stat("/").ok()?.st_dev;
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     let folder = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));

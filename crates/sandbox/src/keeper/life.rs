@@ -186,11 +186,21 @@ impl Sandbox {
 
     /// Returns how it ended and what it used.
     pub(super) fn ending(&self, counts: Counts, enforced: LimitSet) -> EndingText {
+        EndingText {
+            status: self.report.as_ref().map_or(Status::Signalled(libc::SIGKILL), |report| report.status),
+            is_timed_out: self.is_timed_out,
+            is_stopped: self.is_stopped,
+            usage: self.usage(counts, enforced),
+        }
+    }
+
+    /// Returns what it has used so far; what only init knows comes with its end.
+    pub(super) fn usage(&self, counts: Counts, enforced: LimitSet) -> Usage {
         let report = self.report.as_ref();
         let wall = self.began.map_or(Duration::ZERO, |began| began.elapsed());
         let cpu_us = counts.cpu_us.or(report.map(|report| report.cpu_us)).unwrap_or(0);
         let peak = counts.memory_peak_bytes.or(report.map(|report| report.memory_peak_bytes)).unwrap_or(0);
-        let usage = Usage {
+        Usage {
             wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
             cpu_ms: cpu_us.div_ceil(1000),
             memory_peak_bytes: peak,
@@ -199,12 +209,6 @@ impl Sandbox {
             oom_kills: counts.oom_kills,
             log_bytes: 0,
             unenforced: self.asked().without(enforced),
-        };
-        EndingText {
-            status: report.map_or(Status::Signalled(libc::SIGKILL), |report| report.status),
-            is_timed_out: self.is_timed_out,
-            is_stopped: self.is_stopped,
-            usage,
         }
     }
 

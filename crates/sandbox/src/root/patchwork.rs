@@ -44,7 +44,9 @@ pub(super) fn make(ground: &Ground) -> Result<OwnedFd, Fault> {
             _ => {}
         }
     }
-    cover(ground, tree.as_fd())?;
+    // What lies less deep was left out above.
+    let deep = HIDDEN.iter().map(PathBuf::from).filter(|path| path.iter().count() > 1);
+    cover(ground, deep, tree.as_fd())?;
     Ok(tree)
 }
 
@@ -60,12 +62,11 @@ fn bind(root: BorrowedFd<'_>, path: &Path) -> Result<(), Fault> {
     move_to(tree.as_fd(), place.as_fd()).map_err(&what)
 }
 
-/// Covers what lies deeper than the first folder and is not to be seen.
-fn cover(ground: &Ground, root: BorrowedFd<'_>) -> Result<(), Fault> {
+/// Mounts empty folders over these and over what the ground hides, as far as it is there.
+pub(super) fn cover(ground: &Ground, named: impl Iterator<Item = PathBuf>, root: BorrowedFd<'_>) -> Result<(), Fault> {
     let what = machine("a folder could not be hidden");
-    let deep = HIDDEN.iter().map(PathBuf::from).filter(|path| path.iter().count() > 1);
     let chosen = ground.hidden.iter().filter_map(|path| path.strip_prefix("/").ok().map(Path::to_owned));
-    for (index, path) in deep.chain(chosen).enumerate() {
+    for (index, path) in named.chain(chosen).enumerate() {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = inside() | rustix::fs::ResolveFlags::NO_SYMLINKS;
         // A link leads to something that is hidden or shown in its own right.

@@ -84,7 +84,8 @@ impl Parked {
     /// milliseconds, or never.
     fn run_traced(mut self, bytes_max: u64, notice_ms: Option<i32>) -> Fate {
         let proc = OwnedFd::from(File::open("/proc").unwrap());
-        let mut tracer = Tracer::seize(self.pid, proc, bytes_max).unwrap();
+        let mut tracer = Tracer::new(proc, bytes_max);
+        tracer.seize(self.pid).unwrap();
         self.word.write_all(&[1]).unwrap();
         let (mut turns, mut status) = (0, 0);
         let any = libc::__WALL | libc::__WNOTHREAD | notice_ms.map_or(0, |_| libc::WNOHANG);

@@ -1,8 +1,8 @@
 //! Limits that hold: memory, processes, processors, files, time; and what is said of those that do not.
 
 use crate::bench::{Bench, Who, order, plan, shell};
-use model::{LimitSet, Limits};
-use sandbox::{FaultKind, Plan, Status};
+use model::{Access, LimitSet, Limits};
+use sandbox::{Bind, FaultKind, Plan, Status};
 use std::time::Instant;
 
 fn limited(change: impl FnOnce(&mut Limits)) -> Plan {
@@ -43,7 +43,30 @@ fn processors_are_shared_out() {
     let plan = limited(|limits| limits.cpu_milli = 200);
     let script = "import time\nend = time.time() + 1\nwhile time.time() < end: pass";
     let usage = Bench::new().run(&plan, &order(&["python3", "-c", script])).ending.usage;
-    assert!((100..400).contains(&usage.cpu_ms), "{usage:?}");
+    assert!(usage.cpu_ms >= 100 && usage.cpu_ms * 10 < usage.wall_ms * 4, "{usage:?}");
+}
+
+#[test]
+fn storage_traffic_is_slowed_down_and_only_while_it_should_be() {
+    let folder = tempfile::tempdir_in("/var/tmp").expect("a folder on the disk");
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("it is opened");
+    let bind = Bind { source: folder.path().to_owned(), target: "/mnt".into(), access: Access::ReadWrite };
+    let mut bench = Bench::new();
+    let mut run = |bytes_second: u64| {
+        let plan = Plan { binds: vec![bind.clone()], ..limited(|limits| limits.io_bytes_second = bytes_second) };
+        // Only what passes by the cache is charged to whoever writes it, on the older control groups. The loop uses so much
+        // of a processor that the limits are written anew for the next one.
+        let script = "x=0; while [ $x -lt 30000 ]; do x=$((x + 1)); done; \
+            LC_ALL=C dd if=/dev/zero of=/mnt/file bs=256k count=8 oflag=direct conv=notrunc 2>&1";
+        let run = bench.run(&plan, &shell(script));
+        assert_eq!(run.ending.status, Status::Exited(0), "{run:?}");
+        assert!(!run.ending.usage.unenforced.io, "{run:?}");
+        let seconds = run.output.rsplit(", ").nth(1).and_then(|text| text.strip_suffix(" s")?.parse::<f64>().ok());
+        seconds.unwrap_or_else(|| panic!("dd says how long it took: {run:?}"))
+    };
+    let (slow, free) = (run(1 << 20), run(0));
+    assert!(slow >= 1.4, "2 MiB at 1 MiB a second took {slow} s");
+    assert!(free + 0.8 < slow, "what has no limit took {free} s, and what has one {slow} s");
 }
 
 #[test]

@@ -161,6 +161,9 @@ section! {
         pub changes_age: Duration = Duration::from_secs(30 * 24 * 3600), in MIN_CHANGES_AGE..=MAX_CHANGES_AGE;
         /// The oldest changes are dropped when all together take more than this.
         pub changes_bytes: Bytes = Bytes::new(4 << 30), in MIN_CHANGES_BYTES..=MAX_CHANGES_BYTES;
+        /// Executions that ended longer ago than this go, with their logs and their input; what a user stored by hand, and
+        /// dumps, stay.
+        pub executions_age: Duration = Duration::from_secs(90 * 24 * 3600), in MIN_CHANGES_AGE..=MAX_CHANGES_AGE;
     }
 }
 

@@ -181,6 +181,7 @@ fn show_masks_and_tells_origins() {
     blob.allow_http           = true                              # quarry.toml:16
     retention.changes_age     = "7d"                              # quarry.toml:18
     retention.changes_bytes   = "4GiB"                            # default
+    retention.executions_age  = "90d"                             # default
     node.lease                = "30s"                             # default
     node.max_age              = ""                                # default
     rate.per_second           = 10.0                              # quarry.toml:20

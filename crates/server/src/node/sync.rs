@@ -2,6 +2,7 @@
 //! say.
 
 use crate::app::App;
+use crate::body::Attention;
 use crate::caller::Caller;
 use crate::error::Answer;
 use crate::session::watch::moved;
@@ -38,7 +39,14 @@ impl Drop for Waiting<'_> {
 }
 
 /// Hears a node and tells it what to do.
-pub(super) async fn answer(app: &App, caller: &Caller, node: NodeId, sync: Sync) -> Answer<SyncAnswer> {
+pub(super) async fn answer(
+    app: &App,
+    caller: &Caller,
+    node: NodeId,
+    sync: Sync,
+    attention: Attention,
+) -> Answer<SyncAnswer> {
+    let mut attention = Some(attention);
     let asked_at = app.clock.now();
     // A lease must outlive the wait, or the node would find itself without one when the answer comes.
     let wait = Duration::from_millis(sync.wait_ms).min(MAX_HOLD).min(app.config.node.lease / 2);
@@ -82,6 +90,8 @@ pub(super) async fn answer(app: &App, caller: &Caller, node: NodeId, sync: Sync)
             return Ok(compose(word, said, asked_at));
         }
         if !has_more {
+            // What was said is written, and this may now wait for long.
+            drop(attention.take());
             // A node that was told to stop something is told again, until it has.
             let again = Instant::now() + TELL_AGAIN;
             hold(app, &turn, if word.cancel.is_empty() { until } else { until.min(again) }).await;
@@ -109,7 +119,8 @@ async fn hold(app: &App, turn: &Turn, until: Instant) {
 /// Keeps what the database said, and wakes whom it concerns.
 fn take_in(app: &App, report: &mut Report, heard: &Heard, need: Need) -> Said {
     let sync = &mut report.sync;
-    let is_heard = !sync.chunks.is_empty() || !sync.finished.is_empty() || sync.trouble.is_some();
+    let is_heard =
+        !(sync.chunks.is_empty() && sync.finished.is_empty() && sync.used.is_empty()) || sync.trouble.is_some();
     for written in &sync.chunks {
         app.followers.ring(written.held.execution);
     }
@@ -117,6 +128,7 @@ fn take_in(app: &App, report: &mut Report, heard: &Heard, need: Need) -> Said {
     // It is said once: whatever follows in this request is about what has not been said yet.
     sync.chunks.clear();
     sync.finished.clear();
+    sync.used.clear();
     sync.trouble = None;
     app.sessions.learn(sync, heard, need, (report.serves, report.lease));
     let assigned = heard.assigned.iter().map(|assigned| assignment(app, assigned)).collect();

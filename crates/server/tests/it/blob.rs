@@ -260,7 +260,32 @@ async fn what_does_not_come_in_time_is_broken_off(place: &Place) {
     }
     assert!(begun.elapsed() > LIMIT, "this was to take longer than the limit");
     raw.until("HTTP/1.1 201 ").await;
+    crowders_give_way(&app).await;
     app.stop().await;
+}
+
+/// Those who take the room of all and bring next to nothing go when somebody else comes.
+async fn crowders_give_way(app: &TestApp) {
+    let mut crowders = Vec::new();
+    for number in 0..6 {
+        crowders.push(begin(app, &content(100 + number), 8 << 20).await);
+    }
+    let drip = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            for crowder in &mut crowders {
+                // One that has been sent away takes nothing more.
+                let _ = crowder.try_write(b"x").await;
+            }
+        }
+    };
+    let content = content(300_000);
+    tokio::select! {
+        answer = put(app, &app.house, &path(&content), &content) => drop(answer.must(201)),
+        () = drip => {}
+    }
+    let answer = crowders.swap_remove(0).rest().await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"body_too_slow\""), "{answer}");
 }
 
 async fn twenty_mebibytes_go_through(place: &Place) {

@@ -2,16 +2,22 @@
 //!
 //! Decides nothing; what is written when, and what is checked, is up to its callers.
 
+use super::block::Blocks;
 use super::config::{BlobConfig, Bucket, Patience};
 use super::error::BlobError;
 use super::folder::Folders;
+use super::read::MAX_WINDOW_BLOCKS;
+use super::room::Room;
+use super::tree::BLOCK_BYTES;
+use super::upload::PART_BYTES;
 use bytes::Bytes;
 use model::Digest;
 use object_store::aws::AmazonS3;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt, PutPayload};
 use std::fmt;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -30,6 +36,10 @@ pub(super) enum Key {
     Probe(u128, &'static str),
 }
 
+/// Bytes that all uploads together may hold: six parts of long content, or many times as many of short content.
+pub(super) const UPLOADS_BYTES: u64 = 6 * PART_BYTES as u64;
+/// Bytes that all readings together may be fetching.
+const READINGS_BYTES: u64 = 4 * MAX_WINDOW_BLOCKS * BLOCK_BYTES as u64;
 /// The folder of blobs and trees.
 pub(super) const BLOBS: &str = "blobs";
 /// The folder of staged content and notes.
@@ -67,6 +77,12 @@ pub(super) enum Backend {
 #[derive(Clone)]
 pub(super) struct Place {
     pub(super) backend: Backend,
+    /// What they lie in.
+    pub(super) blocks: Blocks,
+    /// Where parts of uploads lie until they are written.
+    pub(super) uploads: Room,
+    /// Where windows of readings lie until they are checked.
+    pub(super) readings: Room,
     prefix: Path,
     name: Arc<str>,
 }
@@ -82,7 +98,7 @@ impl Place {
     pub(super) fn open(config: BlobConfig, patience: Patience) -> Result<Self, BlobError> {
         let BlobConfig::Local { folder } = &config else {
             let Bucket { client, prefix, name } = Bucket::open(config, patience)?;
-            return Ok(Self { backend: Backend::S3(client), prefix, name: name.into() });
+            return Ok(Self::new(Backend::S3(client), prefix, name.into()));
         };
         let name: Arc<str> = format!("folder `{}`", folder.display()).into();
         let folders = Folders::open(folder, &[BLOBS, INCOMING, PROBE]).map_err(|source| BlobError::Folder {
@@ -94,7 +110,21 @@ impl Place {
         let store = LocalFileSystem::new_with_prefix(folders.root())
             .map_err(|source| failure(&name, "open", ".".into(), source))?
             .with_fsync(true);
-        Ok(Self { backend: Backend::Local(store, folders), prefix: Path::default(), name })
+        Ok(Self::new(Backend::Local(store, folders), Path::default(), name))
+    }
+
+    fn new(backend: Backend, prefix: Path, name: Arc<str>) -> Self {
+        let (uploads, readings) = (Room::new(UPLOADS_BYTES), Room::new(READINGS_BYTES));
+        Self { backend, blocks: Blocks::default(), uploads, readings, prefix, name }
+    }
+
+    /// Returns how many blocks are read at once: a request to a bucket costs money and a way there and back, a folder's
+    /// nothing.
+    pub(super) const fn window_blocks(&self) -> u64 {
+        match self.backend {
+            Backend::Local(..) => 1,
+            Backend::S3(_) => MAX_WINDOW_BLOCKS,
+        }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -149,10 +179,34 @@ impl Place {
         }
     }
 
+    /// Reads like `read`, a window of content that nobody may keep for long: from a folder, into a block that is used again.
+    pub(super) async fn read_window(&self, key: &Key, window: Range<u64>) -> Result<Option<Bytes>, BlobError> {
+        let wanted = usize::try_from(window.end - window.start).unwrap_or(usize::MAX);
+        if !matches!(self.backend, Backend::Local(..)) || wanted > BLOCK_BYTES {
+            return self.read(key, window).await;
+        }
+        let range = Some(GetRange::Bounded(window.clone()));
+        let found = match self.store().get_opts(&self.path(key), GetOptions { range, ..GetOptions::default() }).await {
+            Ok(found) => found,
+            // The plain way says what is wrong.
+            Err(_) => return self.read(key, window).await,
+        };
+        let GetResultPayload::File(mut file, _) = found.payload else { return self.read(key, window).await };
+        let mut block = self.blocks.take(wanted);
+        let read = move || {
+            file.seek(SeekFrom::Start(window.start))?;
+            block.read(file.take(window.end - window.start))?;
+            Ok(block.freeze())
+        };
+        let read = tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        read.map(Some).map_err(|source| self.folder_failure("read", key, source))
+    }
+
     /// Writes an object at once; it is durable and visible afterwards, or neither.
-    pub(super) async fn write(&self, key: &Key, bytes: Bytes) -> Result<(), BlobError> {
+    pub(super) async fn write(&self, key: &Key, blocks: Vec<Bytes>) -> Result<(), BlobError> {
         self.prepare(key).await?;
-        self.store().put(&self.path(key), bytes.into()).await.map_err(|error| self.failure("write", key, error))?;
+        let content: PutPayload = blocks.into_iter().collect();
+        self.store().put(&self.path(key), content).await.map_err(|error| self.failure("write", key, error))?;
         Ok(())
     }
 
@@ -198,11 +252,11 @@ impl Place {
     }
 
     /// Wraps an error of a sweep through the folders.
-    pub(super) fn sweeping_failure(&self, source: std::io::Error) -> BlobError {
+    pub(super) fn sweeping_failure(&self, source: io::Error) -> BlobError {
         BlobError::Folder { place: self.name.clone(), verb: "sweep", key: ".".into(), source }
     }
 
-    fn folder_failure(&self, verb: &'static str, key: &Key, source: std::io::Error) -> BlobError {
+    fn folder_failure(&self, verb: &'static str, key: &Key, source: io::Error) -> BlobError {
         BlobError::Folder { place: self.name.clone(), verb, key: key.to_string(), source }
     }
 }

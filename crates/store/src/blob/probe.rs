@@ -81,7 +81,7 @@ pub(super) async fn probe(place: &Arc<Place>) -> Result<Capabilities, BlobError>
 
 async fn write_and_read(place: &Place, key: &Key) -> Result<(Duration, Duration), BlobError> {
     let begun = Instant::now();
-    place.write(key, Bytes::from_static(CONTENT)).await?;
+    place.write(key, vec![Bytes::from_static(CONTENT)]).await?;
     let write = begun.elapsed();
     let content = place.store().get(&place.path(key)).await;
     let content = match content {

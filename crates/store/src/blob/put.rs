@@ -5,9 +5,9 @@
 //! the blob is, and the hash is checked before anything can be seen.
 
 use super::error::{BlobError, BodyError};
-use super::intake::Intake;
+use super::intake::{Intake, Part};
 use super::place::{Key, Place};
-use super::tree::Tree;
+use super::tree::{BLOCK_BYTES, Tree};
 use super::upload::{PART_BYTES, Upload};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -36,7 +36,7 @@ pub(super) async fn put(
     body: BoxStream<'_, Result<Bytes, BodyError>>,
     max_bytes: u64,
 ) -> Result<Stored, BlobError> {
-    let mut intake = Intake::new(body, max_bytes);
+    let mut intake = Intake::new(place, body, max_bytes);
     let first = intake.part().await?;
     if intake.has_more().await? {
         put_in_parts(place, expected, first, intake).await
@@ -45,9 +45,9 @@ pub(super) async fn put(
     }
 }
 
-async fn put_at_once(place: &Place, expected: Option<Digest>, content: Bytes) -> Result<Stored, BlobError> {
-    let size = content.len() as u64;
-    let tree = hash(place, content.clone()).await?;
+async fn put_at_once(place: &Place, expected: Option<Digest>, content: Part) -> Result<Stored, BlobError> {
+    let size = content.bytes as u64;
+    let tree = hash(place, &content).await?;
     let digest = tree.root();
     check_digest(expected, digest)?;
     let key = Key::Blob(digest);
@@ -56,15 +56,16 @@ async fn put_at_once(place: &Place, expected: Option<Digest>, content: Bytes) ->
         place.settle(&key).await?;
     } else {
         write_tree(place, &tree, size).await?;
-        place.write(&key, content).await?;
+        place.write(&key, content.blocks).await?;
     }
+    drop(content.share);
     Ok(Stored { digest, size, already })
 }
 
 async fn put_in_parts(
     place: &Arc<Place>,
     expected: Option<Digest>,
-    first: Bytes,
+    first: Part,
     mut intake: Intake<'_>,
 ) -> Result<Stored, BlobError> {
     let key = expected.map_or_else(|| Key::Stage(crate::random()), Key::Blob);
@@ -89,7 +90,7 @@ async fn put_in_parts(
 }
 
 /// Sends all parts off and returns the tree of them.
-async fn take(upload: &mut Upload, first: Bytes, intake: &mut Intake<'_>) -> Result<Tree, BlobError> {
+async fn take(upload: &mut Upload, first: Part, intake: &mut Intake<'_>) -> Result<Tree, BlobError> {
     upload.push(first).await?;
     while intake.has_more().await? {
         let part = intake.part().await?;
@@ -167,8 +168,11 @@ async fn rewrite(place: &Arc<Place>, stage: Key, digest: Digest, size: u64) -> R
     let rewritten = async {
         for start in (0..size).step_by(PART_BYTES) {
             let end = size.min(start + PART_BYTES as u64);
+            let share = place.uploads.take(end - start).await;
             let part = place.read(&stage, start..end).await?.ok_or(BlobError::Vanished { digest })?;
-            upload.push(part).await?;
+            let blocks = (0..part.len()).step_by(BLOCK_BYTES);
+            let blocks = blocks.map(|start| part.slice(start..part.len().min(start + BLOCK_BYTES))).collect();
+            upload.push(Part { blocks, bytes: part.len(), share }).await?;
         }
         let root = upload.finish().await?.root();
         if root == digest { Ok(()) } else { Err(BlobError::Corrupt { digest }) }
@@ -185,16 +189,17 @@ async fn rewrite(place: &Arc<Place>, stage: Key, digest: Digest, size: u64) -> R
 /// Writes the list of chaining values beside a blob that has one.
 pub(super) async fn write_tree(place: &Place, tree: &Tree, size: u64) -> Result<(), BlobError> {
     match tree.encode(size) {
-        Some(list) => place.write(&Key::Tree(tree.root()), list).await,
+        Some(list) => place.write(&Key::Tree(tree.root()), vec![list]).await,
         None => Ok(()),
     }
 }
 
-async fn hash(place: &Place, content: Bytes) -> Result<Tree, BlobError> {
-    if content.len() <= MAX_INLINE_BYTES {
-        return Ok(Tree::of(&content));
+async fn hash(place: &Place, content: &Part) -> Result<Tree, BlobError> {
+    if content.bytes <= MAX_INLINE_BYTES {
+        return Ok(Tree::of_blocks(&content.blocks));
     }
-    tokio::task::spawn_blocking(move || Tree::of(&content))
+    let blocks = content.blocks.clone();
+    tokio::task::spawn_blocking(move || Tree::of_blocks(&blocks))
         .await
         .map_err(|error| place.failure("hash content for", &Key::Stage(0), error.into()))
 }
@@ -219,7 +224,7 @@ mod tests {
         let content: Bytes = (0..2 * PART_BYTES + 77).map(|number| (number % 251) as u8).collect();
         let (stage, size) = (Key::Stage(7), content.len() as u64);
         let digest = Tree::of(&content).root();
-        place.write(&stage, content.clone()).await.expect("it can be staged");
+        place.write(&stage, vec![content.clone()]).await.expect("it can be staged");
 
         rewrite(&place, stage, digest, size).await.expect("it can be rewritten");
         let read = place.read(&Key::Blob(digest), 0..size).await.expect("it can be read");

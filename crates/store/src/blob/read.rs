@@ -18,8 +18,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Blocks of one request.
-const WINDOW_BLOCKS: u64 = 4;
+/// Blocks of one request, at most.
+pub(super) const MAX_WINDOW_BLOCKS: u64 = 4;
 /// Requests that may be under way for one reading: the one wanted and the one after it.
 const MAX_WINDOWS: usize = 2;
 
@@ -48,7 +48,7 @@ pub(super) async fn get(place: &Arc<Place>, digest: Digest, range: Option<Range<
         return Err(corrupt(digest, size, 0));
     }
     let source = Arc::new(Source { place: place.clone(), tree, digest, size, range: range.clone() });
-    let mut windows = windows(&range);
+    let mut windows = windows(&range, place.window_blocks());
     let first = match windows.next() {
         Some(window) => source.clone().fetch(window).await?,
         None => Vec::new(),
@@ -77,14 +77,18 @@ impl Source {
         let block_bytes = BLOCK_BYTES as u64;
         let bytes = window.start * block_bytes..self.size.min(window.end * block_bytes);
         let key = Key::Blob(self.digest);
-        let read = self.place.read(&key, bytes.clone()).await?.ok_or(BlobError::NotFound { digest: self.digest })?;
+        let share = self.place.readings.take(bytes.end - bytes.start).await;
+        let read =
+            self.place.read_window(&key, bytes.clone()).await?.ok_or(BlobError::NotFound { digest: self.digest })?;
         if read.len() as u64 != bytes.end - bytes.start {
             return Err(corrupt(self.digest, self.size, window.start));
         }
         let source = self.clone();
-        tokio::task::spawn_blocking(move || source.check(window.start, &read))
-            .await
-            .map_err(|error| self.place.failure("check", &key, error.into()))?
+        let checked = tokio::task::spawn_blocking(move || source.check(window.start, &read)).await;
+        // Only the way here is bounded. How long a reader keeps what it is given is its own affair, and must not be that of
+        // others who read.
+        drop(share);
+        checked.map_err(|error| self.place.failure("check", &key, error.into()))?
     }
 
     fn check(&self, first: u64, window: &Bytes) -> Result<Vec<Bytes>, BlobError> {
@@ -118,11 +122,11 @@ fn fit(digest: Digest, size: u64, range: Option<&Range<u64>>) -> Result<Range<u6
 }
 
 /// Returns the windows of blocks that cover a range.
-fn windows(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+fn windows(range: &Range<u64>, window: u64) -> impl Iterator<Item = Range<u64>> + use<> {
     let blocks = if range.is_empty() { 0..0 } else { range.start / BLOCK_BYTES as u64..tree::blocks(range.end) };
     let end = blocks.end;
-    let step = usize::try_from(WINDOW_BLOCKS).expect("a few blocks");
-    blocks.step_by(step).map(move |first| first..end.min(first + WINDOW_BLOCKS))
+    let step = usize::try_from(window).expect("a few blocks");
+    blocks.step_by(step).map(move |first| first..end.min(first + window))
 }
 
 /// Returns the tree of a blob longer than one block.
@@ -145,9 +149,10 @@ async fn rebuild_tree(place: &Arc<Place>, digest: Digest, size: u64, found: bool
     for start in (0..size).step_by(PART_BYTES) {
         let end = size.min(start + PART_BYTES as u64);
         let key = Key::Blob(digest);
+        let _share = place.readings.take(end - start).await;
         let part = place.read(&key, start..end).await?.ok_or(BlobError::NotFound { digest })?;
         let first = start / BLOCK_BYTES as u64;
-        let hashed = tokio::task::spawn_blocking(move || tree::block_values(first, &part)).await;
+        let hashed = tokio::task::spawn_blocking(move || tree::block_values(first, part.chunks(BLOCK_BYTES))).await;
         values.extend(hashed.map_err(|error| place.failure("check", &key, error.into()))?);
     }
     let tree = Tree::of_values(values).filter(|tree| tree.root() == digest).ok_or_else(|| corrupt(digest, size, 0))?;
@@ -199,7 +204,7 @@ mod tests {
     fn windows_cover_the_range_in_whole_blocks() {
         let block = BLOCK_BYTES as u64;
         let check = |range: Range<u64>, expected: &[(u64, u64)]| {
-            let found: Vec<_> = windows(&range).map(|window| (window.start, window.end)).collect();
+            let found: Vec<_> = windows(&range, MAX_WINDOW_BLOCKS).map(|window| (window.start, window.end)).collect();
             assert_eq!(found, expected, "{range:?}");
         };
         check(5..5, &[]);

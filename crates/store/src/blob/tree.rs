@@ -30,7 +30,17 @@ impl Tree {
         if content.len() <= BLOCK_BYTES {
             return Self::of_one_block(Digest::from_bytes(*blake3::hash(content).as_bytes()));
         }
-        Self::of_values(block_values(0, content)).expect("content longer than a block has two")
+        let values = block_values(0, content.chunks(BLOCK_BYTES));
+        Self::of_values(values).expect("content longer than a block has two")
+    }
+
+    /// Hashes content that is at hand block by block.
+    pub(super) fn of_blocks(blocks: &[Bytes]) -> Self {
+        match blocks {
+            [] => Self::of(&[]),
+            [block] => Self::of(block),
+            many => Self::of_values(block_values(0, many.iter().map(Bytes::as_ref))).expect("there are two"),
+        }
     }
 
     /// Returns the tree of content of one block or less.
@@ -100,9 +110,9 @@ pub(super) const fn encoded_bytes(size: u64) -> u64 {
     HEAD_BYTES + blocks(size) * blake3::OUT_LEN as u64
 }
 
-/// Returns the values of the blocks of `bytes`, which begins at block `first`.
-pub(super) fn block_values(first: u64, bytes: &[u8]) -> Vec<ChainingValue> {
-    (first..).zip(bytes.chunks(BLOCK_BYTES)).map(|(index, block)| block_value(index, block)).collect()
+/// Returns the values of some blocks, of which the first is number `first`.
+pub(super) fn block_values<'b>(first: u64, blocks: impl Iterator<Item = &'b [u8]>) -> Vec<ChainingValue> {
+    (first..).zip(blocks).map(|(index, block)| block_value(index, block)).collect()
 }
 
 fn block_value(index: u64, block: &[u8]) -> ChainingValue {

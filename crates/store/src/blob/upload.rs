@@ -6,6 +6,7 @@
 
 use super::error::BlobError;
 use super::folder::Claim;
+use super::intake::Part;
 use super::place::{Backend, Key, Place};
 use super::tree::{BLOCK_BYTES, Tree, block_values};
 use blake3::hazmat::ChainingValue;
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use object_store::aws::AmazonS3;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStoreExt};
+use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -49,7 +50,7 @@ enum Target {
 }
 
 /// A part that arrived.
-struct Part {
+struct Arrived {
     index: u64,
     values: Vec<ChainingValue>,
     id: Option<PartId>,
@@ -60,9 +61,9 @@ pub(super) struct Upload {
     place: Arc<Place>,
     key: Key,
     target: Target,
-    running: JoinSet<Result<Part, object_store::Error>>,
+    running: JoinSet<Result<Arrived, object_store::Error>>,
     started: u64,
-    arrived: Vec<Part>,
+    arrived: Vec<Arrived>,
 }
 
 impl Upload {
@@ -91,35 +92,43 @@ impl Upload {
     }
 
     /// Sends the next part off, once there is room for it. Every part but the last must be full.
-    pub(super) async fn push(&mut self, bytes: Bytes) -> Result<(), BlobError> {
+    pub(super) async fn push(&mut self, part: Part) -> Result<(), BlobError> {
+        let Part { blocks, share, .. } = part;
         while self.running.len() >= MAX_RUNNING {
             self.arrive().await?;
         }
         let index = self.started;
         self.started += 1;
-        let content = bytes.clone();
+        let content = blocks.clone();
+        let payload: PutPayload = blocks.into_iter().collect();
         let hashing = async move {
-            let hash = move || block_values(index * BLOCKS_PER_PART, &content);
+            let hash = move || block_values(index * BLOCKS_PER_PART, content.iter().map(Bytes::as_ref));
             tokio::task::spawn_blocking(hash).await.map_err(object_store::Error::from)
         };
         match &mut self.target {
             Target::Nowhere => {
-                self.running.spawn(async move { Ok(Part { index, values: hashing.await?, id: None }) });
+                self.running.spawn(async move {
+                    let values = hashing.await?;
+                    drop(share);
+                    Ok(Arrived { index, values, id: None })
+                });
             }
             Target::Local(upload, _) => {
-                let writing = upload.put_part(bytes.into());
+                let writing = upload.put_part(payload);
                 self.running.spawn(async move {
                     let (values, ()) = futures_util::try_join!(hashing, writing)?;
-                    Ok(Part { index, values, id: None })
+                    drop(share);
+                    Ok(Arrived { index, values, id: None })
                 });
             }
             Target::S3 { store, path, upload, .. } => {
                 let (store, path, upload) = (store.clone(), path.clone(), upload.clone());
                 self.running.spawn(async move {
                     let number = usize::try_from(index).expect("there are at most ten thousand parts");
-                    let writing = store.put_part(&path, &upload, number, bytes.into());
+                    let writing = store.put_part(&path, &upload, number, payload);
                     let (values, id) = futures_util::try_join!(hashing, writing)?;
-                    Ok(Part { index, values, id: Some(id) })
+                    drop(share);
+                    Ok(Arrived { index, values, id: Some(id) })
                 });
             }
         }
@@ -195,7 +204,7 @@ async fn open_bucket_upload(place: &Place, store: &AmazonS3, key: Key, path: Pat
     let note = Key::Note(crate::random());
     let text = serde_json::to_vec(&Note { path: path.to_string(), upload: upload.clone() })
         .expect("two texts can always be written as JSON");
-    if let Err(error) = place.write(&note, text.into()).await {
+    if let Err(error) = place.write(&note, vec![text.into()]).await {
         if let Err(error) = store.abort_multipart(&path, &upload).await {
             tracing::warn!(%key, %error, "an upload that could not be noted could not be given up either");
         }

@@ -57,7 +57,7 @@ statements! {
     HELD_POSTGRES = concat!("SELECT ", columns!(), " FROM execution WHERE session = $1 ORDER BY id FOR UPDATE");
     REQUEUE = concat!(
         "UPDATE execution SET state = 'queued', ready = 1, losses = losses + $1, node = NULL, session = NULL, \
-         started_at = NULL WHERE id = $2 AND session = $3 AND state IN ($4, $5) RETURNING ", columns!()
+         started_at = NULL, usage = NULL WHERE id = $2 AND session = $3 AND state IN ($4, $5) RETURNING ", columns!()
     );
     DROP = concat!(
         "UPDATE execution SET state = $1, losses = losses + $2, node = NULL, session = NULL, ended_at = $3, \

@@ -57,8 +57,9 @@ impl Operation for ExecutionRetry {
             waiting: None,
             ..old
         };
-        let platform = shape.and_then(|shape| shape.platform);
-        ExecutionCreate::of(execution, platform.as_ref()).run(tx).await
+        // It needs what it needed the last time, also of what its image asked for.
+        let shape = shape.unwrap_or_else(|| Shape::of(&execution.recipe, execution.origin.kind, None));
+        ExecutionCreate::of(execution, &shape).run(tx).await
     }
 }
 

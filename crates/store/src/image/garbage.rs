@@ -1,74 +1,145 @@
-//! What no image needs any more: layers of removed images, as long as nothing that waits or runs is pinned to them.
+//! What no image needs any more: content that a tenant has only for images, as long as no image is made of it or from it,
+//! nothing that waits or runs is pinned to such an image, and nothing that waits or runs names it itself.
+//!
+//! What was stored since the making of an image began stays: its manifest is not known yet. Content that no image ever
+//! named, which a making that failed leaves, stays an hour, because an archive is stored before its image is asked for.
+//! What the tenant has for itself, or another tenant has, is nobody's business here.
 //!
 //! Dropping content takes two steps, so that nobody who stores the same content meanwhile is left with a row and no
 //! bytes: first its name goes among the removals, as the last row that had it goes, and no row can be made while it
 //! stands there; then the bytes go, and the name last. A server that dies between the steps leaves a name, which the next
-//! pass finds. Whoever made a row looks once more whether the bytes are there.
+//! pass finds. Two that do not see each other's transactions may still make a row and a name at once: so whoever made a row
+//! looks once more, for the name and for the bytes, and whoever removes bytes looks once more for a row.
 
+use crate::content;
 use crate::error::StoreError;
 use crate::statement::statements;
 use crate::store::Store;
 use crate::transaction::{NewChange, Operation, Tx};
 use crate::value::to_json;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use model::image::ImageFreed;
-use model::{Blob, Digest, ImageId, Manifest, Noun, TenantId};
-use std::collections::{BTreeMap, BTreeSet};
+use model::{Blob, Digest, ImageId, ImageSource, Input, Manifest, Noun, Recipe, TenantId};
+use std::collections::BTreeSet;
 
 statements! {
-    MANIFESTS = "SELECT id, state, manifest FROM image WHERE tenant = $1 AND manifest IS NOT NULL";
+    IMAGES = "SELECT id, state, manifest, source FROM image \
+              WHERE tenant = $1 AND (manifest IS NOT NULL OR state = 'importing')";
+    MAKING = "SELECT min(execution.started_at) FROM image JOIN execution ON execution.id = image.execution \
+              WHERE image.tenant = $1 AND image.state = 'importing'";
+    LAYERS = "SELECT digest, layer_at FROM blob WHERE tenant = $1 AND layer_at IS NOT NULL";
+    NAMING = "SELECT recipe FROM execution \
+              WHERE tenant = $1 AND state IN ('queued', 'running', 'cancelling') AND recipe LIKE '%\"digest\"%'";
     PINNED = "SELECT DISTINCT image_id FROM execution WHERE tenant = $1 AND image_id IS NOT NULL AND ended_at IS NULL";
     FORGET = "UPDATE image SET manifest = NULL WHERE id = $1 AND state = 'gone'";
-    DROP = "DELETE FROM blob WHERE tenant = $1 AND digest = $2 RETURNING digest, size, created_at";
+    DROP = "DELETE FROM blob WHERE tenant = $1 AND digest = $2 AND layer_at IS NOT NULL \
+            RETURNING digest, size, created_at, layer_at, passing";
+    DROP_ANY = "DELETE FROM blob WHERE tenant = $1 AND digest = $2 RETURNING digest, size, created_at, layer_at, passing";
     ANYBODY = "SELECT tenant FROM blob WHERE digest = $1 LIMIT 1";
     BEGIN = "INSERT INTO blob_removal (digest, at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    PENDING = "SELECT digest FROM blob_removal ORDER BY digest LIMIT 1000";
+    PENDING = "SELECT digest FROM blob_removal \
+               WHERE NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = blob_removal.digest) \
+               ORDER BY digest LIMIT 1000";
+    GIVE_UP = "DELETE FROM blob_removal \
+               WHERE at < $1 AND EXISTS (SELECT 1 FROM blob WHERE blob.digest = blob_removal.digest)";
     END = "DELETE FROM blob_removal WHERE digest = $1";
 }
 
+/// How long content stays that was stored for an image and that no image has named yet.
+const GRACE: SignedDuration = SignedDuration::from_hours(1);
+/// How far the clocks of two servers may be apart.
+const SKEW: SignedDuration = SignedDuration::from_mins(1);
+/// How long whoever removes content may take from looking at its rows to having removed it.
+const REMOVAL: SignedDuration = SignedDuration::from_mins(10);
+
 /// Drops a tenant's layers that no image needs.
-struct ImageGc {
-    tenant: TenantId,
-    by: String,
-    at: Timestamp,
+pub(crate) struct ImageGc {
+    pub(crate) tenant: TenantId,
+    pub(crate) by: String,
+    pub(crate) at: Timestamp,
 }
 
 impl Operation for ImageGc {
     type Answer = ImageFreed;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<ImageFreed, StoreError> {
-        let mut pinned: BTreeSet<ImageId> = BTreeSet::new();
-        for row in tx.rows(PINNED, &[self.tenant.into()]).await? {
-            pinned.insert(row.parsed(0)?);
-        }
-        let (mut needed, mut gone, mut forget) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
-        for row in tx.rows(MANIFESTS, &[self.tenant.into()]).await? {
-            let (id, manifest): (ImageId, Manifest) = (row.parsed(0)?, row.json(2)?);
-            if row.text(1)? != "gone" || pinned.contains(&id) {
-                needed.extend(manifest.layers.iter().map(|layer| layer.blob));
-            } else {
-                gone.extend(manifest.layers.iter().map(|layer| (layer.blob, layer.size)));
-                forget.push(id);
-            }
-        }
+        let named = self.named(tx).await?;
+        let begun = tx.row(MAKING, &[self.tenant.into()]).await?;
+        let begun = begun.map(|row| row.maybe_time(0)).transpose()?.flatten();
         let mut freed = ImageFreed::default();
-        for digest in gone.into_keys().filter(|digest| !needed.contains(digest)) {
-            if let Some(blob) = self.drop_blob(tx, digest).await? {
+        for row in tx.rows(LAYERS, &[self.tenant.into()]).await? {
+            let (digest, stored): (Digest, Timestamp) = (row.parsed(0)?, row.time(1)?);
+            let is_in_the_making = begun.is_some_and(|begun| stored.saturating_add(SKEW).is_ok_and(|at| at >= begun));
+            let is_fresh = self.at.duration_since(stored) < GRACE && !named.gone.contains(&digest);
+            if named.needed.contains(&digest) || is_in_the_making || is_fresh {
+                continue;
+            }
+            if let Some(blob) = self.drop_blob(tx, DROP, digest).await? {
                 freed.blobs += 1;
                 freed.bytes += blob.size;
             }
         }
-        for id in forget {
+        for id in named.forget {
             tx.execute(FORGET, &[id.into()]).await?;
         }
         Ok(freed)
     }
 }
 
+/// What images and executions say of content.
+#[derive(Default)]
+struct Named {
+    needed: BTreeSet<Digest>,
+    /// What images were made of that are gone.
+    gone: BTreeSet<Digest>,
+    /// Those images.
+    forget: Vec<ImageId>,
+}
+
 impl ImageGc {
-    async fn drop_blob(&self, tx: &Tx<'_>, digest: Digest) -> Result<Option<Blob>, StoreError> {
-        let Some(row) = tx.write(DROP, &[self.tenant.into(), digest.into()]).await?.pop() else { return Ok(None) };
-        let blob = Blob { digest: row.parsed(0)?, size: row.count(1)?, created_at: row.time(2)? };
+    async fn named(&self, tx: &Tx<'_>) -> Result<Named, StoreError> {
+        let mut pinned: BTreeSet<ImageId> = BTreeSet::new();
+        for row in tx.rows(PINNED, &[self.tenant.into()]).await? {
+            pinned.insert(row.parsed(0)?);
+        }
+        let mut named = Named::default();
+        for row in tx.rows(IMAGES, &[self.tenant.into()]).await? {
+            let (id, state): (ImageId, String) = (row.parsed(0)?, row.text(1)?.to_owned());
+            let manifest: Option<Manifest> = row.maybe_json(2)?;
+            let source: ImageSource = row.json(3)?;
+            let layers = manifest.iter().flat_map(|manifest| &manifest.layers).map(|layer| layer.blob);
+            let archive = match source {
+                ImageSource::Archive { blob, .. } => Some(blob),
+                ImageSource::Registry { .. } => None,
+            };
+            match state.as_str() {
+                "gone" if !pinned.contains(&id) => {
+                    named.gone.extend(layers.chain(archive));
+                    named.forget.push(id);
+                }
+                "importing" => named.needed.extend(archive),
+                _ => named.needed.extend(layers),
+            }
+        }
+        for row in tx.rows(NAMING, &[self.tenant.into()]).await? {
+            let recipe: Recipe = row.json(0)?;
+            named.needed.extend(recipe.sandbox.files.iter().map(|file| file.digest));
+            if let Input::Blob { digest } = recipe.input {
+                named.needed.insert(digest);
+            }
+        }
+        Ok(named)
+    }
+
+    /// Takes a blob from the tenant, whatever it was stored for.
+    pub(crate) async fn drop_any(&self, tx: &Tx<'_>, digest: Digest) -> Result<Option<Blob>, StoreError> {
+        self.drop_blob(tx, DROP_ANY, digest).await
+    }
+
+    /// Takes a blob from the tenant; its content is then to be removed, if nobody else has it.
+    async fn drop_blob(&self, tx: &Tx<'_>, sql: &'static str, digest: Digest) -> Result<Option<Blob>, StoreError> {
+        let Some(row) = tx.write(sql, &[self.tenant.into(), digest.into()]).await?.pop() else { return Ok(None) };
+        let blob = content::read(&row)?;
         tx.change(NewChange {
             at: self.at,
             tenant: self.tenant,
@@ -96,6 +167,28 @@ impl Operation for RemovalList {
     }
 }
 
+/// Tells whether content is to be removed.
+struct RemovalIs(Digest);
+
+impl Operation for RemovalIs {
+    type Answer = bool;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<bool, StoreError> {
+        content::is_vanishing(tx, self.0).await
+    }
+}
+
+/// Lets content be that somebody has after all.
+struct RemovalGiveUp(Timestamp);
+
+impl Operation for RemovalGiveUp {
+    type Answer = u64;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<u64, StoreError> {
+        tx.execute(GIVE_UP, &[self.0.into()]).await
+    }
+}
+
 /// Notes that content has been removed.
 struct RemovalEnd(Digest);
 
@@ -117,7 +210,7 @@ impl Operation for BlobDrop {
     type Answer = ();
 
     async fn run(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        self.gc.drop_blob(tx, self.digest).await.map(drop)
+        self.gc.drop_blob(tx, DROP_ANY, self.digest).await.map(drop)
     }
 }
 
@@ -130,6 +223,17 @@ impl Store {
     /// Takes a tenant's blob back, whose content went while its row was made.
     pub async fn blob_drop(&self, digest: Digest, tenant: TenantId, by: &str, at: Timestamp) -> Result<(), StoreError> {
         self.write(BlobDrop { digest, gc: ImageGc { tenant, by: by.to_owned(), at } }).await
+    }
+
+    /// Tells whether content is about to be removed, which whoever has just made a row for it must know.
+    pub async fn removal_is_pending(&self, digest: Digest) -> Result<bool, StoreError> {
+        self.read(RemovalIs(digest)).await
+    }
+
+    /// Lets content be that was to be removed and that somebody has after all, long after whoever may have been removing
+    /// it has ended; returns how many they were.
+    pub async fn removal_give_up(&self, at: Timestamp) -> Result<u64, StoreError> {
+        self.write(RemovalGiveUp(at.saturating_sub(REMOVAL).unwrap_or(Timestamp::MIN))).await
     }
 
     /// Lists content that nobody has and that is to be removed, as far as one pass goes.

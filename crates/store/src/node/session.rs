@@ -11,7 +11,9 @@ use crate::execution::{self, ExecutionEnd, ExecutionFinish};
 use crate::statement::statements;
 use crate::store::Store;
 use crate::transaction::{Operation, Tx};
+use crate::value::to_json;
 use crate::{image, registry};
+use futures_util::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use model::node::{Held, Hold, HoldKind, Refused};
 use model::{
@@ -32,6 +34,9 @@ statements! {
                   LIMIT 10000";
     HOLDER = "SELECT execution.tenant, execution.attempt, execution.session, node.tenant, node.created_by \
               FROM execution LEFT JOIN node ON node.id = execution.node WHERE execution.id = $1";
+    /// Nobody follows it, so the log does not hear of it.
+    USED = "UPDATE execution SET usage = $1 WHERE id = $2 AND attempt = $3 AND session = $4 \
+            AND state IN ('running', 'cancelling')";
     SHAPE = "SELECT shape FROM execution WHERE id = $1 AND ready = 1";
 }
 
@@ -127,6 +132,7 @@ impl Operation for Exchange {
         }
         self.add_chunks(tx, &mut heard).await?;
         self.finish(tx, &mut heard, &by).await?;
+        self.note_used(tx).await?;
         if sync.leaving {
             let give_back = Return { session: sync.session, cost: 0, at: *at, by: &by };
             heard.moved.extend(shut(tx, &give_back).await?);
@@ -177,6 +183,17 @@ impl Exchange {
             heard.moved.extend(moved);
         }
         Ok(())
+    }
+
+    /// Notes what has been used so far; of what is the session's no more, nothing.
+    async fn note_used(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
+        let Report { sync, .. } = &self.report;
+        let noted = sync.used.iter().map(async |used| {
+            let Held { execution, attempt } = used.held;
+            let values = [to_json(&used.usage).into(), execution.into(), attempt.into(), sync.session.into()];
+            tx.execute(USED, &values).await
+        });
+        try_join_all(noted).await.map(drop)
     }
 
     /// Holds what the node says it has against what it was given.

@@ -8,7 +8,12 @@ use model::{Blob, Digest, Noun};
 on_both_engines!(notes_it_once, pages);
 
 fn blob(number: u8, ms: i64) -> Blob {
-    Blob { digest: Digest::from_bytes([number; 32]), size: u64::from(number) << 40, created_at: at(ms) }
+    Blob {
+        digest: Digest::from_bytes([number; 32]),
+        size: u64::from(number) << 40,
+        created_at: at(ms),
+        purpose: model::Purpose::Kept,
+    }
 }
 
 async fn notes_it_once(fresh: &Fresh) {

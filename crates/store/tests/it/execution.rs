@@ -207,7 +207,10 @@ async fn finishes_once(fresh: &Fresh) {
         (Outcome::Signalled { signal: 11 }, ExecutionState::Failed),
         (Outcome::OutOfMemory, ExecutionState::Failed),
         (Outcome::TimedOut, ExecutionState::Failed),
-        (Outcome::SetUpFailed { cause: "no image".to_owned() }, ExecutionState::Failed),
+        (
+            Outcome::SetUpFailed { cause: "no image".to_owned(), fault: model::SetUpFault::Refused },
+            ExecutionState::Failed,
+        ),
     ];
     for (outcome, state) in cases {
         let held = running(&store, ours, 1).await;

@@ -6,7 +6,8 @@ use futures_util::future::join_all;
 use jiff::SignedDuration;
 use model::chunk::{Bytes, Content};
 use model::image::{Layer, Packing, Platform};
-use model::node::{Finished, Held, Written};
+use model::limits::{MAX_CHUNK_BYTES, MAX_MARK_BYTES};
+use model::node::{Finished, Held, Used, Written};
 use model::{
     Blob, Chunk, ExecutionId, ExecutionState, ImageConfig, ImageId, ImageSource, ImageState, LimitSet, Manifest,
     Network, NewExecution, NewImage, NewNode, NodeId, NodeState, Offer, Outcome, SandboxKind, SessionId, Stream, Sync,
@@ -22,6 +23,9 @@ on_both_engines!(
     gives_only_what_fits,
     passes_over_what_nobody_serves,
     finishes_an_image_with_its_execution,
+    keeps_a_log_within_its_limit,
+    links_a_dump_that_is_there,
+    notes_what_is_used_while_it_runs,
 );
 
 const LEASE: SignedDuration = SignedDuration::from_secs(30);
@@ -53,6 +57,7 @@ pub(crate) fn report(node: &NewNode, whose: TenantId, ms: i64) -> Report {
         held: Vec::new(),
         chunks: Vec::new(),
         finished: Vec::new(),
+        used: Vec::new(),
         wait_ms: 0,
         trouble: None,
         leaving: false,
@@ -76,7 +81,7 @@ pub(crate) fn written(node: &NewNode, whose: TenantId, held: Held, ms: i64) -> R
     report
 }
 
-fn finished(node: &NewNode, whose: TenantId, held: Held, ms: i64) -> Report {
+pub(crate) fn finished(node: &NewNode, whose: TenantId, held: Held, ms: i64) -> Report {
     let mut report = report(node, whose, ms);
     report.sync.free = 0;
     let outcome = Outcome::Exited { code: 0 };
@@ -84,17 +89,17 @@ fn finished(node: &NewNode, whose: TenantId, held: Held, ms: i64) -> Report {
     report
 }
 
-fn new_image(ms: i64) -> NewImage {
+pub(crate) fn new_image(ms: i64) -> NewImage {
     NewImage {
         id: ImageId::new(at(ms), random()),
         execution: ExecutionId::new(at(ms), random()),
         name: Some("box".to_owned()),
-        source: ImageSource::Registry { reference: "example.org/box".to_owned(), platform: None },
+        source: ImageSource::Registry { reference: "example.org/box".to_owned(), platform: None, runtime: None },
         plain_http: false,
     }
 }
 
-fn manifest(blob: Blob, architecture: &str) -> Manifest {
+pub(crate) fn manifest(blob: Blob, architecture: &str) -> Manifest {
     let digest = |one: &str| format!("sha256:{}", one.repeat(64));
     let layer =
         Layer { blob: blob.digest, size: blob.size, packing: Packing::Tar, digest: digest("a"), diff_id: digest("b") };
@@ -117,7 +122,7 @@ pub(crate) async fn image(store: &Store, whose: TenantId, node: &NewNode, blob: 
     store.image_remove(new.id, None, "ann", at(50_007)).await.expect("is removed");
 }
 
-async fn join(store: &Store, whose: TenantId, name: &str, ms: i64) -> NewNode {
+pub(crate) async fn join(store: &Store, whose: TenantId, name: &str, ms: i64) -> NewNode {
     let node = new_node(name);
     store.node_join(node.clone(), whose, "ann", at(ms), LEASE).await.expect("joins");
     node
@@ -250,7 +255,8 @@ async fn finishes_an_image_with_its_execution(fresh: &Fresh) {
     let store = fresh.open().await;
     let ours = tenant(&store, "ours").await;
     let node = join(&store, ours, "one", 0).await;
-    let blob = Blob { digest: model::Digest::from_bytes([7; 32]), size: 5, created_at: at(0) };
+    let blob =
+        Blob { digest: model::Digest::from_bytes([7; 32]), size: 5, created_at: at(0), purpose: model::Purpose::Kept };
     // A layer that was not stored makes no image.
     for (ms, stored) in [(10, false), (20, true)] {
         if stored {
@@ -282,6 +288,96 @@ async fn finishes_an_image_with_its_execution(fresh: &Fresh) {
     store.execution_cancel(gone.execution, None, "ann", at(41)).await.expect("stops");
     let image = store.image_get(ImageKey::Id(gone.id), None, ours).await.expect("is there");
     assert_eq!((image.state, image.cause.as_deref()), (ImageState::Failed, Some("its execution was cancelled")));
+    check_replay(&store, &fresh.raw().await).await;
+    store.close().await;
+}
+
+async fn keeps_a_log_within_its_limit(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    let new = NewExecution { limits: model::Limits { log_bytes: 10_000, ..Default::default() }, ..execution(1) };
+    accepted(&store, &new, ours, 1).await;
+    let heard = store.node_exchange(report(&node, ours, 2)).await.expect("is heard");
+    let held = held(&heard.assigned[0]);
+    let say = async |number: u64, bytes: usize| {
+        let content = Content::Inline { bytes: Bytes(vec![b'x'; bytes]) };
+        let chunk = Chunk { number, stream: Stream::Output, at: at(3), content, end: false };
+        let mut said = report(&node, ours, 3);
+        (said.sync.free, said.sync.held, said.sync.chunks) = (0, vec![held], vec![Written { held, chunk }]);
+        let heard = store.node_exchange(said).await.expect("is heard");
+        heard.refused.into_iter().map(|refused| refused.error.code).collect::<Vec<_>>()
+    };
+    // The limit, and room for the mark that says that it was reached; not a byte more.
+    let room = 10_000 + usize::try_from(MAX_MARK_BYTES).expect("is small");
+    let (whole, rest) = (room / MAX_CHUNK_BYTES, room % MAX_CHUNK_BYTES);
+    for number in 1..=whole as u64 {
+        assert_eq!(say(number, MAX_CHUNK_BYTES).await, Vec::<String>::new());
+    }
+    let last = whole as u64 + 1;
+    assert_eq!(say(last, rest + 1).await, ["chunks_too_long"]);
+    assert_eq!(say(last, rest).await, Vec::<String>::new());
+    assert_eq!(say(last + 1, 1).await, ["chunks_too_long"]);
+    assert_eq!(say(last + 1, 0).await, Vec::<String>::new());
+    let kept = fresh.raw().await.number("SELECT cast(sum(size) AS bigint) FROM chunk").await;
+    assert_eq!(kept, room as u64);
+    store.close().await;
+}
+
+async fn links_a_dump_that_is_there(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    let new = execution(1);
+    accepted(&store, &new, ours, 1).await;
+    let heard = store.node_exchange(report(&node, ours, 2)).await.expect("is heard");
+    let held = held(&heard.assigned[0]);
+    let core = Blob {
+        digest: model::Digest::from_bytes([3; 32]),
+        size: 5,
+        created_at: at(0),
+        purpose: model::Purpose::Execution,
+    };
+    let mut said = finished(&node, ours, held, 3);
+    let end = &mut said.sync.finished[0];
+    (end.outcome, end.dump) = (Outcome::Signalled { signal: 11 }, Some(core.digest));
+    // One that nobody stored ends nothing.
+    let heard = store.node_exchange(said.clone()).await.expect("is heard");
+    assert_eq!(heard.refused[0].error.code, "blob_not_found");
+    let there = store.execution_get(new.id, None).await.expect("is there");
+    assert_eq!((there.state, there.dump), (ExecutionState::Running, None));
+    store.blob_create(core, ours, "ann").await.expect("is noted");
+    assert_eq!(store.node_exchange(said).await.expect("is heard").refused, []);
+    let there = store.execution_get(new.id, None).await.expect("is there");
+    assert_eq!((there.state, there.dump), (ExecutionState::Failed, Some(core.digest)));
+    check_replay(&store, &fresh.raw().await).await;
+    store.close().await;
+}
+
+async fn notes_what_is_used_while_it_runs(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    let new = execution(1);
+    accepted(&store, &new, ours, 1).await;
+    let heard = store.node_exchange(report(&node, ours, 2)).await.expect("is heard");
+    let held = held(&heard.assigned[0]);
+    let head = store.log_bounds().await.expect("bounds").head;
+    let say = async |held: Held, wall_ms: u64, ms: i64| {
+        let mut said = report(&node, ours, ms);
+        (said.sync.free, said.sync.held) = (0, vec![held]);
+        said.sync.used = vec![Used { held, usage: Usage { wall_ms, ..Usage::default() } }];
+        store.node_exchange(said).await.expect("is heard");
+        store.execution_get(new.id, None).await.expect("is there").usage.map(|usage| usage.wall_ms)
+    };
+    assert_eq!(say(held, 5, 3).await, Some(5));
+    assert_eq!(say(held, 7, 4).await, Some(7));
+    assert_eq!(say(Held { attempt: 2, ..held }, 9, 5).await, Some(7), "the fence holds for it too");
+    assert_eq!(store.log_bounds().await.expect("bounds").head, head, "nobody is told");
+    // An attempt that is lost has used nothing that counts.
+    store.sessions_expire(at(60_000)).await.expect("a pass");
+    let there = store.execution_get(new.id, None).await.expect("is there");
+    assert_eq!((there.state, there.usage), (ExecutionState::Queued, None));
     check_replay(&store, &fresh.raw().await).await;
     store.close().await;
 }

@@ -138,15 +138,19 @@ pub(crate) async fn log(store: &Store, after: u64) -> Vec<Arc<Change>> {
 
 /// Returns the last word of the log on every execution.
 pub(crate) fn replay(log: &[Arc<Change>]) -> BTreeMap<ExecutionId, Execution> {
-    let executions = log.iter().filter(|change| change.noun == Noun::Execution);
-    let read = |change: &Arc<Change>| {
+    let mut there = BTreeMap::new();
+    for change in log.iter().filter(|change| change.noun == Noun::Execution) {
         let execution: Execution = serde_json::from_str(change.body.get()).expect("the body is an execution");
         assert_eq!(change.id, execution.id.to_string());
-        assert_eq!(change.state, execution.state.as_str());
         assert_eq!(change.tenant, execution.tenant);
-        (execution.id, execution)
-    };
-    executions.map(read).collect()
+        if change.state == "removed" {
+            assert_eq!(there.remove(&execution.id), Some(execution), "the last word is the one before");
+        } else {
+            assert_eq!(change.state, execution.state.as_str());
+            there.insert(execution.id, execution);
+        }
+    }
+    there
 }
 
 /// Makes sure that the log, replayed, gives what stands in the table.

@@ -6,7 +6,7 @@ use crate::sample::{
 };
 use futures_util::future::join_all;
 use jiff::SignedDuration;
-use model::{Blob, Class, Digest, ExecutionQuery, NewExecution, Outcome, Role, TenantId};
+use model::{Blob, Class, Digest, ExecutionQuery, NewExecution, Outcome, Purpose, Role, TenantId};
 use std::collections::BTreeMap;
 use store::{ChangeFilter, Engine, Progress, Retention, Store, StoreError, UserKey, transfer};
 
@@ -65,7 +65,12 @@ async fn fill(store: &Store) -> Vec<TenantId> {
         let (tokens, _) = store.token_list(whose, None, None, 9).await.expect("a page");
         store.token_revoke(tokens[0].id, whose, None, "ann", at(6)).await.expect("is revoked");
         for n in 0..5 {
-            let blob = Blob { digest: Digest::from_bytes([n; 32]), size: n.into(), created_at: at(n.into()) };
+            let blob = Blob {
+                digest: Digest::from_bytes([n; 32]),
+                size: n.into(),
+                created_at: at(n.into()),
+                purpose: [Purpose::Kept, Purpose::Image, Purpose::Execution][n as usize % 3],
+            };
             store.blob_create(blob, whose, "ann").await.expect("is noted");
         }
         tenants.push(whose);
@@ -102,14 +107,15 @@ async fn fill_nodes(store: &Store, whose: TenantId) {
     let (node, layer) = (crate::node::new_node("one"), [9; 32]);
     let lease = SignedDuration::from_secs(30);
     store.node_join(node.clone(), whose, "ann", at(50_000), lease).await.expect("joins");
-    accepted(store, &execution(50_000), whose, 50_000).await;
+    let input = model::Input::Blob { digest: Digest::from_bytes([1; 32]) };
+    accepted(store, &NewExecution { input, ..execution(50_000) }, whose, 50_000).await;
     let heard = store.node_exchange(crate::node::report(&node, whose, 50_001)).await.expect("is heard");
     let held = crate::node::held(&heard.assigned[0]);
     let said = crate::node::written(&node, whose, held, 50_002);
     assert_eq!(store.node_exchange(said).await.expect("is heard").refused, []);
     let registry = model::Registry { host: "h".to_owned(), user: "u".to_owned(), created_at: at(50_003) };
     store.registry_put(store::Sealed { registry, secret: vec![1, 2, 3] }, whose, "ann").await.expect("is stored");
-    let blob = Blob { digest: Digest::from_bytes(layer), size: 9, created_at: at(50_003) };
+    let blob = Blob { digest: Digest::from_bytes(layer), size: 9, created_at: at(50_003), purpose: Purpose::Image };
     store.blob_create(blob, whose, "ann").await.expect("is noted");
     crate::node::image(store, whose, &node, blob).await;
     store.image_gc(whose, "ann", at(50_009)).await.expect("drops");
@@ -143,6 +149,9 @@ async fn tables(raw: &Raw) -> BTreeMap<String, Vec<Vec<String>>> {
 async fn moves_everything(from: &Fresh, to: &Fresh) {
     let source = from.open().await;
     let tenants = fill(&source).await;
+    // As a server leaves it that dies while it removes old executions.
+    let gone = "INSERT INTO execution_gone (id, tenant) VALUES ('exe_gone', 'ten_any')";
+    from.raw().await.script(gone).await;
     let before = tables(&from.raw().await).await;
     for (name, rows) in &before {
         assert!(!rows.is_empty(), "table `{name}` is empty: fill it, and make sure that a transfer moves it");
