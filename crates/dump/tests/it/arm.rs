@@ -2,7 +2,7 @@
 //! its instructions would have left it, with a signed return address and the kernel's own frame of a signal.
 
 use crate::program::run;
-use dump::{Places, analyse};
+use dump::{Extra, Places, analyse};
 use model::report::{Report, Trust};
 use object::{Object, ObjectSymbol};
 use std::collections::BTreeMap;
@@ -33,8 +33,10 @@ fn link(folder: &Path) -> (PathBuf, BTreeMap<String, u64>) {
 }
 
 /// A core in the making.
-#[derive(Default)]
 struct Made {
+    machine: u16,
+    /// Whether the number of segments stands where the number of those that are too many does.
+    is_wide: bool,
     notes: Vec<u8>,
     /// Address, flags, length in memory, and what is kept of it.
     pieces: Vec<(u64, u32, u64, Vec<u8>)>,
@@ -52,14 +54,18 @@ impl Made {
     }
 
     fn bytes(&self) -> Vec<u8> {
+        let count = self.pieces.len() as u64 + 1;
+        let (sections, short) = if self.is_wide { (64 + 56 * count, 0xffff) } else { (0, count as u16) };
         let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
         bytes.resize(16, 0);
-        for (value, width) in [(4_u64, 2), (183, 2), (1, 4), (0, 8), (64, 8), (0, 8), (0, 4), (64, 2), (56, 2)] {
+        for (value, width) in
+            [(4_u64, 2), (self.machine.into(), 2), (1, 4), (0, 8), (64, 8), (sections, 8), (0, 4), (64, 2), (56, 2)]
+        {
             bytes.extend(&value.to_le_bytes()[..width]);
         }
-        bytes.extend((self.pieces.len() as u16 + 1).to_le_bytes());
+        bytes.extend(short.to_le_bytes());
         bytes.resize(64, 0);
-        let mut at = 64 + 56 * (self.pieces.len() as u64 + 1);
+        let mut at = 64 + 56 * count + if self.is_wide { 64 } else { 0 };
         let mut put = |kind: u32, flags: u32, address: u64, kept: u64, memory: u64| {
             bytes.extend(kind.to_le_bytes());
             bytes.extend(flags.to_le_bytes());
@@ -69,6 +75,11 @@ impl Made {
         put(4, 0, 0, self.notes.len() as u64, 0);
         for (address, flags, memory, kept) in &self.pieces {
             put(1, *flags, *address, kept.len() as u64, *memory);
+        }
+        if self.is_wide {
+            bytes.resize(bytes.len() + 44, 0);
+            bytes.extend((count as u32).to_le_bytes());
+            bytes.resize(bytes.len() + 16, 0);
         }
         bytes.extend(&self.notes);
         self.pieces.iter().for_each(|piece| bytes.extend(&piece.3));
@@ -106,7 +117,7 @@ fn stack(symbols: &BTreeMap<String, u64>) -> (Vec<u8>, Vec<u64>) {
 }
 
 fn core(program: &Path, symbols: &BTreeMap<String, u64>) -> Made {
-    let mut made = Made::default();
+    let mut made = Made { machine: 183, is_wide: false, notes: Vec::new(), pieces: Vec::new() };
     let (stack, registers) = stack(symbols);
     let mut status = vec![0; 112];
     status[12] = 5;
@@ -177,4 +188,59 @@ fn a_core_that_holds_its_code_needs_no_files() {
     let names = ["deepest", "after_deepest", "tramp", "leaf", "after_leaf", "after_middle", "after_main"];
     assert_eq!(offsets, names.map(|name| symbols[name]));
     assert_eq!(report.modules[0].found, model::report::Found::Core);
+}
+
+#[test]
+fn a_core_of_very_many_segments_is_read() {
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    let (program, symbols) = link(folder.path());
+    let mut made = core(&program, &symbols);
+    made.is_wide = true;
+    for number in 0..70_000 {
+        made.pieces.push((0x10_0000_0000 + number * 8192, 6, 4096, Vec::new()));
+    }
+    let path = folder.path().join("core");
+    fs::write(&path, made.bytes()).expect("there is room for a file");
+    let report = analyse(&path, &Places { roots: vec!["/".into()], ..Places::default() });
+    assert!(!report.is_truncated, "{:?}", report.notes);
+    check(&report);
+}
+
+#[test]
+fn what_was_caught_along_with_a_core_is_told() {
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    let (program, symbols) = link(folder.path());
+    let mut made = core(&program, &symbols);
+    let extra = Extra {
+        arguments: vec!["serve".to_owned(), "--all".to_owned()],
+        environment: Some(vec!["LANG=C".to_owned()]),
+        threads: [(77, "worker".to_owned())].into(),
+        node: Some("here".to_owned()),
+        crashed_at: Some(1_700_000_000),
+        ..Extra::default()
+    };
+    made.notes.extend(extra.write().expect("it is short"));
+    let path = folder.path().join("core");
+    fs::write(&path, made.bytes()).expect("there is room for a file");
+    let report = analyse(&path, &Places { roots: vec!["/".into()], ..Places::default() });
+    check(&report);
+    let process = report.process.expect("it was a process");
+    assert_eq!(process.arguments.as_deref(), Some("serve --all"));
+    assert_eq!(process.environment, ["LANG=C"]);
+    assert_eq!(report.threads[0].name.as_deref(), Some("worker"));
+    assert_eq!((report.machine.node.as_deref(), report.machine.crashed_at), (Some("here"), Some(1.7e9)));
+}
+
+#[test]
+fn of_an_unknown_processor_the_rest_is_told() {
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    let (program, symbols) = link(folder.path());
+    let mut made = core(&program, &symbols);
+    made.machine = 243;
+    let path = folder.path().join("core");
+    fs::write(&path, made.bytes()).expect("there is room for a file");
+    let report = analyse(&path, &Places::default());
+    assert_eq!(report.machine.arch.as_deref(), Some("243"));
+    assert_eq!(report.signal.as_ref().map(|signal| signal.name.as_str()), Some("SIGTRAP"));
+    assert!(report.threads.is_empty() && report.notes.iter().any(|note| note.text.contains("243")), "{report:?}");
 }

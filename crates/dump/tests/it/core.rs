@@ -264,6 +264,27 @@ fn without_its_files_a_core_is_walked_as_far_as_it_goes() {
     assert_eq!(told, 1);
 }
 
+#[test]
+fn unwind_packs_are_as_good_as_files() {
+    let program = Program::compile("sig.c", &["-O1", "-g"]);
+    let core = program.crash(&[]);
+    let with_files = analyse(&core, &here());
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    for module in with_files.modules.iter().filter(|module| module.path.starts_with('/')) {
+        let file = dump::ModuleFile::open(Path::new(&module.path)).expect("the module is there");
+        let (first, rest) = module.build_id.as_ref().expect("it has a build id").split_at(2);
+        fs::create_dir_all(folder.path().join(first)).expect("there is room for a folder");
+        let packed = dump::pack::write(&file).expect("it can be packed");
+        fs::write(folder.path().join(first).join(format!("{rest}.elf")), packed).expect("there is room for a file");
+    }
+    let places = Places { by_build_id: vec![folder.path().to_owned()], ..Places::default() };
+    let with_packs = analyse(&core, &places);
+    let walked = |report: &Report| addresses(report.crashed().expect("it aborted"));
+    assert_eq!(walked(&with_packs), walked(&with_files));
+    let names = functions(with_packs.crashed().expect("it aborted")).join(" ");
+    assert!(names.contains("deeper") && names.contains("main"), "{names}");
+}
+
 /// Analyses every prefix of a core that ends at a multiple of `step`.
 fn check_prefixes(core: &Path, places: Places, step: usize) {
     let bytes = fs::read(core).expect("a core can be read");

@@ -36,8 +36,9 @@ impl Program {
             command.args(["-c", script]).arg(&self.path).args(arguments);
             command.env("QUARRY_TEST", "kept").current_dir(self.folder.path());
             command.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("bash is there");
-            let with_number =
-                || fs::read_dir(self.folder.path()).ok()?.flatten().map(|entry| entry.path()).find(is_core);
+            let with_number = || {
+                fs::read_dir(self.folder.path()).ok()?.flatten().map(|entry| entry.path()).find(|path| is_core(path))
+            };
             if !core.exists() {
                 let left = with_number().unwrap_or_else(|| panic!("{arguments:?} left no core"));
                 fs::rename(left, &core).expect("a name can be changed");
@@ -53,7 +54,7 @@ impl Program {
     }
 }
 
-fn is_core(path: &PathBuf) -> bool {
+fn is_core(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("core."))
 }
 
