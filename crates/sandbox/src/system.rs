@@ -80,13 +80,9 @@ pub(crate) fn share_with<T>(
 ) -> Answer<(i32, T)> {
     extern "C" fn begin<F: FnOnce() -> std::convert::Infallible>(child: *mut libc::c_void) -> libc::c_int {
         // SAFETY: `share_with` keeps the place until this process has left its memory, and nobody else takes from it.
-        match unsafe { &mut *child.cast::<Option<F>>() }.take() {
-            Some(child) => {
-                let never = child();
-                match never {}
-            }
-            None => leave(127),
-        }
+        let child = unsafe { &mut *child.cast::<Option<F>>() }.take();
+        let _never = child.map(|child| child());
+        leave(127)
     }
     fn with<F: FnOnce() -> std::convert::Infallible>(_: &Option<F>) -> extern "C" fn(*mut libc::c_void) -> libc::c_int {
         begin::<F>

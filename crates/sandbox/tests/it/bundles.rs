@@ -133,7 +133,7 @@ impl Yard {
                 },
                 Some(Event::Ended { ending, .. }) => break Ok(*ending),
                 Some(Event::Failed { fault, .. }) => break Err(fault),
-                Some(Event::Built { .. }) => {}
+                Some(Event::Built { .. } | Event::Measured { .. }) => {}
                 None => panic!("the minder of {command:?} ended without a word"),
             }
         };

@@ -280,8 +280,9 @@ async fn crowders_give_way(app: &TestApp) {
         }
     };
     let content = content(300_000);
+    let place = path(&content);
     tokio::select! {
-        answer = put(app, &app.house, &path(&content), &content) => drop(answer.must(201)),
+        answer = put(app, &app.house, &place, &content) => drop(answer.must(201)),
         () = drip => {}
     }
     let answer = crowders.swap_remove(0).rest().await;
