@@ -10,3 +10,4 @@ mod pack;
 mod program;
 mod programs;
 mod symbol;
+mod parcel;
