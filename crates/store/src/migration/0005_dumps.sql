@@ -14,11 +14,11 @@ CREATE INDEX parcel_loose ON parcel (loose_at) WHERE loose_at IS NOT NULL;
 -- A frame stands in the parcel that brought it first; it goes with that parcel and not before.
 CREATE TABLE frame (
     tenant {text} NOT NULL,
-    digest {bytes} NOT NULL,
     parcel bigint NOT NULL,
     place bigint NOT NULL,
     packed bigint NOT NULL,
     raw bigint NOT NULL,
+    digest {bytes} NOT NULL,
     PRIMARY KEY (tenant, digest)
 ){clustered};
 CREATE INDEX frame_parcel ON frame (tenant, parcel);
