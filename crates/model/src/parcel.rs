@@ -44,6 +44,13 @@ const ENTRY_BYTES: usize = 40;
 #[error("{0}")]
 pub struct ParcelError(&'static str);
 
+impl ParcelError {
+    /// Makes the error of what is found wrong while it goes by.
+    pub const fn new(why: &'static str) -> Self {
+        Self(why)
+    }
+}
+
 impl From<ParcelError> for ApiError {
     fn from(error: ParcelError) -> Self {
         Self::invalid("parcel_invalid", error.to_string())

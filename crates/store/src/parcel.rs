@@ -37,7 +37,7 @@ statements! {
                               ON CONFLICT DO NOTHING";
     INSERT = "INSERT INTO parcel (tenant, number, digest, size, created_at, loose_at) \
               VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
-    GET = "SELECT digest, created_at FROM parcel WHERE tenant = $1 AND number = $2";
+    GET = "SELECT digest, created_at, size FROM parcel WHERE tenant = $1 AND number = $2";
     TOUCH = "UPDATE parcel SET loose_at = $1 WHERE tenant = $2 AND number = $3 AND loose_at IS NOT NULL";
     HOLD = "UPDATE parcel SET loose_at = NULL WHERE tenant = $1 AND number = $2 RETURNING number";
     LET_GO = "UPDATE parcel SET loose_at = $1 WHERE tenant = $2 AND number = $3 AND NOT EXISTS \
@@ -134,6 +134,23 @@ impl Operation for ParcelCreate {
         let Blob { digest, size, created_at } = blob;
         let parcel = Parcel { digest, size, frames: self.index.frames.len() as u64, new_frames, created_at };
         Ok((parcel, is_new))
+    }
+}
+
+struct ParcelGet {
+    digest: Digest,
+    tenant: TenantId,
+}
+
+impl Operation for ParcelGet {
+    type Answer = Blob;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Blob, StoreError> {
+        let row = tx.row(GET, &[self.tenant.into(), number(self.digest.as_bytes()).into()]).await?;
+        let missing = || StoreError::NotFound { noun: "parcel", id: self.digest.to_string() };
+        let row = row.ok_or_else(missing)?;
+        let (digest, created_at, size) = (row.parsed(0)?, row.time(1)?, row.count(2)?);
+        if digest == self.digest { Ok(Blob { digest, size, created_at }) } else { Err(missing()) }
     }
 }
 
@@ -284,6 +301,11 @@ impl Store {
         by: &str,
     ) -> Result<(Parcel, bool), StoreError> {
         self.write(ParcelCreate { blob, index, tenant, by: by.to_owned() }).await
+    }
+
+    /// Returns a tenant's parcel as the blob that it is.
+    pub async fn parcel_get(&self, digest: Digest, tenant: TenantId) -> Result<Blob, StoreError> {
+        self.read(ParcelGet { digest, tenant }).await
     }
 
     /// Takes a parcel back whose content went while its row was made.

@@ -1,15 +1,23 @@
 //! Where a dump is cut, and what its head tells: the grid, its Thoth name, and where it should end.
 
-use crate::core::elf::{ET_CORE, Header, Layout, MAX_ENTRY_BYTES, MAX_HEADER_BYTES, Segment};
+use crate::core::elf::{ET_CORE, Header, MAX_ENTRY_BYTES, MAX_HEADER_BYTES, Segment};
 use crate::id::{IdError, QuickId, quick_id};
 use model::DumpKind;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::ops::Range;
 
-/// Bytes that are held back from the beginning of a stream until its headers and notes are there. A head that is longer
-/// costs the dump its Thoth name and its grid, and nothing else.
-pub const MAX_HEAD_BYTES: u64 = 16 << 20;
+/// Bytes that are held back from the beginning of a stream until its headers are there. A dump whose headers are longer, or
+/// whose last section says how many there are, has no grid if it comes as a stream, and goes by its content.
+pub const MAX_HEAD_BYTES: u64 = 4 << 20;
+/// Bytes of notes that are held while a stream goes by, so that it has the name that its file would have.
+const MAX_NOTES_BYTES: u64 = 16 << 20;
+/// Parts of a file that are held so.
+const MAX_PARTS: usize = 64;
 /// Segments that the grid minds.
 const MAX_STARTS: u32 = 1 << 20;
+
+/// What is looked at of anything: enough for the header of an illumos dump.
+const FIRST_BYTES: u64 = 8_192;
 
 /// A step of the grid, and the place in the file up to which it is taken.
 const STEPS: [(u64, u64); 3] = [(1 << 30, 64 << 10), (4 << 30, 256 << 10), (16 << 30, 1 << 20)];
@@ -43,18 +51,17 @@ impl Head {
         Ok(head)
     }
 
-    /// Reads it from the beginning of a stream; without a name, if the beginning is not all that the name takes.
-    pub(super) fn of_beginning(bytes: &[u8]) -> io::Result<Self> {
-        let mut cursor = Cursor::new(bytes);
-        match needed(bytes) {
-            Some(needed) if needed <= bytes.len() as u64 => Self::read(&mut cursor),
-            // What is not there would be taken for the end of the dump, and give it another name.
-            _ => {
-                let mut head = Self::default();
-                head.segments(&mut cursor)?;
-                Ok(head)
-            }
-        }
+    /// Reads it from the beginning of a stream, as far as it is there: without a name, which takes the notes.
+    pub(super) fn of_beginning(bytes: &[u8]) -> io::Result<(Self, Passing)> {
+        let mut head = Self::default();
+        let notes = head.segments(&mut Cursor::new(bytes))?;
+        let needed = needed(bytes).unwrap_or(0).max(FIRST_BYTES);
+        let is_wide = Header::parse(bytes).is_some_and(|header| header.count().is_none());
+        let parts = match needed > MAX_HEAD_BYTES || is_wide {
+            true => Vec::new(),
+            false => std::iter::once(0..needed).chain(notes).collect(),
+        };
+        Ok((head, Passing::new(parts)))
     }
 
     /// Tells what sort of thing it is, as far as the head alone tells.
@@ -62,12 +69,14 @@ impl Head {
         if self.is_core { DumpKind::Core } else { DumpKind::Unknown }
     }
 
-    fn segments(&mut self, reader: &mut (impl Read + Seek)) -> io::Result<()> {
+    /// Notes the segments, and returns where there are notes.
+    fn segments(&mut self, reader: &mut (impl Read + Seek)) -> io::Result<Vec<Range<u64>>> {
         let mut first = [0; MAX_HEADER_BYTES];
         let length = read_at(reader, 0, &mut first)?;
         let Some(header) = Header::parse(&first[..length]).filter(|header| header.kind == ET_CORE) else {
-            return Ok(());
+            return Ok(Vec::new());
         };
+        let mut notes = Vec::new();
         self.is_core = true;
         let count = match header.count() {
             Some(count) => count,
@@ -83,55 +92,90 @@ impl Head {
             let length = read_at(reader, at, &mut entry[..header.entry_bytes()])?;
             let Some(segment) = Segment::parse(header.layout, &entry[..length]) else { break };
             if segment.file_bytes > 0 {
-                self.end = self.end.max(segment.offset.saturating_add(segment.file_bytes));
+                let end = segment.offset.saturating_add(segment.file_bytes);
+                self.end = self.end.max(end);
                 self.starts.push(segment.offset);
+                if segment.kind == Segment::NOTE && notes.len() <= MAX_PARTS {
+                    notes.push(segment.offset..end);
+                }
             }
         }
         self.starts.sort_unstable();
         self.starts.dedup();
-        Ok(())
+        Ok(notes)
     }
 }
 
-/// Returns how many bytes of a stream must be there before its head can be read; none if that cannot be told yet.
+/// Returns how many bytes of a stream must be there before its headers can be read; none if that cannot be told yet.
 pub(super) fn needed(bytes: &[u8]) -> Option<u64> {
-    let first = bytes.len() as u64;
-    if first < MAX_HEADER_BYTES as u64 {
+    if bytes.len() < MAX_HEADER_BYTES {
         return None;
     }
     let Some(header) = Header::parse(bytes).filter(|header| header.kind == ET_CORE) else {
-        // Enough for the header of an illumos dump, and for whoever looks what sort of thing it is.
-        return Some(8_192);
+        return Some(FIRST_BYTES);
     };
-    let entry = header.entry_bytes() as u64;
-    let table = |count: u32| header.segments_at.saturating_add(u64::from(count) * header.stride()).max(entry);
-    let count = match header.count() {
-        Some(count) => count,
-        None => {
-            let end = header.sections_at.saturating_add(header.section_bytes() as u64);
-            let section = usize::try_from(header.sections_at).ok().and_then(|at| bytes.get(at..));
-            match section.and_then(|section| header.count_in_section(section)) {
-                Some(count) => count,
-                None => return Some(end),
-            }
-        }
-    };
-    let mut needed = table(count);
-    if needed > first {
-        return Some(needed);
-    }
-    for number in 0..count {
-        if let Some(segment) = segment_at(bytes, &header, number, header.layout).filter(|one| one.kind == Segment::NOTE)
-        {
-            needed = needed.max(segment.offset.saturating_add(segment.file_bytes));
-        }
-    }
-    Some(needed)
+    // Where the last section says how many there are, it has not come yet.
+    let count = header.count().unwrap_or(0);
+    Some(header.segments_at.saturating_add(u64::from(count) * header.stride()).max(FIRST_BYTES))
 }
 
-fn segment_at(bytes: &[u8], header: &Header, number: u32, layout: Layout) -> Option<Segment> {
-    let at = header.segments_at.checked_add(u64::from(number) * header.stride())?;
-    Segment::parse(layout, bytes.get(usize::try_from(at).ok()?..)?)
+/// What has gone by of the parts of a stream that its name takes.
+#[derive(Debug)]
+pub(super) struct Passing {
+    parts: Vec<(Range<u64>, Vec<u8>)>,
+    at: u64,
+}
+
+impl Passing {
+    fn new(parts: Vec<Range<u64>>) -> Self {
+        let bytes = parts.iter().map(|part| part.end - part.start).fold(0, u64::saturating_add);
+        // One that would be too much has no name.
+        let fits = parts.len() <= MAX_PARTS && bytes <= MAX_HEAD_BYTES + MAX_NOTES_BYTES;
+        let parts = if fits { parts.into_iter().map(|part| (part, Vec::new())).collect() } else { Vec::new() };
+        Self { parts, at: 0 }
+    }
+
+    /// Keeps what it needs of what goes by.
+    pub(super) fn pass(&mut self, start: u64, bytes: &[u8]) {
+        let end = start + bytes.len() as u64;
+        for (part, held) in &mut self.parts {
+            let (from, to) = (part.start.max(start), part.end.min(end));
+            if from < to {
+                let place = |at: u64| usize::try_from(at - start).expect("it lies within what goes by");
+                held.extend_from_slice(&bytes[place(from)..place(to)]);
+            }
+        }
+    }
+
+    /// Returns the name that all that has gone by has.
+    pub(super) fn hash(&mut self) -> Option<QuickId> {
+        quick_id(self).ok().flatten()
+    }
+}
+
+impl Read for Passing {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let holds = |part: &Range<u64>, held: &Vec<u8>| {
+            let within = usize::try_from(self.at.checked_sub(part.start)?).ok()?;
+            held.get(within..).filter(|left| !left.is_empty()).map(<[u8]>::len)
+        };
+        let Some((part, held)) = self.parts.iter().find(|(part, held)| holds(part, held).is_some()) else {
+            return Ok(0);
+        };
+        let left = &held[usize::try_from(self.at - part.start).expect("it was looked at above")..];
+        let length = left.len().min(into.len());
+        into[..length].copy_from_slice(&left[..length]);
+        self.at += length as u64;
+        Ok(length)
+    }
+}
+
+impl Seek for Passing {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let SeekFrom::Start(at) = to else { return Err(io::ErrorKind::Unsupported.into()) };
+        self.at = at;
+        Ok(at)
+    }
 }
 
 fn read_at(reader: &mut (impl Read + Seek), at: u64, into: &mut [u8]) -> io::Result<usize> {

@@ -4,7 +4,8 @@
 //! most `WAITING` contents. A file's holes are skipped without being read; hashing them costs as much as hashing zeros.
 
 use super::cutter::{Cutter, TooMany, ZEROS};
-use super::grid::{Grid, Head, MAX_HEAD_BYTES, needed};
+use super::grid::{Grid, Head, MAX_HEAD_BYTES, Passing, needed};
+use crate::id::QuickId;
 use model::Digest;
 use model::parcel::{Extent, Frame, MAX_DUMP_BYTES, MAX_FRAME_BYTES, MAX_PACKED_BYTES, Manifest};
 use std::fs::File;
@@ -92,23 +93,21 @@ pub fn split_file(file: &File, sink: Sink<'_>) -> Result<Split, SplitError> {
 
 /// Splits what can be read only once, such as a core on its way from the kernel.
 pub fn split_stream(mut reader: impl Read + Send, sink: Sink<'_>) -> Result<Split, SplitError> {
-    let (mut beginning, mut is_all) = (Vec::new(), false);
+    let mut beginning = Vec::new();
     loop {
         let there = beginning.len() as u64;
         let wanted = needed(&beginning).unwrap_or(BEGINNING_BYTES);
-        if wanted <= there || wanted > MAX_HEAD_BYTES || is_all {
+        if wanted <= there || wanted > MAX_HEAD_BYTES {
             break;
         }
         let part = (wanted - there).max(BEGINNING_BYTES);
         let read = (&mut reader).take(part).read_to_end(&mut beginning).map_err(SplitError::Unreadable)?;
-        is_all = (read as u64) < part;
+        if (read as u64) < part {
+            break;
+        }
     }
-    let head = match is_all {
-        true => Head::read(&mut io::Cursor::new(&beginning)),
-        false => Head::of_beginning(&beginning),
-    };
-    let head = head.map_err(SplitError::Unreadable)?;
-    split(head, Flow { reader: io::Cursor::new(beginning).chain(reader) }, sink)
+    let (head, passing) = Head::of_beginning(&beginning).map_err(SplitError::Unreadable)?;
+    split(head, Flow { reader: io::Cursor::new(beginning).chain(reader), passing }, sink)
 }
 
 /// What comes next of a dump.
@@ -123,6 +122,14 @@ enum Next {
 trait Source: Send {
     /// Fills `into` with what comes next, or says that all of it is a hole.
     fn next(&mut self, into: &mut [u8]) -> io::Result<Next>;
+
+    /// Told what was read, and where.
+    fn pass(&mut self, _start: u64, _bytes: &[u8]) {}
+
+    /// Returns the dump's name, if that could not be told from its head.
+    fn hash(&mut self) -> Option<QuickId> {
+        None
+    }
 }
 
 /// A file that has holes.
@@ -170,11 +177,20 @@ impl Holed<'_> {
 /// A stream, of which nothing is known before it comes.
 struct Flow<R> {
     reader: R,
+    passing: Passing,
 }
 
 impl<R: Read + Send> Source for Flow<R> {
     fn next(&mut self, into: &mut [u8]) -> io::Result<Next> {
         fill(&mut |into, _| self.reader.read(into), into).map(Next::Bytes)
+    }
+
+    fn pass(&mut self, start: u64, bytes: &[u8]) {
+        self.passing.pass(start, bytes);
+    }
+
+    fn hash(&mut self) -> Option<QuickId> {
+        self.passing.hash()
     }
 }
 
@@ -220,7 +236,7 @@ struct Content {
     reached: u64,
 }
 
-fn split(head: Head, source: impl Source, sink: Sink<'_>) -> Result<Split, SplitError> {
+fn split(mut head: Head, source: impl Source, sink: Sink<'_>) -> Result<Split, SplitError> {
     let (ready, contents) = sync_channel(WAITING);
     let (back, recycled) = channel();
     let (read, frames) = std::thread::scope(|scope| {
@@ -232,9 +248,18 @@ fn split(head: Head, source: impl Source, sink: Sink<'_>) -> Result<Split, Split
         (reading.join(), frames)
     });
     let frames = frames?;
-    let (size, digest, extents) =
-        read.map_err(|_| SplitError::Unreadable(io::Error::other("its reader panicked")))??;
+    let read = read.map_err(|_| SplitError::Unreadable(io::Error::other("its reader panicked")))??;
+    head.hash = head.hash.or(read.hash);
+    let Done { size, digest, extents, .. } = read;
     Ok(Split { head, manifest: Manifest { size, digest, extents, frames } })
+}
+
+/// What was found out in the one pass over a dump.
+struct Done {
+    size: u64,
+    digest: Digest,
+    extents: Vec<Extent>,
+    hash: Option<QuickId>,
 }
 
 struct Reader {
@@ -244,7 +269,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn run(mut self, mut grid: Grid, mut source: impl Source) -> Result<(u64, Digest, Vec<Extent>), SplitError> {
+    fn run(mut self, mut grid: Grid, mut source: impl Source) -> Result<Done, SplitError> {
         let (mut cutter, mut at) = (Cutter::default(), 0_u64);
         let mut chunk = vec![0; MAX_FRAME_BYTES as usize];
         loop {
@@ -259,6 +284,7 @@ impl Reader {
             };
             let bytes = &chunk[..read];
             self.hasher.update(bytes);
+            source.pass(at, bytes);
             while let Ok(buffer) = self.recycled.try_recv() {
                 cutter.recycle(buffer);
             }
@@ -281,7 +307,8 @@ impl Reader {
         {
             return Err(gone());
         }
-        Ok((at, Digest::from_bytes(*self.hasher.finalize().as_bytes()), cutter.extents))
+        let digest = Digest::from_bytes(*self.hasher.finalize().as_bytes());
+        Ok(Done { size: at, digest, extents: cutter.extents, hash: source.hash() })
     }
 
     fn hash_zeros(&mut self, mut length: usize) {
