@@ -29,12 +29,7 @@ impl Client {
     }
 
     /// Stores a parcel; it is sent again if the connection breaks.
-    pub async fn parcel_put(
-        &self,
-        digest: Digest,
-        parcel: Bytes,
-        progress: Progress,
-    ) -> Result<Parcel, ClientError> {
+    pub async fn parcel_put(&self, digest: Digest, parcel: Bytes, progress: Progress) -> Result<Parcel, ClientError> {
         self.put_named(&format!("/v1/parcels/{digest}"), &Content::Bytes(parcel.clone()), parcel.len() as u64, progress)
             .await
     }
