@@ -198,6 +198,16 @@ impl Client {
         self.blob_get_at(fence.address(digest), digest, None).await
     }
 
+    /// Opens a part of a blob of the tenant of an execution that a node holds: of a parcel, a few frames.
+    pub async fn execution_blob_part(
+        &self,
+        fence: Fence,
+        digest: Digest,
+        range: ByteRange,
+    ) -> Result<BlobReader, ClientError> {
+        self.blob_get_at(fence.address(digest), digest, Some(range)).await
+    }
+
     async fn blob_put_at<T: DeserializeOwned>(
         &self,
         address: &Address,
