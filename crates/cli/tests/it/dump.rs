@@ -79,7 +79,7 @@ impl Scene<'_> {
                 .map(|path| if path.is_dir() { size(&path) } else { path.metadata().map_or(0, |file| file.len()) })
                 .sum()
         }
-        size(&self.house.data().join("blobs"))
+        size(&self.house.data().join("blob"))
     }
 }
 
