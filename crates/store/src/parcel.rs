@@ -14,7 +14,7 @@ use crate::transaction::{Operation, Session, Tx};
 use crate::value::{Row, Value};
 use jiff::Timestamp;
 use model::parcel::{Frame, FramePlace, Index, Parcel};
-use model::{ApiError, Blob, Digest, ErrorKind, TenantId};
+use model::{ApiError, Blob, Digest, ErrorKind, Purpose, TenantId};
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write;
 
@@ -131,7 +131,7 @@ impl Operation for ParcelCreate {
             Session::Postgres(_) => INSERT_FRAMES_POSTGRES,
         };
         let new_frames = tx.execute(sql, &[tenant.into(), number.into(), rows(&self.index).into()]).await?;
-        let Blob { digest, size, created_at } = blob;
+        let Blob { digest, size, created_at, .. } = blob;
         let parcel = Parcel { digest, size, frames: self.index.frames.len() as u64, new_frames, created_at };
         Ok((parcel, is_new))
     }
@@ -150,7 +150,7 @@ impl Operation for ParcelGet {
         let missing = || StoreError::NotFound { noun: "parcel", id: self.digest.to_string() };
         let row = row.ok_or_else(missing)?;
         let (digest, created_at, size) = (row.parsed(0)?, row.time(1)?, row.count(2)?);
-        if digest == self.digest { Ok(Blob { digest, size, created_at }) } else { Err(missing()) }
+        if digest == self.digest { Ok(Blob { digest, size, created_at, purpose: Purpose::Kept }) } else { Err(missing()) }
     }
 }
 

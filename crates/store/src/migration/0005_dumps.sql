@@ -52,6 +52,7 @@ CREATE TABLE dump (
     uploaded_at bigint NOT NULL
 );
 CREATE UNIQUE INDEX dump_hash ON dump (tenant, hash);
+CREATE INDEX dump_tenant ON dump (tenant, id);
 CREATE INDEX dump_time ON dump (tenant, time, id);
 CREATE INDEX dump_uploaded ON dump (tenant, uploaded_at, id);
 CREATE INDEX dump_kind ON dump (tenant, kind, time, id);

@@ -5,7 +5,7 @@ use crate::sample::{at, log, refused, tenant};
 use futures_util::future::join_all;
 use model::dump::{Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, DumpSignature};
 use model::parcel::{Frame, Index};
-use model::{Blob, Digest, Dump, DumpId, DumpKind, DumpState, NewDump, Noun, TenantId};
+use model::{Blob, Digest, Dump, DumpId, DumpKind, DumpState, NewDump, Noun, Purpose, TenantId};
 use serde_json::json;
 use std::collections::BTreeSet;
 use store::{DumpKey, Store, StoreError, Taken, random};
@@ -30,7 +30,7 @@ fn frame(seed: &str) -> Frame {
 /// Keeps a parcel of these frames, and returns how many of them were new.
 async fn parcel(store: &Store, whose: TenantId, frames: &[&str], ms: i64) -> u64 {
     let index = Index { frames: frames.iter().map(|seed| frame(seed)).collect() };
-    let blob = Blob { digest: digest(&frames.join("+")), size: index.parcel_bytes(), created_at: at(ms) };
+    let blob = Blob { digest: digest(&frames.join("+")), size: index.parcel_bytes(), created_at: at(ms), purpose: Purpose::Kept };
     store.parcel_create(blob, index, whose, "ann").await.expect("is kept").0.new_frames
 }
 
@@ -58,7 +58,7 @@ async fn create(
     for digest in store.removal_list().await.expect("a list") {
         store.removal_end(digest).await.expect("is noted");
     }
-    let manifest = Blob { digest: new.manifest, size: 9, created_at: at(2) };
+    let manifest = Blob { digest: new.manifest, size: 9, created_at: at(2), purpose: Purpose::Kept };
     store.blob_create(manifest, whose, "ann").await.expect("is noted");
     let frames: Vec<_> = frames.iter().map(|seed| frame(seed)).collect();
     let parcels = store.frame_parcels(&frames, whose).await?;
@@ -223,7 +223,7 @@ async fn naming_a_parcel_and_removing_it_meet(fresh: &Fresh) {
         parcel(&stores[0], ours, &[&name], 1).await;
         let new = NewDump { manifest, ..new(&format!("{round:x}")) };
         let parcels = stores[0].frame_parcels(&[frame(&name)], ours).await.expect("is there");
-        let blob = Blob { digest: manifest, size: 9, created_at: at(2) };
+        let blob = Blob { digest: manifest, size: 9, created_at: at(2), purpose: Purpose::Kept };
         stores[0].blob_create(blob, ours, "ann").await.expect("is noted");
         let naming = stores[0].dump_create(new, (digest("x"), 1), parcels, ours, ("ann", at(3)));
         let removing = stores[1].parcel_gc(at(5), 10, "house", at(5));
