@@ -150,7 +150,11 @@ impl Operation for ParcelGet {
         let missing = || StoreError::NotFound { noun: "parcel", id: self.digest.to_string() };
         let row = row.ok_or_else(missing)?;
         let (digest, created_at, size) = (row.parsed(0)?, row.time(1)?, row.count(2)?);
-        if digest == self.digest { Ok(Blob { digest, size, created_at, purpose: Purpose::Kept }) } else { Err(missing()) }
+        if digest == self.digest {
+            Ok(Blob { digest, size, created_at, purpose: Purpose::Kept })
+        } else {
+            Err(missing())
+        }
     }
 }
 

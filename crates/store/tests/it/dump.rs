@@ -30,7 +30,12 @@ fn frame(seed: &str) -> Frame {
 /// Keeps a parcel of these frames, and returns how many of them were new.
 async fn parcel(store: &Store, whose: TenantId, frames: &[&str], ms: i64) -> u64 {
     let index = Index { frames: frames.iter().map(|seed| frame(seed)).collect() };
-    let blob = Blob { digest: digest(&frames.join("+")), size: index.parcel_bytes(), created_at: at(ms), purpose: Purpose::Kept };
+    let blob = Blob {
+        digest: digest(&frames.join("+")),
+        size: index.parcel_bytes(),
+        created_at: at(ms),
+        purpose: Purpose::Kept,
+    };
     store.parcel_create(blob, index, whose, "ann").await.expect("is kept").0.new_frames
 }
 
