@@ -47,6 +47,11 @@ impl Draft {
         self.file.write_all(bytes).with_context(|| format!("`{}` cannot be written", self.path.display()))
     }
 
+    /// Returns the file, for whoever writes it by places.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Puts the file at its place.
     pub(crate) fn keep(mut self) -> anyhow::Result<()> {
         let cannot = || format!("`{}` cannot be written", self.path.display());

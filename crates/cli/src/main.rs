@@ -9,6 +9,7 @@ mod config;
 mod connection;
 mod doctor;
 mod draft;
+mod dump;
 mod execution;
 mod exit;
 mod image;

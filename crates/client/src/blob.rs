@@ -12,6 +12,7 @@ use model::node::Held;
 use model::{Blob, Digest, ErrorKind, Page, PageQuery, Purpose, SessionId};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
 use reqwest::{Body, Method, RequestBuilder, Response};
+use serde::de::DeserializeOwned;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -197,13 +198,23 @@ impl Client {
         self.blob_get_at(fence.address(digest), digest, None).await
     }
 
-    async fn blob_put_at(
+    /// Opens a part of a blob of the tenant of an execution that a node holds: of a parcel, a few frames.
+    pub async fn execution_blob_part(
+        &self,
+        fence: Fence,
+        digest: Digest,
+        range: ByteRange,
+    ) -> Result<BlobReader, ClientError> {
+        self.blob_get_at(fence.address(digest), digest, Some(range)).await
+    }
+
+    async fn blob_put_at<T: DeserializeOwned>(
         &self,
         address: &Address,
         size: u64,
         content: &Content,
         progress: Progress,
-    ) -> Result<Blob, ClientError> {
+    ) -> Result<T, ClientError> {
         let (sent, progress) = (&Arc::new(AtomicU64::new(0)), &progress);
         self.retried(Replay::Safe, || async move {
             let body = content.body(sent, progress).await.map_err(ClientError::Content)?;
@@ -213,9 +224,34 @@ impl Client {
         .await
     }
 
+    /// Stores content at a path that names it.
+    pub(crate) async fn put_named<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        content: &Content,
+        size: u64,
+        progress: Progress,
+    ) -> Result<T, ClientError> {
+        self.blob_put_at(&self.address(path.to_owned()), size, content, progress).await
+    }
+
+    /// Opens what stands at a path and has this digest, or a part of it.
+    pub(crate) async fn get_named(
+        &self,
+        path: String,
+        digest: Digest,
+        range: Option<ByteRange>,
+    ) -> Result<BlobReader, ClientError> {
+        self.blob_get_at(self.address(path), digest, range).await
+    }
+
     fn blob_address(&self, digest: Digest) -> Address {
+        self.address(blob_path(digest))
+    }
+
+    fn address(&self, path: String) -> Address {
         let query = self.tenant_query().into_iter().map(|(name, value)| (name, value.to_owned())).collect();
-        Address { path: blob_path(digest), query }
+        Address { path, query }
     }
 
     /// Stores content that can be read only once; the server tells its digest.
@@ -250,7 +286,7 @@ impl Client {
     }
 
     /// Sends a request with a long body, watching that it moves.
-    async fn upload(&self, request: RequestBuilder, sent: &AtomicU64) -> Result<Blob, Fault> {
+    async fn upload<T: DeserializeOwned>(&self, request: RequestBuilder, sent: &AtomicU64) -> Result<T, Fault> {
         let request = request.header(CONTENT_TYPE, "application/octet-stream");
         let stalled = async {
             let mut before = u64::MAX;
@@ -434,9 +470,17 @@ impl Client {
 
 impl Fence {
     fn address(&self, digest: Digest) -> Address {
-        let Held { execution, attempt } = self.held;
-        let query = vec![("session", self.session.to_string()), ("attempt", attempt.to_string())];
-        Address { path: format!("/v1/executions/{execution}/blobs/{digest}"), query }
+        let path = format!("/v1/executions/{}/blobs/{digest}", self.held.execution);
+        Address { path, query: self.query() }
+    }
+
+    /// Returns where it is asked for the places of frames.
+    pub(crate) fn frames(&self) -> (String, Vec<(&'static str, String)>) {
+        (format!("/v1/executions/{}/frames", self.held.execution), self.query())
+    }
+
+    fn query(&self) -> Vec<(&'static str, String)> {
+        vec![("session", self.session.to_string()), ("attempt", self.held.attempt.to_string())]
     }
 }
 

@@ -8,6 +8,7 @@
 pub mod blob;
 mod change;
 mod chunk;
+mod dump;
 mod error;
 mod event;
 mod execution;

@@ -13,6 +13,7 @@ mod mapped;
 mod memory;
 mod module;
 pub mod pack;
+pub mod parcel;
 mod places;
 pub mod signature;
 pub mod symbol;

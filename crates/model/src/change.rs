@@ -27,12 +27,23 @@ pub enum Noun {
     Node,
     /// A registry that a tenant has a credential for.
     Registry,
+    /// A dump.
+    Dump,
 }
 
 impl Noun {
     /// Every noun.
-    pub const ALL: [Self; 8] =
-        [Self::Execution, Self::Tenant, Self::User, Self::Token, Self::Blob, Self::Image, Self::Node, Self::Registry];
+    pub const ALL: [Self; 9] = [
+        Self::Execution,
+        Self::Tenant,
+        Self::User,
+        Self::Token,
+        Self::Blob,
+        Self::Image,
+        Self::Node,
+        Self::Registry,
+        Self::Dump,
+    ];
 
     /// Returns the noun's word, as it stands in rows and JSON.
     pub const fn as_str(self) -> &'static str {
@@ -45,6 +56,7 @@ impl Noun {
             Self::Image => "image",
             Self::Node => "node",
             Self::Registry => "registry",
+            Self::Dump => "dump",
         }
     }
 }

@@ -106,6 +106,8 @@ ids! {
     ExecutionId = "exe";
     /// The files and settings that an execution can run in.
     ImageId = "img";
+    /// What was left of a process or a machine that died.
+    DumpId = "dmp";
     /// A machine that offers sandboxes.
     NodeId = "nod";
     /// One connection of a node to the server; its lease covers all that the node runs.

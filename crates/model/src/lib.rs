@@ -8,6 +8,7 @@ pub mod blob;
 pub mod change;
 pub mod chunk;
 pub mod digest;
+pub mod dump;
 pub mod error;
 pub mod execution;
 pub mod health;
@@ -17,6 +18,7 @@ pub mod limits;
 pub mod log;
 pub mod node;
 pub mod page;
+pub mod parcel;
 pub mod permission;
 pub mod report;
 pub mod sandbox;
@@ -30,12 +32,13 @@ pub use blob::{Blob, Purpose};
 pub use change::{Change, ChangeQuery, Noun};
 pub use chunk::{Chunk, ChunkPage, ChunkQuery, Content, Stream};
 pub use digest::Digest;
+pub use dump::{Dump, DumpState, NewDump};
 pub use error::{ApiError, ErrorKind};
 pub use execution::{
     Class, Execution, ExecutionQuery, ExecutionState, Input, Lease, LimitSet, Limits, NewExecution, Origin, OriginKind,
     Outcome, Recipe, Retry, SetUpFault, Usage,
 };
-pub use id::{ExecutionId, ImageId, NodeId, RequestId, SessionId, TenantId, TokenId, UserId};
+pub use id::{DumpId, ExecutionId, ImageId, NodeId, RequestId, SessionId, TenantId, TokenId, UserId};
 pub use image::{
     Image, ImageConfig, ImageQuery, ImageSource, ImageState, Manifest, NewImage, NewRegistry, Platform, Registry,
 };

@@ -35,6 +35,12 @@ pub enum Scope {
     /// Store and remove credentials for registries.
     #[serde(rename = "registry:write")]
     RegistryWrite,
+    /// See dumps, and fetch their content.
+    #[serde(rename = "dump:read")]
+    DumpRead,
+    /// Upload dumps, and note things on them.
+    #[serde(rename = "dump:write")]
+    DumpWrite,
     /// See nodes.
     #[serde(rename = "node:read")]
     NodeRead,
@@ -72,7 +78,7 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::ChangeRead,
         Self::ExecutionRead,
         Self::ExecutionWrite,
@@ -82,6 +88,8 @@ impl Scope {
         Self::ImageWrite,
         Self::RegistryRead,
         Self::RegistryWrite,
+        Self::DumpRead,
+        Self::DumpWrite,
         Self::NodeRead,
         Self::NodeWrite,
         Self::NodeRun,
@@ -107,6 +115,8 @@ impl Scope {
             Self::ImageWrite => "image:write",
             Self::RegistryRead => "registry:read",
             Self::RegistryWrite => "registry:write",
+            Self::DumpRead => "dump:read",
+            Self::DumpWrite => "dump:write",
             Self::NodeRead => "node:read",
             Self::NodeWrite => "node:write",
             Self::NodeRun => "node:run",
@@ -184,10 +194,13 @@ impl Role {
             | Scope::TokenRead
             | Scope::TenantRead
             | Scope::ImageRead
+            | Scope::DumpRead
             | Scope::NodeRead => Self::Viewer,
             // Who may only look may still make a token of their own, to look from elsewhere.
             Scope::TokenWrite => Self::Viewer,
-            Scope::ExecutionWrite | Scope::BlobWrite | Scope::ImageWrite | Scope::RegistryRead => Self::User,
+            Scope::ExecutionWrite | Scope::BlobWrite | Scope::ImageWrite | Scope::DumpWrite | Scope::RegistryRead => {
+                Self::User
+            }
             Scope::RegistryWrite
             | Scope::NodeWrite
             | Scope::NodeRun

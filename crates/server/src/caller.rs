@@ -170,7 +170,8 @@ pub(crate) async fn identify(State(app): State<App>, mut request: Request, next:
 
 /// Tells whether a request is one that a node makes in the course of its work.
 fn is_of_a_node(request: &Request) -> bool {
-    const OF_NODES: [&str; 2] = ["/v1/nodes/{id}/sync", "/v1/executions/{id}/blobs/{digest}"];
+    const OF_NODES: [&str; 3] =
+        ["/v1/nodes/{id}/sync", "/v1/executions/{id}/blobs/{digest}", "/v1/executions/{id}/frames"];
     request.extensions().get::<MatchedPath>().is_some_and(|path| OF_NODES.contains(&path.as_str()))
 }
 

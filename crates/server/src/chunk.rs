@@ -18,6 +18,7 @@ use axum::response::Response;
 use model::limits::MAX_HOLD;
 use model::node::Held;
 use model::page::page_limit;
+use model::parcel::{FramePlaces, FrameQuery};
 use model::{
     ApiError, Blob, Chunk, ChunkPage, ChunkQuery, Digest, ErrorKind, ExecutionId, OriginKind, Purpose, Scope,
     SessionId, Stream, TenantId,
@@ -37,7 +38,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Returns the routes that are over soon.
 pub(crate) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(input_send))
+    OpenApiRouter::new().routes(routes!(input_send)).routes(routes!(frame_places))
 }
 
 /// Returns the routes that last as long as there is something to wait for, or to send.
@@ -275,6 +276,28 @@ async fn blob_get(
     let tenant = fenced(&app, &caller, id, asked).await?;
     let blob = app.store.blob_get(digest, tenant).await?;
     content::serve(&app, blob, &axum::http::Method::GET, &headers).await
+}
+
+/// Tells where frames of the tenant of an execution stand that the caller's node holds; their parcels are blobs.
+#[utoipa::path(
+    post, path = "/v1/executions/{id}/frames", tag = "execution", operation_id = "execution_frame_places",
+    params(("id" = ExecutionId, Path, description = "Which execution."), FenceQuery), request_body = FrameQuery,
+    responses(
+        (status = 200, description = "Those that are there.", body = FramePlaces),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn frame_places(
+    State(app): State<App>,
+    caller: Caller,
+    Named(id): Named<ExecutionId>,
+    Asked(asked): Asked<FenceQuery>,
+    Body(query): Body<FrameQuery>,
+) -> Answer<Json<FramePlaces>> {
+    caller.must(Scope::NodeRun)?;
+    query.check()?;
+    let tenant = fenced(&app, &caller, id, asked).await?;
+    Ok(Json(FramePlaces { places: app.store.frame_places(query.digests, tenant).await? }))
 }
 
 /// Makes the error for an execution whose log cannot be read on.

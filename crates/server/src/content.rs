@@ -133,13 +133,24 @@ pub(crate) struct Sent {
 
 /// Stores content that comes with a request, for a tenant.
 pub(crate) async fn store(app: &App, by: &str, tenant: TenantId, sent: Sent, request: Request) -> Answer<Made<Blob>> {
+    store_at_most(app, by, tenant, (sent, MAX_BLOB_BYTES), request).await
+}
+
+/// Stores content that comes with a request and is no longer than this, for a tenant.
+pub(crate) async fn store_at_most(
+    app: &App,
+    by: &str,
+    tenant: TenantId,
+    (sent, max_bytes): (Sent, u64),
+    request: Request,
+) -> Answer<Made<Blob>> {
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: u64| length > MAX_BLOB_BYTES) {
-        return Err(failure(&BlobError::TooLong { max_bytes: MAX_BLOB_BYTES }));
+    if announced.is_some_and(|length: u64| length > max_bytes) {
+        return Err(failure(&BlobError::TooLong { max_bytes }));
     }
     let body = paced(app, request.into_body().into_data_stream());
     let stored =
-        app.blobs.put(sent.digest, body, announced.unwrap_or(MAX_BLOB_BYTES)).await.map_err(|error| failure(&error))?;
+        app.blobs.put(sent.digest, body, announced.unwrap_or(max_bytes)).await.map_err(|error| failure(&error))?;
     let blob = Blob { digest: stored.digest, size: stored.size, created_at: app.clock.now(), purpose: sent.purpose };
     let (blob, is_new) = app.store.blob_create(blob, tenant, by).await?;
     // Its content may have been removed after we found it there and before the row was made, or be removed now.
@@ -209,7 +220,7 @@ impl Pace {
 
 /// Breaks content off when nothing of it comes for too long, or too little while others wait; else how long all of it takes
 /// is the sender's business.
-fn paced(app: &App, body: BodyDataStream) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
+pub(crate) fn paced(app: &App, body: BodyDataStream) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
     let (blobs, limit) = (app.blobs.clone(), app.config.server.request_timeout);
     let pace = Pace { body, blobs, limit, waited: Duration::ZERO, bytes: 0 };
     futures_util::stream::unfold(Some(pace), |pace| async move {
@@ -323,7 +334,7 @@ fn set(response: &mut Response, name: header::HeaderName, value: &str) {
     }
 }
 
-fn failure(error: &BlobError) -> Failure {
+pub(crate) fn failure(error: &BlobError) -> Failure {
     let message = error.to_string();
     let (kind, code) = match error {
         BlobError::NotFound { .. } => (ErrorKind::NotFound, "blob_not_found"),

@@ -2,7 +2,8 @@
 
 use crate::app::App;
 use crate::{
-    caller, change, chunk, content, execution, health, image, log, node, registry, request, tenant, token, user,
+    caller, change, chunk, content, dump, execution, health, image, log, node, parcel, registry, request, tenant,
+    token, user,
 };
 use axum::Router;
 use axum::http::header;
@@ -32,6 +33,8 @@ fn lasting() -> OpenApiRouter<App> {
         .merge(change::routes())
         .merge(content::lasting_routes())
         .merge(chunk::lasting_routes())
+        .merge(dump::lasting_routes())
+        .merge(parcel::lasting_routes())
         .merge(node::lasting_routes())
 }
 
@@ -44,6 +47,8 @@ fn brief() -> OpenApiRouter<App> {
         .merge(token::routes())
         .merge(content::routes())
         .merge(chunk::routes())
+        .merge(dump::routes())
+        .merge(parcel::routes())
         .merge(node::routes())
         .merge(image::routes())
         .merge(registry::routes())

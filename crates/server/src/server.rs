@@ -16,7 +16,7 @@ use crate::rate::Rates;
 use crate::seal::{Seal, SealError};
 use crate::session::{self, Sessions};
 use crate::tls::{POLL_EVERY, Tls, TlsError};
-use crate::{openapi, retention};
+use crate::{openapi, parcel, retention};
 use axum_server::Handle;
 use axum_server::accept::DefaultAcceptor;
 use axum_server::tls_rustls::RustlsAcceptor;
@@ -192,6 +192,7 @@ impl Server {
         let retention = app.config.retention.clone();
         self.tasks.spawn(retention::run(app.store.clone(), retention, app.clock.clone(), stop.clone()));
         self.tasks.spawn(look_at_blobs(app.clone()));
+        self.tasks.spawn(parcel::run(app.clone()));
         self.tasks.spawn(session::watch::run(app.clone()));
         if let Some(log) = app.log.clone() {
             self.tasks.spawn(async move { log.run(stop).await });

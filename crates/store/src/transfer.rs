@@ -40,6 +40,8 @@ enum First {
     Text,
     /// A text, and numbers behind it.
     Mixed,
+    /// A text, and bytes behind it.
+    Bytes,
 }
 
 macro_rules! tables {
@@ -100,6 +102,25 @@ tables! {
     "chunk" by "execution, attempt, number" = [0, 1, 2] > "$1, $2, $3" limit "$4" from Mixed:
         "execution, attempt, number, stream, at, size, total, is_end, blob, bytes" =
         "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10";
+    "parcel" by "tenant, number" = [0, 1] > "$1, $2" limit "$3" from Mixed:
+        "tenant, number, digest, size, created_at, loose_at" = "$1, $2, $3, $4, $5, $6";
+    "frame" by "tenant, digest" = [0, 1] > "$1, $2" limit "$3" from Bytes:
+        "tenant, digest, parcel, place, packed, raw" = "$1, $2, $3, $4, $5, $6";
+    "dump" by "id" = [0] > "$1" limit "$2" from Text:
+        "id, tenant, hash, digest, size, manifest, kind, state, is_truncated, name, time, cmd, psargs, pid, node, \
+         platform, ticket, properties, stack, signature, signature_text, execution, report, created_by, uploaded_at" =
+        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, \
+         $24, $25";
+    "dump_parcel" by "dump, parcel" = [0, 1] > "$1, $2" limit "$3" from Mixed:
+        "dump, parcel, tenant" = "$1, $2, $3";
+    "dump_property" by "dump, ordinal" = [0, 1] > "$1, $2" limit "$3" from Mixed:
+        "dump, ordinal, tenant, path, kind, text, number" = "$1, $2, $3, $4, $5, $6, $7";
+    "stack" by "tenant, number" = [0, 1] > "$1, $2" limit "$3" from Mixed:
+        "tenant, number, calls" = "$1, $2, $3";
+    "call" by "tenant, number" = [0, 1] > "$1, $2" limit "$3" from Mixed:
+        "tenant, number, text" = "$1, $2, $3";
+    "stack_call" by "tenant, call, stack, position" = [0, 1, 2, 3] > "$1, $2, $3, $4" limit "$5" from Mixed:
+        "tenant, call, stack, position" = "$1, $2, $3, $4";
     "log_segment" by "number" = [0] > "$1" limit "$2" from Number:
         "number, first_seq, last_seq, last_at, bytes" = "$1, $2, $3, $4, $5";
     "change" by "seq" = [0] > "$1" limit "$2" from Number:
@@ -181,6 +202,7 @@ async fn copy_table(
     let mut after = match table.first {
         First::Number => vec![Value::Int(i64::MIN); table.key.len()],
         First::Text => vec![Value::Text(String::new()); table.key.len()],
+        First::Bytes => vec![Value::Text(String::new()), Value::Bytes(Vec::new())],
         First::Mixed => {
             let numbers = vec![Value::Int(i64::MIN); table.key.len() - 1];
             [vec![Value::Text(String::new())], numbers].concat()

@@ -78,6 +78,7 @@ macro_rules! ids_as_values {
     )*};
 }
 ids_as_values!(
+    model::DumpId,
     model::ExecutionId,
     model::ImageId,
     model::NodeId,

@@ -5,6 +5,7 @@ mod change;
 mod chaos;
 mod connection;
 mod doctor;
+mod dump;
 mod entity;
 mod execution;
 mod hand;

@@ -7,6 +7,7 @@ mod arm;
 mod core;
 mod locate;
 mod pack;
+mod parcel;
 mod program;
 mod programs;
 mod symbol;

@@ -5,6 +5,7 @@ mod answer;
 mod app;
 mod blob;
 mod change;
+mod dump;
 mod engine;
 mod exchange;
 mod execution;

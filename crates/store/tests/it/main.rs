@@ -6,6 +6,7 @@ mod change;
 mod claim;
 mod content;
 mod crash;
+mod dump;
 mod engine;
 mod execution;
 mod fleet;

@@ -1,0 +1,49 @@
+//! `quarry dump object`: the name that a dump has or would have, found out on this side.
+
+use crate::exit::Exit;
+use crate::session::Session;
+use anyhow::Context;
+use clap::Args;
+use client::blob::Content;
+use dump::parcel::{Head, head_of_file};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// Prints the hash by which a dump is known or would be, without asking a server
+///
+/// Of a core only the headers and notes are read, however long it is.
+#[derive(Args)]
+#[command(after_help = "Example:\n  quarry dump object core.1234")]
+pub(crate) struct Object {
+    /// The dumps
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+impl Object {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        let mut exit = Exit::Ok;
+        for path in &self.files {
+            match hash_of(path).await {
+                Ok((hash, _)) => session.output.line(&hash)?,
+                Err(error) => exit = exit.or(session.report(&error)),
+            }
+        }
+        Ok(exit)
+    }
+}
+
+/// Returns a file's hash, and what its head told.
+pub(super) async fn hash_of(path: &Path) -> anyhow::Result<(String, Head)> {
+    let cannot = || format!("`{}` cannot be read", path.display());
+    let opened = path.to_owned();
+    let read = move || anyhow::Ok(head_of_file(&File::open(opened)?)?);
+    let head = tokio::task::spawn_blocking(read).await?.with_context(cannot)?;
+    if let Some(hash) = head.hash {
+        return Ok((hash.to_string(), head));
+    }
+    // What Thoth had no name for goes by its content.
+    let (digest, _) = Content::File(path.to_owned()).digest().await.with_context(cannot)?;
+    Ok((digest.to_string().chars().take(32).collect(), head))
+}

@@ -1,0 +1,172 @@
+//! `quarry dump upload`: hash, ask, send what is missing, make known.
+
+use super::object::hash_of;
+use super::parcels::{Sent, send};
+use crate::blob::{bar, progress};
+use crate::exit::{Exit, Failure};
+use crate::session::Session;
+use anyhow::Context;
+use clap::Args;
+use client::{Client, ClientError};
+use dump::parcel::{Split, split_file, split_stream};
+use jiff::Timestamp;
+use model::dump::{Arrival, DumpArrived, DumpFacts, MAX_WORD_CHARS};
+use model::{Digest, Dump, DumpId, ErrorKind, NewDump};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// Uploads dumps, unless they are there already
+///
+/// What of a dump is there is not sent again: not when an upload that broke off is repeated, nor when another dump has
+/// the same memory. Holes and zero pages are never sent.
+#[derive(Args)]
+#[command(after_help = "Example:
+  quarry dump upload core.1234 core.1235
+  quarry dump upload --name core.java - < core")]
+pub(crate) struct Upload {
+    /// The dumps; `-` is one from standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// What to call it, in place of its file's name
+    #[arg(long)]
+    name: Option<String>,
+}
+
+impl Upload {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        if self.name.is_some() && self.files.len() > 1 {
+            return Err(Failure::usage("usage", "one name does not fit several dumps").into());
+        }
+        let client = session.client()?;
+        let mut exit = Exit::Ok;
+        for path in &self.files {
+            let name = self.name.clone().unwrap_or_else(|| name_of(path));
+            let done = match path == Path::new("-") {
+                true => from_input(session, &client, &name).await,
+                false => from_file(session, &client, path, &name).await,
+            };
+            match done {
+                Ok((dump, shown)) if session.output.is_json() => {
+                    session.output.json(&shown)?;
+                    drop(dump);
+                }
+                Ok((dump, _)) => session.output.line(&dump.hash)?,
+                Err(error) => {
+                    let error = error.context(format!("`{}` was not uploaded", path.display()));
+                    exit = exit.or(session.report(&error));
+                }
+            }
+        }
+        Ok(exit)
+    }
+}
+
+/// Returns what a file is called, as far as a dump's name may be long.
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().filter(|name| *name != "-").map(|name| name.to_string_lossy());
+    name.map_or_else(|| "stdin".to_owned(), |name| name.chars().take(MAX_WORD_CHARS).collect())
+}
+
+/// A dump, and the JSON that tells of it.
+type Done = (Dump, serde_json::Value);
+
+async fn from_file(session: &Session, client: &Client, path: &Path, name: &str) -> anyhow::Result<Done> {
+    let file = File::open(path).with_context(|| format!("`{}` cannot be read", path.display()))?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        let failure = Failure::usage("usage", format!("`{}` is not a file", path.display()));
+        return Err(failure.hint("a dump from a pipe is uploaded with `-`").into());
+    }
+    let (hash, head) = hash_of(path).await?;
+    let (size, is_truncated) = (metadata.len(), head.end > metadata.len());
+    if let Some(there) = there(client, &hash).await?.filter(|there| is_as_full(there, size, is_truncated)) {
+        session.output.say(&format!("{name} is already there as {hash}"));
+        let shown = serde_json::to_value(DumpArrived { dump: there.clone(), arrival: Arrival::Known })?;
+        return Ok((there, shown));
+    }
+    session.output.say(&format!("creating {hash}"));
+    session.output.say(&format!("uploading {name} to {hash}"));
+    let bar = bar(session, Some(size));
+    let sent = send(client, move |sink| split_file(&file, sink), &progress(&bar)).await;
+    bar.finish_and_clear();
+    let facts = DumpFacts { time: metadata.modified().ok().and_then(instant), ..DumpFacts::default() };
+    make_known(session, client, sent?, (name, facts)).await
+}
+
+async fn from_input(session: &Session, client: &Client, name: &str) -> anyhow::Result<Done> {
+    session.output.say(&format!("uploading {name}"));
+    let bar = bar(session, None);
+    let sent = send(client, |sink| split_stream(std::io::stdin(), sink), &progress(&bar)).await;
+    bar.finish_and_clear();
+    let sent = sent?;
+    session.output.say(&format!("creating {}", sent.0.hash()));
+    let facts = DumpFacts { time: Some(client::id::now()), ..DumpFacts::default() };
+    make_known(session, client, sent, (name, facts)).await
+}
+
+/// Returns an instant as the server keeps it.
+fn instant(time: std::time::SystemTime) -> Option<Timestamp> {
+    Timestamp::from_microsecond(Timestamp::try_from(time).ok()?.as_microsecond()).ok()
+}
+
+/// Returns the dump of a hash, if there is one.
+async fn there(client: &Client, hash: &str) -> Result<Option<Dump>, ClientError> {
+    match client.dump_get(hash).await {
+        Ok(dump) => Ok(Some(dump)),
+        // Who may bring dumps and not look at them brings them, and the server says what it had.
+        Err(error) if error.api().is_some_and(|api| matches!(api.kind, ErrorKind::NotFound | ErrorKind::Forbidden)) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Tells whether nothing would be gained by uploading a file of this size.
+fn is_as_full(there: &Dump, size: u64, is_truncated: bool) -> bool {
+    there.manifest.is_some() && (there.size == size || (is_truncated && there.size > size))
+}
+
+async fn make_known(
+    session: &Session,
+    client: &Client,
+    (split, sent): (Split, Sent),
+    (name, facts): (&str, DumpFacts),
+) -> anyhow::Result<Done> {
+    let manifest = split.manifest.encode();
+    let digest = Digest::from_bytes(*blake3::hash(&manifest).as_bytes());
+    client.manifest_put(digest, manifest.into()).await?;
+    let new = NewDump {
+        id: client::id::fresh(DumpId::new),
+        hash: split.hash(),
+        manifest: digest,
+        kind: split.head.kind(),
+        is_truncated: split.is_truncated(),
+        name: name.to_owned(),
+        facts,
+        execution: None,
+    };
+    let arrived = client.dump_create(&new).await?;
+    let dump = &arrived.dump;
+    if split.is_truncated() {
+        let (size, end) = (split.manifest.size, split.head.end);
+        session.output.say(&format!("{name} is truncated: it has {size} bytes, and its headers tell of {end}"));
+    }
+    match arrived.arrival {
+        Arrival::New => {}
+        Arrival::Replaced => session.output.say(&format!("{} now has its whole content", dump.hash)),
+        Arrival::Known if dump.digest == split.manifest.digest => {
+            session.output.say(&format!("{name} is already there as {}", dump.hash));
+        }
+        Arrival::Known => {
+            let (hash, size) = (&dump.hash, dump.size);
+            session.output.say(&format!("{hash} keeps the content that it has, of {size} bytes"));
+        }
+    }
+    let mut shown = serde_json::to_value(&arrived)?;
+    if let Some(shown) = shown.as_object_mut() {
+        shown.insert("sent_bytes".to_owned(), sent.bytes.into());
+        shown.insert("sent_frames".to_owned(), sent.frames.into());
+    }
+    Ok((arrived.dump, shown))
+}

@@ -1,0 +1,220 @@
+//! Where a dump is cut, and what its head tells: the grid, its Thoth name, and where it should end.
+
+use crate::core::elf::{ET_CORE, Header, MAX_ENTRY_BYTES, MAX_HEADER_BYTES, Segment};
+use crate::id::{IdError, QuickId, quick_id};
+use model::DumpKind;
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::ops::Range;
+
+/// Bytes that are held back from the beginning of a stream until its headers are there. A dump whose headers are longer, or
+/// whose last section says how many there are, has no grid if it comes as a stream, and goes by its content.
+pub const MAX_HEAD_BYTES: u64 = 4 << 20;
+/// Bytes of notes that are held while a stream goes by, so that it has the name that its file would have.
+const MAX_NOTES_BYTES: u64 = 16 << 20;
+/// Parts of a file that are held so.
+const MAX_PARTS: usize = 64;
+/// Segments that the grid minds.
+const MAX_STARTS: u32 = 1 << 20;
+
+/// What is looked at of anything: enough for the header of an illumos dump.
+const FIRST_BYTES: u64 = 8_192;
+
+/// A step of the grid, and the place in the file up to which it is taken.
+const STEPS: [(u64, u64); 3] = [(1 << 30, 64 << 10), (4 << 30, 256 << 10), (16 << 30, 1 << 20)];
+/// The step from there on.
+const LAST_STEP: u64 = 2 << 20;
+
+/// What the head of a dump tells.
+#[derive(Clone, Debug, Default)]
+pub struct Head {
+    /// The name that Thoth would give it, if it would.
+    pub hash: Option<QuickId>,
+    /// Whether it is an ELF core.
+    pub is_core: bool,
+    /// Where its segments say that it ends.
+    pub end: u64,
+    /// Where the grid begins afresh.
+    pub(super) starts: Vec<u64>,
+}
+
+impl Head {
+    /// Reads it.
+    pub fn read(reader: &mut (impl Read + Seek)) -> io::Result<Self> {
+        let hash = match quick_id(reader) {
+            Ok(hash) => hash,
+            Err(IdError::Unreadable(error)) => return Err(error),
+            // What announces more than anything real does is kept like anything else, and goes by its content.
+            Err(IdError::TooMany { .. }) => None,
+        };
+        let mut head = Self { hash, ..Self::default() };
+        head.segments(reader)?;
+        Ok(head)
+    }
+
+    /// Reads it from the beginning of a stream, as far as it is there: without a name, which takes the notes.
+    pub(super) fn of_beginning(bytes: &[u8]) -> io::Result<(Self, Passing)> {
+        let mut head = Self::default();
+        let notes = head.segments(&mut Cursor::new(bytes))?;
+        let needed = needed(bytes).unwrap_or(0).max(FIRST_BYTES);
+        let is_wide = Header::parse(bytes).is_some_and(|header| header.count().is_none());
+        let parts = match needed > MAX_HEAD_BYTES || is_wide {
+            true => Vec::new(),
+            false => std::iter::once(0..needed).chain(notes).collect(),
+        };
+        Ok((head, Passing::new(parts)))
+    }
+
+    /// Tells what sort of thing it is, as far as the head alone tells.
+    pub const fn kind(&self) -> DumpKind {
+        if self.is_core { DumpKind::Core } else { DumpKind::Unknown }
+    }
+
+    /// Notes the segments, and returns where there are notes.
+    fn segments(&mut self, reader: &mut (impl Read + Seek)) -> io::Result<Vec<Range<u64>>> {
+        let mut first = [0; MAX_HEADER_BYTES];
+        let length = read_at(reader, 0, &mut first)?;
+        let Some(header) = Header::parse(&first[..length]).filter(|header| header.kind == ET_CORE) else {
+            return Ok(Vec::new());
+        };
+        let mut notes = Vec::new();
+        self.is_core = true;
+        let count = match header.count() {
+            Some(count) => count,
+            None => {
+                let mut section = [0; MAX_ENTRY_BYTES];
+                let length = read_at(reader, header.sections_at, &mut section)?;
+                header.count_in_section(&section[..length]).unwrap_or(0)
+            }
+        };
+        for number in 0..count.min(MAX_STARTS) {
+            let mut entry = [0; MAX_ENTRY_BYTES];
+            let at = header.segments_at.saturating_add(u64::from(number) * header.stride());
+            let length = read_at(reader, at, &mut entry[..header.entry_bytes()])?;
+            let Some(segment) = Segment::parse(header.layout, &entry[..length]) else { break };
+            if segment.file_bytes > 0 {
+                let end = segment.offset.saturating_add(segment.file_bytes);
+                self.end = self.end.max(end);
+                self.starts.push(segment.offset);
+                if segment.kind == Segment::NOTE && notes.len() <= MAX_PARTS {
+                    notes.push(segment.offset..end);
+                }
+            }
+        }
+        self.starts.sort_unstable();
+        self.starts.dedup();
+        Ok(notes)
+    }
+}
+
+/// Returns how many bytes of a stream must be there before its headers can be read; none if that cannot be told yet.
+pub(super) fn needed(bytes: &[u8]) -> Option<u64> {
+    if bytes.len() < MAX_HEADER_BYTES {
+        return None;
+    }
+    let Some(header) = Header::parse(bytes).filter(|header| header.kind == ET_CORE) else {
+        return Some(FIRST_BYTES);
+    };
+    // Where the last section says how many there are, it has not come yet.
+    let count = header.count().unwrap_or(0);
+    Some(header.segments_at.saturating_add(u64::from(count) * header.stride()).max(FIRST_BYTES))
+}
+
+/// What has gone by of the parts of a stream that its name takes.
+#[derive(Debug)]
+pub(super) struct Passing {
+    parts: Vec<(Range<u64>, Vec<u8>)>,
+    at: u64,
+}
+
+impl Passing {
+    fn new(parts: Vec<Range<u64>>) -> Self {
+        let bytes = parts.iter().map(|part| part.end - part.start).fold(0, u64::saturating_add);
+        // One that would be too much has no name.
+        let fits = parts.len() <= MAX_PARTS && bytes <= MAX_HEAD_BYTES + MAX_NOTES_BYTES;
+        let parts = if fits { parts.into_iter().map(|part| (part, Vec::new())).collect() } else { Vec::new() };
+        Self { parts, at: 0 }
+    }
+
+    /// Keeps what it needs of what goes by.
+    pub(super) fn pass(&mut self, start: u64, bytes: &[u8]) {
+        let end = start + bytes.len() as u64;
+        for (part, held) in &mut self.parts {
+            let (from, to) = (part.start.max(start), part.end.min(end));
+            if from < to {
+                let place = |at: u64| usize::try_from(at - start).expect("it lies within what goes by");
+                held.extend_from_slice(&bytes[place(from)..place(to)]);
+            }
+        }
+    }
+
+    /// Returns the name that all that has gone by has.
+    pub(super) fn hash(&mut self) -> Option<QuickId> {
+        quick_id(self).ok().flatten()
+    }
+}
+
+impl Read for Passing {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let holds = |part: &Range<u64>, held: &Vec<u8>| {
+            let within = usize::try_from(self.at.checked_sub(part.start)?).ok()?;
+            held.get(within..).filter(|left| !left.is_empty()).map(<[u8]>::len)
+        };
+        let Some((part, held)) = self.parts.iter().find(|(part, held)| holds(part, held).is_some()) else {
+            return Ok(0);
+        };
+        let left = &held[usize::try_from(self.at - part.start).expect("it was looked at above")..];
+        let length = left.len().min(into.len());
+        into[..length].copy_from_slice(&left[..length]);
+        self.at += length as u64;
+        Ok(length)
+    }
+}
+
+impl Seek for Passing {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let SeekFrom::Start(at) = to else { return Err(io::ErrorKind::Unsupported.into()) };
+        self.at = at;
+        Ok(at)
+    }
+}
+
+fn read_at(reader: &mut (impl Read + Seek), at: u64, into: &mut [u8]) -> io::Result<usize> {
+    if i64::try_from(at).is_err() {
+        return Ok(0);
+    }
+    reader.seek(SeekFrom::Start(at))?;
+    let mut length = 0;
+    while length < into.len() {
+        match reader.read(&mut into[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}
+
+/// The places at which a dump is cut.
+#[derive(Debug)]
+pub(super) struct Grid {
+    starts: Vec<u64>,
+    /// The next of them.
+    next: usize,
+}
+
+impl Grid {
+    pub(super) fn new(head: &Head) -> Self {
+        Self { starts: head.starts.clone(), next: 0 }
+    }
+
+    /// Returns how long the chunk is that begins at `at`, which only ever grows.
+    pub(super) fn step(&mut self, at: u64) -> usize {
+        while self.starts.get(self.next).is_some_and(|start| *start <= at) {
+            self.next += 1;
+        }
+        let step = STEPS.iter().find(|(below, _)| at < *below).map_or(LAST_STEP, |(_, step)| *step);
+        let left = self.starts.get(self.next).map_or(u64::MAX, |start| start - at);
+        usize::try_from(step.min(left)).expect("a step is a few megabytes at most")
+    }
+}

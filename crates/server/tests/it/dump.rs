@@ -1,0 +1,164 @@
+//! Parcels and dumps over HTTP: what is proved before it is kept, who may do what, and that nobody's frames are another's.
+
+use crate::app::TestApp;
+use crate::engine::{Place, on_both_engines};
+use model::dump::{Arrival, DumpArrived};
+use model::parcel::{Extent, Frame, FramePlaces, FrameQuery, FramesMissing, Index, Manifest, Parcel};
+use model::{Digest, Dump, DumpId, DumpKind, NewDump, Page, Role, Scope};
+use reqwest::Method;
+use serde_json::json;
+use store::random;
+
+on_both_engines!(a_parcel_is_proved_frame_by_frame, a_dump_is_made_known_when_all_of_it_is_there, rights_are_kept);
+
+fn digest(bytes: &[u8]) -> Digest {
+    Digest::from_bytes(*blake3::hash(bytes).as_bytes())
+}
+
+/// Contents that stand for packed frames: nothing here unpacks them.
+fn parcel(contents: &[&[u8]]) -> (Index, Vec<u8>) {
+    let frame = |bytes: &&[u8]| Frame { digest: digest(bytes), packed: bytes.len() as u32, raw: 4096 };
+    let index = Index { frames: contents.iter().map(frame).collect() };
+    let bytes = [index.encode(), contents.concat()].concat();
+    (index, bytes)
+}
+
+async fn put(app: &TestApp, token: &str, path: &str, bytes: &[u8]) -> crate::answer::Answer {
+    let path = format!("{path}/{}", digest(bytes));
+    app.send(app.request(Method::PUT, token, &path).body(bytes.to_vec())).await
+}
+
+fn manifest(frames: &[Frame]) -> Manifest {
+    let bytes = frames.iter().map(|frame| u64::from(frame.raw)).sum();
+    Manifest {
+        size: bytes + 100,
+        digest: digest(b"all"),
+        extents: vec![Extent { start: 7, bytes }],
+        frames: frames.to_vec(),
+    }
+}
+
+fn new(app: &TestApp, manifest: &[u8]) -> NewDump {
+    NewDump {
+        id: DumpId::new(app.clock.now(), random()),
+        hash: "76998f82a450a8914037e4da838ec609".to_owned(),
+        manifest: digest(manifest),
+        kind: DumpKind::Core,
+        is_truncated: false,
+        name: "core.bc.24388".to_owned(),
+        facts: model::dump::DumpFacts::default(),
+        execution: None,
+    }
+}
+
+async fn a_parcel_is_proved_frame_by_frame(place: &Place) {
+    let app = TestApp::start(place).await;
+    let ada = app.admin("acme").await;
+    let long = vec![7; 70_000];
+    let (index, good) = parcel(&[b"one", &long, b"three"]);
+    let refuse = async |bytes: &[u8], code: &str| put(&app, &ada.secret, "/v1/parcels", bytes).await.error(400, code);
+    let mut foreign = good.clone();
+    *foreign.last_mut().unwrap() ^= 1;
+    refuse(&foreign, "parcel_invalid").await;
+    refuse(&good[..good.len() - 1], "parcel_invalid").await;
+    refuse(&[&good[..], b"x"].concat(), "parcel_invalid").await;
+    refuse(&good[..20], "parcel_invalid").await;
+    refuse(b"", "parcel_invalid").await;
+    refuse(b"what is no parcel at all", "parcel_invalid").await;
+    let wrong = format!("/v1/parcels/{}", digest(b"another"));
+    app.send(app.request(Method::PUT, &ada.secret, &wrong).body(good.clone())).await.error(400, "digest_mismatch");
+    let digests: Vec<_> = index.frames.iter().map(|frame| frame.digest).collect();
+    let query = FrameQuery { digests: digests.clone() };
+    let missing: FramesMissing = app.post(&ada.secret, "/v1/frames/missing", &query).await.must(200).json();
+    assert_eq!(missing.missing, digests, "nothing of what was refused is there");
+
+    let kept: Parcel = put(&app, &ada.secret, "/v1/parcels", &good).await.must(201).json();
+    assert_eq!((kept.digest, kept.size, kept.frames, kept.new_frames), (digest(&good), good.len() as u64, 3, 3));
+    let again: Parcel = put(&app, &ada.secret, "/v1/parcels", &good).await.must(200).json();
+    assert_eq!(again.new_frames, 0);
+    let missing: FramesMissing = app.post(&ada.secret, "/v1/frames/missing", &query).await.must(200).json();
+    assert_eq!(missing.missing, []);
+    let found: FramePlaces = app.post(&ada.secret, "/v1/frames/places", &query).await.must(200).json();
+    let two = found.places.iter().find(|place| place.digest == digests[1]).expect("is there");
+    let range = format!("bytes={}-{}", two.offset, two.offset + u64::from(two.packed) - 1);
+    let request = app.request(Method::GET, &ada.secret, &format!("/v1/parcels/{}", two.parcel)).header("range", range);
+    assert!(app.send(request).await.must(206).body == long, "a frame comes back as it is");
+    let many = FrameQuery { digests: vec![digests[0]; 2_049] };
+    app.post(&ada.secret, "/v1/frames/missing", &many).await.error(400, "frames_too_many");
+
+    // Another tenant has none of it, and must bring all of it.
+    let eve = app.admin("evil").await;
+    let missing: FramesMissing = app.post(&eve.secret, "/v1/frames/missing", &query).await.must(200).json();
+    assert_eq!(missing.missing, digests);
+    app.get(&eve.secret, &format!("/v1/parcels/{}", two.parcel)).await.must(404);
+    app.stop().await;
+}
+
+async fn a_dump_is_made_known_when_all_of_it_is_there(place: &Place) {
+    let app = TestApp::start(place).await;
+    let ada = app.admin("acme").await;
+    let (index, bytes) = parcel(&[b"one", b"two"]);
+    let whole = manifest(&index.frames).encode();
+    let new = new(&app, &whole);
+    app.post(&ada.secret, "/v1/dumps", &new).await.error(404, "blob_not_found");
+    put(&app, &ada.secret, "/v1/manifests", &whole).await.must(201);
+    app.post(&ada.secret, "/v1/dumps", &new).await.error(409, "frames_missing");
+    put(&app, &ada.secret, "/v1/parcels", &bytes).await.must(201);
+    let made: DumpArrived = app.post(&ada.secret, "/v1/dumps", &new).await.must(201).json();
+    assert_eq!((made.arrival, made.dump.digest, made.dump.size), (Arrival::New, digest(b"all"), 8_292));
+    let again: DumpArrived = app.post(&ada.secret, "/v1/dumps", &new).await.must(200).json();
+    assert_eq!((again.arrival, &again.dump), (Arrival::Known, &made.dump));
+    let broken = NewDump { manifest: digest(b"no manifest"), ..new.clone() };
+    put(&app, &ada.secret, "/v1/manifests", b"no manifest").await.must(201);
+    app.post(&ada.secret, "/v1/dumps", &broken).await.error(400, "manifest_invalid");
+    let nameless = NewDump { hash: "76998F82".to_owned(), ..new.clone() };
+    app.post(&ada.secret, "/v1/dumps", &nameless).await.error(400, "dump_invalid");
+
+    let path = format!("/v1/dumps/{}", &made.dump.hash[..6]);
+    let found: Dump = app.get(&ada.secret, &path).await.must(200).json();
+    assert_eq!(found, made.dump);
+    assert!(app.get(&ada.secret, &format!("{path}/manifest")).await.must(200).body == whole);
+    let note = json!({"ticket": "OS-2359", "properties": {"triage": "bmc"}});
+    let noted: Dump = app.json(Method::PATCH, &ada.secret, &path, &note).await.must(200).json();
+    assert_eq!((noted.ticket.as_deref(), &noted.properties["triage"]), (Some("OS-2359"), &json!("bmc")));
+    let mass = json!({"ticket": "cmd=java"});
+    app.json(Method::PATCH, &ada.secret, &path, &mass).await.error(400, "dump_invalid");
+    let again: DumpArrived = app.post(&ada.secret, "/v1/dumps", &new).await.must(200).json();
+    assert_eq!(again.dump, noted, "uploading it again resets nothing");
+    let page: Page<Dump> = app.get(&ada.secret, "/v1/dumps").await.must(200).json();
+    assert_eq!(page.items, [noted.clone()]);
+
+    let purged: Dump = app.order(&ada.secret, &format!("{path}/purge")).await.must(200).json();
+    assert_eq!((purged.manifest, purged.ticket.as_deref()), (None, Some("OS-2359")));
+    app.get(&ada.secret, &format!("{path}/manifest")).await.error(410, "dump_purged");
+    app.get(&ada.secret, "/v1/dumps/nothing").await.must(400);
+    app.get(&ada.secret, "/v1/dumps/0").await.error(404, "dump_not_found");
+    app.stop().await;
+}
+
+async fn rights_are_kept(place: &Place) {
+    let app = TestApp::start(place).await;
+    let ada = app.admin("acme").await;
+    let viewer = app.somebody("acme", "vic", Role::Viewer).await;
+    let bringer = app.narrow(&ada.secret, &[Scope::DumpWrite]).await;
+    let (index, bytes) = parcel(&[b"one"]);
+    let whole = manifest(&index.frames).encode();
+    put(&app, &viewer.secret, "/v1/parcels", &bytes).await.must(403);
+    put(&app, &viewer.secret, "/v1/manifests", &whole).await.must(403);
+    app.post(&viewer.secret, "/v1/frames/missing", &FrameQuery { digests: Vec::new() }).await.must(403);
+    // Who may only bring dumps needs nothing more to do so.
+    put(&app, &bringer.secret, "/v1/parcels", &bytes).await.must(201);
+    put(&app, &bringer.secret, "/v1/manifests", &whole).await.must(201);
+    let made: DumpArrived = app.post(&bringer.secret, "/v1/dumps", &new(&app, &whole)).await.must(201).json();
+    let path = format!("/v1/dumps/{}", made.dump.id);
+    app.get(&bringer.secret, &path).await.must(403);
+    app.get(&viewer.secret, &path).await.must(200);
+    app.json(Method::PATCH, &viewer.secret, &path, &json!({"ticket": "x"})).await.must(403);
+    app.order(&viewer.secret, &format!("{path}/purge")).await.must(403);
+    let eve = app.admin("evil").await;
+    for path in [path.clone(), format!("/v1/dumps/{}", made.dump.hash), format!("{path}/manifest")] {
+        app.get(&eve.secret, &path).await.must(404);
+        app.get(&app.house, &path).await.must(if path.contains("dmp_") { 200 } else { 404 });
+    }
+    app.stop().await;
+}

@@ -1,0 +1,88 @@
+//! The properties of dumps as rows that they can be found by. The truth of them is the JSON in the dump's own row.
+
+use crate::error::StoreError;
+use crate::statement::statements;
+use crate::transaction::Tx;
+use crate::value::Value;
+use model::dump::{Leaf, MAX_FOUND_BYTES, leaves};
+use model::{DumpId, TenantId};
+use std::collections::BTreeMap;
+
+statements! {
+    CLEAR = "DELETE FROM dump_property WHERE dump = $1";
+    INSERT = "INSERT INTO dump_property (dump, ordinal, tenant, path, kind, text, number) \
+              VALUES ($1, $2, $3, $4, $5, $6, $7)";
+}
+
+/// Writes the rows of a dump's properties in place of those that were there.
+pub(crate) async fn write(
+    tx: &Tx<'_>,
+    dump: DumpId,
+    tenant: TenantId,
+    properties: &BTreeMap<String, serde_json::Value>,
+) -> Result<(), StoreError> {
+    tx.execute(CLEAR, &[dump.into()]).await?;
+    let leaves = leaves(properties).map_err(|error| StoreError::Refused(Box::new(error)))?;
+    for ((path, leaf), ordinal) in leaves.into_iter().zip(0_i64..) {
+        // What is no text can be found by the text that JSON has for it: nobody who looks says which it is.
+        let (kind, text, number) = match leaf {
+            Leaf::Truth(truth) => ("truth", truth.to_string(), None),
+            Leaf::Number(number) => ("number", number.to_string(), Some(sortable(number))),
+            Leaf::Text(text) => ("text", text, None),
+            Leaf::Empty => ("empty", String::new(), None),
+        };
+        let values = [
+            dump.into(),
+            ordinal.into(),
+            tenant.into(),
+            path.into(),
+            kind.into(),
+            found(&text).into(),
+            number.map_or(Value::Null, Value::Int),
+        ];
+        tx.execute(INSERT, &values).await?;
+    }
+    Ok(())
+}
+
+/// Returns as much of a text as it can be found by, without what PostgreSQL keeps no text with.
+pub(crate) fn found(text: &str) -> String {
+    let text = text.replace('\0', "");
+    let end = (0..=MAX_FOUND_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text[..end].to_owned()
+}
+
+/// Returns a whole number that sorts among others as the number does.
+pub(crate) fn sortable(number: f64) -> i64 {
+    // Adding nothing makes one zero of the two.
+    let bits = (number + 0.0).to_bits() as i64;
+    if bits < 0 { bits ^ i64::MAX } else { bits }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn numbers_sort_as_they_are(a: f64, b: f64) {
+            prop_assume!(!a.is_nan() && !b.is_nan());
+            prop_assert_eq!(a.partial_cmp(&b), Some(sortable(a).cmp(&sortable(b))));
+        }
+    }
+
+    #[test]
+    fn both_zeros_are_one() {
+        assert_eq!(sortable(0.0), sortable(-0.0));
+        assert!(sortable(-1.0) < sortable(0.0) && sortable(0.0) < sortable(1e-300));
+    }
+
+    #[test]
+    fn a_long_text_is_found_by_its_beginning() {
+        let text = "ü".repeat(MAX_FOUND_BYTES);
+        assert_eq!(found(&text).len(), MAX_FOUND_BYTES);
+        assert_eq!(found(&format!("x{text}")).len(), MAX_FOUND_BYTES - 1);
+        assert_eq!(found("a\0b"), "ab");
+    }
+}

@@ -1,0 +1,306 @@
+//! Parcels and dumps: what is there is known, uploading again merges, and what no dump needs goes, but nothing else.
+
+use crate::engine::{Fresh, on_both_engines};
+use crate::sample::{at, log, refused, tenant};
+use futures_util::future::join_all;
+use model::dump::{Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, DumpSignature};
+use model::parcel::{Frame, Index};
+use model::{Blob, Digest, Dump, DumpId, DumpKind, DumpState, NewDump, Noun, Purpose, TenantId};
+use serde_json::json;
+use std::collections::BTreeSet;
+use store::{DumpKey, Store, StoreError, Taken, random};
+
+on_both_engines!(
+    frames_are_known_by_the_parcel_that_brought_them,
+    a_dump_merges_and_never_resets,
+    a_dump_is_found,
+    what_no_dump_needs_goes,
+    naming_a_parcel_and_removing_it_meet,
+    findings_are_kept,
+);
+
+fn digest(seed: &str) -> Digest {
+    Digest::from_bytes(*blake3::hash(seed.as_bytes()).as_bytes())
+}
+
+fn frame(seed: &str) -> Frame {
+    Frame { digest: digest(seed), packed: 100, raw: 4096 }
+}
+
+/// Keeps a parcel of these frames, and returns how many of them were new.
+async fn parcel(store: &Store, whose: TenantId, frames: &[&str], ms: i64) -> u64 {
+    let index = Index { frames: frames.iter().map(|seed| frame(seed)).collect() };
+    let blob = Blob {
+        digest: digest(&frames.join("+")),
+        size: index.parcel_bytes(),
+        created_at: at(ms),
+        purpose: Purpose::Kept,
+    };
+    store.parcel_create(blob, index, whose, "ann").await.expect("is kept").0.new_frames
+}
+
+fn new(hash: &str) -> NewDump {
+    NewDump {
+        id: DumpId::new(at(1), random()),
+        hash: format!("{hash:0<32}"),
+        manifest: digest("manifest"),
+        kind: DumpKind::Core,
+        is_truncated: false,
+        name: "core.1".to_owned(),
+        facts: DumpFacts { time: Some(at(5)), ..DumpFacts::default() },
+        execution: None,
+    }
+}
+
+async fn create(
+    store: &Store,
+    whose: TenantId,
+    new: &NewDump,
+    content: (&str, u64),
+    frames: &[&str],
+) -> Result<DumpArrived, StoreError> {
+    // Nobody here removes contents; that it was done is all the store need be told.
+    for digest in store.removal_list().await.expect("a list") {
+        store.removal_end(digest).await.expect("is noted");
+    }
+    let manifest = Blob { digest: new.manifest, size: 9, created_at: at(2), purpose: Purpose::Kept };
+    store.blob_create(manifest, whose, "ann").await.expect("is noted");
+    let frames: Vec<_> = frames.iter().map(|seed| frame(seed)).collect();
+    let parcels = store.frame_parcels(&frames, whose).await?;
+    store.dump_create(new.clone(), (digest(content.0), content.1), parcels, whose, ("ann", at(3))).await
+}
+
+fn everybody(whose: TenantId) -> Taken {
+    Taken { reach: None, namespace: whose }
+}
+
+async fn note(store: &Store, dump: &Dump, change: serde_json::Value) -> Dump {
+    let change: DumpChange = serde_json::from_value(change).expect("is a change");
+    let taken = everybody(dump.tenant);
+    store.dump_note(DumpKey::Id(dump.id), taken, change, "bob", at(9)).await.expect("is noted")
+}
+
+async fn frames_are_known_by_the_parcel_that_brought_them(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let (ours, theirs) = (tenant(&store, "ours").await, tenant(&store, "theirs").await);
+    let names: Vec<_> = ["a", "b", "c"].map(digest).to_vec();
+    assert_eq!(store.frames_missing(names.clone(), ours).await.expect("an answer"), names);
+    assert_eq!(store.frames_missing(Vec::new(), ours).await.expect("an answer"), []);
+    assert_eq!(parcel(&store, ours, &["a", "b", "a"], 1).await, 2, "the same twice is one");
+    assert_eq!(parcel(&store, ours, &["a", "b", "a"], 2).await, 0, "again is harmless");
+    assert_eq!(parcel(&store, ours, &["b", "c"], 3).await, 1);
+    assert_eq!(parcel(&store, theirs, &["c"], 4).await, 1, "each tenant has its own");
+    assert_eq!(store.frames_missing(names.clone(), ours).await.expect("an answer"), []);
+    assert_eq!(store.frames_missing(names.clone(), theirs).await.expect("an answer"), names[..2]);
+    let mut places = store.frame_places(names, ours).await.expect("an answer");
+    places.sort_by_key(|place| (place.parcel != digest("a+b+a"), place.offset));
+    let found: Vec<_> = places.iter().map(|place| (place.digest, place.parcel, place.offset, place.packed)).collect();
+    // Before the first frame stand the head of twelve bytes and forty for each.
+    let expected = [("a", "a+b+a", 132), ("b", "a+b+a", 232), ("c", "b+c", 192)];
+    assert_eq!(found, expected.map(|(name, parcel, at)| (digest(name), digest(parcel), at, 100)));
+    store.close().await;
+}
+
+async fn a_dump_merges_and_never_resets(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let words = "some frames of the dump are not here";
+    refused(create(&store, ours, &new("a"), ("half", 50), &["a"]).await, words);
+    parcel(&store, ours, &["a"], 1).await;
+    parcel(&store, ours, &["b"], 1).await;
+    let head = store.log_bounds().await.expect("bounds").head;
+    let half = NewDump { is_truncated: true, manifest: digest("half a manifest"), ..new("a") };
+    let first = create(&store, ours, &half, ("half", 50), &["a"]).await.expect("is made");
+    assert_eq!((first.arrival, first.dump.state, first.dump.is_truncated), (Arrival::New, DumpState::Received, true));
+    let noted = note(&store, &first.dump, json!({"ticket": "OS-1", "properties": {"triage": {"who": "bmc"}}})).await;
+
+    // The same again, by the same id or another, says what is there.
+    for again in [&half, &NewDump { id: DumpId::new(at(7), 1), ..half.clone() }] {
+        let again = create(&store, ours, again, ("half", 50), &["a"]).await.expect("is there");
+        assert_eq!((again.arrival, again.dump), (Arrival::Known, noted.clone()));
+    }
+    // The whole replaces what was cut short, and adds what was not known; what was noted stays.
+    let facts = DumpFacts { cmd: Some("java".to_owned()), time: Some(at(99)), ..DumpFacts::default() };
+    let whole = NewDump { facts, ..new("a") };
+    let merged = create(&store, ours, &whole, ("whole", 100), &["a", "b"]).await.expect("is merged");
+    assert_eq!(merged.arrival, Arrival::Replaced);
+    let expected = Dump {
+        digest: digest("whole"),
+        size: 100,
+        manifest: Some(whole.manifest),
+        is_truncated: false,
+        facts: DumpFacts { cmd: Some("java".to_owned()), ..noted.facts.clone() },
+        ..noted.clone()
+    };
+    assert_eq!(merged.dump, expected);
+    let gone = store.blob_get(half.manifest, ours).await;
+    assert!(matches!(gone, Err(StoreError::NotFound { .. })), "nobody needs half a manifest: {gone:?}");
+    // What is cut short again is no match for it.
+    let less = create(&store, ours, &half, ("half", 50), &["a"]).await.expect("is there");
+    assert_eq!((less.arrival, &less.dump), (Arrival::Known, &expected));
+    let other = NewDump { id: whole.id, ..new("b") };
+    refused(
+        create(&store, ours, &NewDump { id: first.dump.id, ..other }, ("x", 1), &[]).await,
+        &format!("dump `{}` already exists, and is different", first.dump.id),
+    );
+    let dumps: Vec<_> = log(&store, head).await.into_iter().filter(|change| change.noun == Noun::Dump).collect();
+    assert_eq!(dumps.len(), 3, "made, noted, replaced");
+    assert_eq!(dumps[2].body.get(), serde_json::to_string(&expected).expect("JSON"));
+
+    // Many at once, from two servers: one is made, all get the same.
+    let news: Vec<_> = (0..12).map(|_| new("c")).collect();
+    let made = join_all(news.iter().map(|new| create(&store, ours, new, ("c", 1), &["a"]))).await;
+    let made: Vec<_> = made.into_iter().map(|made| made.expect("is made or there")).collect();
+    assert_eq!(made.iter().filter(|made| made.arrival == Arrival::New).count(), 1);
+    assert!(made.iter().all(|one| one.dump == made[0].dump));
+    store.close().await;
+}
+
+async fn a_dump_is_found(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let (ours, theirs) = (tenant(&store, "ours").await, tenant(&store, "theirs").await);
+    let mut made = Vec::new();
+    for hash in ["aa1", "aa2", "f"] {
+        made.push(create(&store, ours, &new(hash), ("x", 1), &[]).await.expect("is made").dump);
+    }
+    let get = async |text: &str, taken| {
+        let key = text.parse().map_or_else(|_| DumpKey::Hash(text.to_owned()), DumpKey::Id);
+        store.dump_get(key, taken).await.map(|dump| dump.id)
+    };
+    let (here, there) =
+        (Taken { reach: Some(ours), namespace: ours }, Taken { reach: Some(theirs), namespace: theirs });
+    for (text, index) in [("aa1", 0), ("aa2", 1), ("f", 2), ("f0", 2), (&made[1].hash, 1)] {
+        assert_eq!(get(text, here).await.expect("is found"), made[index].id, "{text}");
+        assert!(get(text, there).await.is_err(), "{text} is not theirs");
+    }
+    let id = made[2].id.to_string();
+    assert_eq!(get(&id, here).await.expect("is found"), made[2].id);
+    refused(get(&id, there).await, &format!("dump `{id}` does not exist"));
+    refused(get("aa", here).await, "more than one dump's hash begins with `aa`");
+    for text in ["ab", "", "AA1", "%", &"0".repeat(33)] {
+        refused(get(text, here).await, &format!("dump `{text}` does not exist"));
+    }
+    let (page, _) = store.dump_list(ours, None, 2).await.expect("a page");
+    let (rest, _) = store.dump_list(ours, Some(page[1].id), 2).await.expect("a page");
+    let listed: BTreeSet<_> = page.iter().chain(&rest).map(|dump| dump.id).collect();
+    assert_eq!((page.len(), rest.len(), listed), (2, 1, made.iter().map(|dump| dump.id).collect()));
+    store.close().await;
+}
+
+async fn what_no_dump_needs_goes(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    parcel(&store, ours, &["a"], 10).await;
+    parcel(&store, ours, &["b"], 20).await;
+    parcel(&store, ours, &["c"], 30).await;
+    let dump = create(&store, ours, &new("a"), ("x", 1), &["a", "c"]).await.expect("is made").dump;
+    let gc = async |before, limit| store.parcel_gc(at(before), limit, "house", at(99)).await.expect("is done").parcels;
+    assert_eq!(gc(20, 10).await, 0, "it may still be named");
+    assert_eq!(gc(1_000, 10).await, 1);
+    let left = store.frames_missing(["a", "b", "c"].map(digest).to_vec(), ours).await.expect("an answer");
+    assert_eq!(left, [digest("b")]);
+    assert_eq!(store.removal_list().await.expect("a list"), [digest("b")], "its content is to be removed");
+    store.removal_end(digest("b")).await.expect("is noted");
+
+    let purged = store.dump_purge(DumpKey::Id(dump.id), everybody(ours), "bob", at(40)).await.expect("is purged");
+    assert_eq!((purged.state, purged.manifest, &purged.hash), (DumpState::Purged, None, &dump.hash));
+    assert_eq!(gc(40, 10).await, 0, "loose since then only");
+    assert_eq!(gc(41, 1).await, 1, "no more than asked for at once");
+    assert_eq!(gc(41, 10).await, 1);
+    assert_eq!(gc(i64::from(u32::MAX), 10).await, 0);
+    let raw = fresh.raw().await;
+    for table in ["parcel", "frame", "dump_parcel"] {
+        assert_eq!(raw.number(&format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
+    }
+    // What was purged comes back with its content.
+    refused(create(&store, ours, &new("a"), ("x", 1), &["a"]).await, "some frames of the dump are not here");
+    parcel(&store, ours, &["a"], 50).await;
+    let back = create(&store, ours, &new("a"), ("x", 1), &["a"]).await.expect("is merged");
+    assert_eq!((back.arrival, back.dump.state, back.dump.id), (Arrival::Replaced, DumpState::Received, dump.id));
+    store.close().await;
+}
+
+async fn naming_a_parcel_and_removing_it_meet(fresh: &Fresh) {
+    let stores = fresh.open_two().await;
+    let ours = tenant(&stores[0], "ours").await;
+    for round in 0..12 {
+        let (name, manifest) = (format!("frame {round}"), digest(&format!("manifest {round}")));
+        parcel(&stores[0], ours, &[&name], 1).await;
+        let new = NewDump { manifest, ..new(&format!("{round:x}")) };
+        let parcels = stores[0].frame_parcels(&[frame(&name)], ours).await.expect("is there");
+        let blob = Blob { digest: manifest, size: 9, created_at: at(2), purpose: Purpose::Kept };
+        stores[0].blob_create(blob, ours, "ann").await.expect("is noted");
+        let naming = stores[0].dump_create(new, (digest("x"), 1), parcels, ours, ("ann", at(3)));
+        let removing = stores[1].parcel_gc(at(5), 10, "house", at(5));
+        let (named, freed) = tokio::join!(naming, removing);
+        let freed = freed.expect("is done").parcels;
+        assert_eq!(named.is_ok(), freed == 0, "either it is named or it is gone: {named:?}");
+        let missing = stores[0].frames_missing(vec![digest(&name)], ours).await.expect("an answer");
+        assert_eq!(missing.len() as u64, freed, "a frame is there as long as its parcel");
+    }
+    for store in stores {
+        store.close().await;
+    }
+}
+
+async fn findings_are_kept(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let raw = fresh.raw().await;
+    let mut made = Vec::new();
+    for hash in ["a", "b"] {
+        made.push(create(&store, ours, &new(hash), ("x", 1), &[]).await.expect("is made").dump);
+    }
+    let stack = ["libc.so.1`abort+0x10e()", "main+0x379()", "main+0x379()"].map(str::to_owned).to_vec();
+    let findings = DumpFindings {
+        state: DumpState::Analysed,
+        kind: DumpKind::Core,
+        facts: DumpFacts { cmd: Some("utmpd".to_owned()), ..DumpFacts::default() },
+        stack: stack.clone(),
+        signature: Some(DumpSignature { id: "sig".to_owned(), text: "abort | main".to_owned() }),
+        report: None,
+    };
+    for dump in &made {
+        let found = store.dump_find(dump.id, dump.digest, findings.clone(), "node", at(9)).await.expect("is kept");
+        let facts = DumpFacts { cmd: Some("utmpd".to_owned()), ..dump.facts.clone() };
+        let expected = Dump {
+            state: DumpState::Analysed,
+            facts,
+            stack: stack.clone(),
+            signature: findings.signature.clone(),
+            ..dump.clone()
+        };
+        assert_eq!(found, expected);
+        assert_eq!(store.dump_get(DumpKey::Id(dump.id), everybody(ours)).await.expect("is there"), expected);
+    }
+    let counts = ["stack", "call", "stack_call"].map(|table| format!("SELECT count(*) FROM \"{table}\""));
+    assert_eq!(raw.number(&counts[0]).await, 1, "equal stacks are one");
+    assert_eq!((raw.number(&counts[1]).await, raw.number(&counts[2]).await), (2, 3));
+    let late = store.dump_find(made[0].id, digest("what was there before"), findings.clone(), "node", at(9)).await;
+    refused(late, &format!("dump `{}` is analysed, which does not lead to analysed", made[0].id));
+
+    let noted = note(&store, &made[0], json!({"properties": {"n": 1.5, "a": {"b": ["x", true]}, "e": {}}})).await;
+    assert_eq!(noted.properties["a"], json!({"b": ["x", true]}));
+    let rows = "SELECT path, kind, text, coalesce(number, 0) FROM dump_property ORDER BY ordinal";
+    let rows: Vec<_> = raw.texts(rows).await.into_iter().map(|row| row[..3].join("|")).collect();
+    assert_eq!(rows, ["a.b|text|x", "a.b|truth|true", "e|empty|", "n|number|1.5"]);
+    note(&store, &made[0], json!({"properties": {"a": null, "e": null}})).await;
+    assert_eq!(raw.number("SELECT count(*) FROM dump_property").await, 1);
+    store.close().await;
+}
+
+/// Makes one of everything, for tests that want every table to hold something.
+pub(crate) async fn fill(store: &Store, whose: TenantId) {
+    parcel(store, whose, &["a", "b"], 1).await;
+    let made = create(store, whose, &new("a"), ("x", 1), &["a"]).await.expect("is made").dump;
+    let findings = DumpFindings {
+        state: DumpState::Analysed,
+        kind: DumpKind::Core,
+        facts: DumpFacts::default(),
+        stack: vec!["main".to_owned()],
+        signature: None,
+        report: None,
+    };
+    store.dump_find(made.id, made.digest, findings, "node", at(9)).await.expect("is kept");
+    note(store, &made, json!({"properties": {"a": 1}})).await;
+}
