@@ -60,7 +60,7 @@ pub fn quick_id(reader: &mut (impl Read + Seek)) -> Result<Option<QuickId>, IdEr
         return illumos(reader);
     }
     match Header::parse(first) {
-        Some(header) if header.kind == ET_CORE => core(reader, &header).map(Some),
+        Some(header) if header.kind == ET_CORE => core(reader, &header),
         _ => Ok(None),
     }
 }
@@ -71,7 +71,8 @@ fn illumos(reader: &mut (impl Read + Seek)) -> Result<Option<QuickId>, IdError> 
     Ok((length == ILLUMOS_BYTES).then(|| QuickId(Md5::digest(&header).into())))
 }
 
-fn core(reader: &mut (impl Read + Seek), header: &Header) -> Result<QuickId, IdError> {
+/// Names a core; none if there is no segment to name it by.
+fn core(reader: &mut (impl Read + Seek), header: &Header) -> Result<Option<QuickId>, IdError> {
     let count = count(reader, header)?;
     if count > MAX_SEGMENTS {
         return Err(IdError::TooMany { what: "segments", limit: u64::from(MAX_SEGMENTS) });
@@ -86,6 +87,9 @@ fn core(reader: &mut (impl Read + Seek), header: &Header) -> Result<QuickId, IdE
         let Some(segment) =
             (read_at(reader, at, entry)? == entry.len()).then(|| Segment::parse(header.layout, entry)).flatten()
         else {
+            if number == 0 {
+                return Ok(None);
+            }
             break;
         };
         text.clear();
@@ -99,7 +103,7 @@ fn core(reader: &mut (impl Read + Seek), header: &Header) -> Result<QuickId, IdE
             hash_part(reader, &segment, &mut hash)?;
         }
     }
-    Ok(QuickId(hash.finalize().into()))
+    Ok(Some(QuickId(hash.finalize().into())))
 }
 
 fn count(reader: &mut (impl Read + Seek), header: &Header) -> Result<u32, IdError> {

@@ -171,7 +171,9 @@ impl Blobs for Fence {
         let mut file = tokio::fs::File::create_new(file).await?;
         let saved = self.client.execution_blob_get(self.show(), digest).await?.save(&mut file).await;
         saved.map_err(|error| match error {
-            ClientError::Content(source) => format!("it cannot be written on this node: {source}").into(),
+            ClientError::Content(source) => {
+                std::io::Error::new(source.kind(), format!("it cannot be written on this node: {source}")).into()
+            }
             error => error.into(),
         })
     }

@@ -93,8 +93,9 @@ impl BlobCreate {
             }
             _ => tx.execute(KEEP, &key).await?,
         };
+        let purpose = if there.purpose == self.blob.purpose { there.purpose } else { Purpose::Kept };
         // Somebody dropped or kept it since we looked.
-        if moved == 0 { Err(StoreError::Again) } else { Ok(there) }
+        if moved == 0 { Err(StoreError::Again) } else { Ok(Blob { purpose, ..there }) }
     }
 }
 

@@ -228,14 +228,14 @@ fn check_executions(said: &str) {
     user  admin
     tenant  house
     role  admin
-    scopes  change:read execution:read execution:write blob:read blob:write image:read image:write registry:read registry:write node:read node:write node:run token:read token:write user:read user:write tenant:read tenant:write log:read log:write
+    scopes  change:read execution:read execution:write blob:read blob:write image:read image:write registry:read registry:write dump:read dump:write node:read node:write node:run token:read token:write user:read user:write tenant:read tenant:write log:read log:write
     token  tok_…
     $ quarry login --show
     server  URL
     user  admin
     tenant  house
     role  admin
-    scopes  change:read execution:read execution:write blob:read blob:write image:read image:write registry:read registry:write node:read node:write node:run token:read token:write user:read user:write tenant:read tenant:write log:read log:write
+    scopes  change:read execution:read execution:write blob:read blob:write image:read image:write registry:read registry:write dump:read dump:write node:read node:write node:run token:read token:write user:read user:write tenant:read tenant:write log:read log:write
     token  tok_…
     $ quarry execution create --env LEVEL=3 -- echo hello world
     exe_…

@@ -35,18 +35,18 @@ fn programs_end_as_they_do_by_hand() {
 #[test]
 fn what_cannot_run_says_why() {
     let mut bench = Bench::new();
-    let mut check = |order: &Order, words: &str| {
+    let mut check = |order: &Order, words: &str, kind: FaultKind| {
         let fault = bench.try_run(&plan(), order, b"").expect_err(words);
-        assert_eq!(fault.kind, FaultKind::Order, "{fault}");
+        assert_eq!(fault.kind, kind, "{fault}");
         assert!(fault.cause.contains(words), "{fault}");
     };
-    check(&order(&["no-such-program"]), "does not exist");
-    check(&order(&["/no/such/program"]), "does not exist");
-    check(&order(&["/etc/passwd"]), "may not be run");
-    check(&order(&["/etc"]), "may not be run");
-    check(&Order { cwd: "/nowhere".to_owned(), ..shell("true") }, "the folder `/nowhere`");
-    check(&Order { user: "nobody-of-that-name".to_owned(), ..shell("true") }, "does not exist inside");
-    check(&Order { user: "70000".to_owned(), ..shell("true") }, "above 65535");
+    check(&order(&["no-such-program"]), "does not exist", FaultKind::NoProgram);
+    check(&order(&["/no/such/program"]), "does not exist", FaultKind::NoProgram);
+    check(&order(&["/etc/passwd"]), "may not be run", FaultKind::NotExecutable);
+    check(&order(&["/etc"]), "may not be run", FaultKind::NotExecutable);
+    check(&Order { cwd: "/nowhere".to_owned(), ..shell("true") }, "the folder `/nowhere`", FaultKind::Order);
+    check(&Order { user: "nobody-of-that-name".to_owned(), ..shell("true") }, "does not exist inside", FaultKind::Order);
+    check(&Order { user: "70000".to_owned(), ..shell("true") }, "above 65535", FaultKind::Order);
 }
 
 #[test]

@@ -39,5 +39,5 @@ fn a_parked_sandbox_says_when_it_cannot_run_something() {
     assert!(matches!(bench.events.next(), Some(Event::Built { .. })));
     bench.spawner.start_program(number, &order(&["nothing-like-it"]), &stdio).expect("the spawner listens");
     let fault = bench.end(number).expect_err("there is no such program");
-    assert_eq!(fault.kind, FaultKind::Order, "{fault}");
+    assert_eq!(fault.kind, FaultKind::NoProgram, "{fault}");
 }

@@ -94,6 +94,15 @@ async fn a_parcel_is_proved_frame_by_frame(place: &Place) {
     app.stop().await;
 }
 
+/// Makes a dump known.
+pub(crate) async fn known(app: &TestApp, token: &str) -> Dump {
+    let (index, bytes) = parcel(&[b"one", b"two"]);
+    let whole = manifest(&index.frames).encode();
+    put(app, token, "/v1/parcels", &bytes).await.must(201);
+    put(app, token, "/v1/manifests", &whole).await.must(201);
+    app.post(token, "/v1/dumps", &new(app, &whole)).await.must(201).json::<DumpArrived>().dump
+}
+
 async fn a_dump_is_made_known_when_all_of_it_is_there(place: &Place) {
     let app = TestApp::start(place).await;
     let ada = app.admin("acme").await;

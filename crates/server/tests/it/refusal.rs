@@ -166,6 +166,7 @@ async fn no_route_shows_what_another_tenant_has(place: &Place) {
     let blob: Blob = app.send(put).await.must(201).json();
     let node = crate::node::join(&app, &one.secret).await;
     let image = crate::node::image(&app, &one.secret).await;
+    let dump = crate::dump::known(&app, &one.secret).await;
     let head = app.head().await;
     let mut tried = 0;
     for operation in interface.guarded().filter(|operation| operation.path_pattern().is_some()) {
@@ -181,6 +182,7 @@ async fn no_route_shows_what_another_tenant_has(place: &Place) {
             "^ten" => one.user.tenant.to_string(),
             "^[0-9a-f]{64}$" => blob.digest.to_string(),
             "^img" | "^[!-~]{1,512}$" => image.id.to_string(),
+            "^(dmp" => dump.hash.clone(),
             "^nod" | "^[A-Za-z0-9." => node.id.to_string(),
             other => panic!("make a thing named {other}, so that `{}` can be tried on it", operation.id),
         };
