@@ -11,3 +11,4 @@ mod parcel;
 mod program;
 mod programs;
 mod symbol;
+mod text;
