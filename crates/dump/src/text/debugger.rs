@@ -100,7 +100,8 @@ fn frame(line: &str) -> Option<(u64, Frame)> {
         }
         None => {
             let (count, rest) = numbered(text)?;
-            Some((count, of_gdb(rest)))
+            let is_frame = rest.starts_with("0x") || rest.contains(" (") || rest.starts_with("<signal");
+            is_frame.then(|| (count, of_gdb(rest)))
         }
     }
 }
