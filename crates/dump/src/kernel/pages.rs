@@ -224,6 +224,13 @@ fn packed(source: &Source<'_>, layout: Layout, about: &mut About) -> Option<Pack
         count += ones(part);
     }
     let table = map_at.checked_add(half.checked_mul(2)?)?;
+    // Pages are written one after the other, so the last one tells whether all are there.
+    if let Some(last) = count.checked_sub(1) {
+        let entry = source.some(last.checked_mul(24)?.checked_add(table)?, 24);
+        let end =
+            layout.u64(&entry, 0).zip(layout.u32(&entry, 8)).map(|(at, length)| at.saturating_add(u64::from(length)));
+        about.is_truncated |= end.is_none_or(|end| source.some(end.saturating_sub(1), 1).is_empty());
+    }
     Some(Packed { page_bytes: usize::try_from(block).ok()?, table, map, counts, cache: RefCell::default() })
 }
 

@@ -5,6 +5,7 @@
 mod accuracy;
 mod arm;
 mod core;
+mod kernel;
 mod locate;
 mod pack;
 mod parcel;
