@@ -8,7 +8,7 @@ pub(crate) use stacks::{Stacks, Stopped};
 use crate::kind::{is_text, kind};
 use crate::mapped::Mapped;
 use crate::places::Places;
-use crate::{illumos, kernel, text};
+use crate::{illumos, kernel, minidump, text};
 use model::report::{DumpKind, NoteCode, Report};
 use std::io::Write;
 use std::path::Path;
@@ -34,6 +34,7 @@ pub fn analyse(path: &Path, places: &Places) -> Report {
 fn of_bytes(bytes: &[u8], places: &Places) -> Report {
     let told = match kind(bytes) {
         DumpKind::Illumos => illumos::report(bytes),
+        DumpKind::Minidump => minidump::report(bytes, places),
         DumpKind::Kernel if !is_text(bytes) => kernel::report(bytes),
         // What begins as a core may be broken too far to be told from others by its notes.
         _ => core::report(bytes, places).or_else(|| text::report(bytes)),

@@ -29,6 +29,7 @@ pub(crate) fn report(bytes: &[u8]) -> Option<Report> {
     let mut report = Report::new(DumpKind::Kernel);
     report.machine.os = Some("linux".to_owned());
     let Some((pages, about)) = Pages::new(bytes) else {
+        report.is_truncated = source::Source::new(bytes).is_truncated;
         report.note(NoteCode::Broken, "the headers of the kernel's dump make no sense");
         report.kernel = Some(Kernel::default());
         return Some(report);

@@ -14,6 +14,7 @@ mod kind;
 pub mod locate;
 mod mapped;
 mod memory;
+mod minidump;
 mod module;
 pub mod pack;
 pub mod parcel;

@@ -112,16 +112,16 @@ pub(crate) fn bound(report: &mut Report) {
 }
 
 /// What went wrong, as a speaker says it.
-struct Verdict {
-    class: String,
-    message: Option<String>,
-    address: Option<u64>,
-    severity: Severity,
-    reasons: Vec<String>,
+pub(crate) struct Verdict {
+    pub(crate) class: String,
+    pub(crate) message: Option<String>,
+    pub(crate) address: Option<u64>,
+    pub(crate) severity: Severity,
+    pub(crate) reasons: Vec<String>,
 }
 
 impl Verdict {
-    fn new(class: impl Into<String>, severity: Severity, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(class: impl Into<String>, severity: Severity, reason: impl Into<String>) -> Self {
         Self { class: class.into(), message: None, address: None, severity, reasons: vec![reason.into()] }
     }
 
@@ -130,17 +130,17 @@ impl Verdict {
         self
     }
 
-    fn about(mut self, address: Option<u64>) -> Self {
+    pub(crate) fn about(mut self, address: Option<u64>) -> Self {
         self.address = address;
         self
     }
 
-    fn because(mut self, reason: impl Into<String>) -> Self {
+    pub(crate) fn because(mut self, reason: impl Into<String>) -> Self {
         self.reasons.push(reason.into());
         self
     }
 
-    fn crash(self) -> Crash {
+    pub(crate) fn crash(self) -> Crash {
         Crash {
             class: self.class,
             message: self.message,
@@ -152,7 +152,7 @@ impl Verdict {
 }
 
 /// Returns what a signal that a text names tells: the signal, and what went wrong.
-fn of_signal(name: &str, address: Option<u64>) -> (Signal, Verdict) {
+pub(crate) fn of_signal(name: &str, address: Option<u64>) -> (Signal, Verdict) {
     let number = (1..64).find(|number| crate::core::signal::name(*number) == name).unwrap_or(0);
     let signal = Signal { number, name: name.to_owned(), address: address.map(Address), ..Signal::default() };
     let verdict = match (name, address) {

@@ -7,6 +7,7 @@ mod arm;
 mod core;
 mod kernel;
 mod locate;
+mod minidump;
 mod pack;
 mod parcel;
 mod program;
