@@ -1,7 +1,7 @@
 //! Tells what sort of dump a file is by its first bytes. It looks at a bounded beginning and follows no offset further,
 //! so it may be asked before the rest has arrived; what is in the file is not judged.
 
-use crate::core::elf::{ET_CORE, Header, Segment};
+use crate::core::elf::{ET_CORE, Header, Layout, Segment};
 use crate::{illumos, text};
 use model::report::DumpKind;
 
@@ -12,9 +12,10 @@ const MAX_SEGMENTS: u32 = 4096;
 /// Bytes among which a file must have nothing but text to be one.
 const TEXT_BYTES: usize = 4096;
 
-const PT_NOTE: u32 = 4;
-/// The name of the notes by which a kernel's dump is known.
-const KERNEL_NOTE: &[u8] = b"VMCOREINFO\0";
+/// Notes that are looked through.
+const MAX_NOTES: usize = 4096;
+/// The names of the notes by which a kernel's dump is known.
+const KERNEL_NOTES: [&[u8]; 2] = [b"VMCOREINFO\0", b"QEMU\0"];
 /// The beginning of makedumpfile's own format; QEMU writes it too.
 pub(crate) const KDUMP: &[u8] = b"KDUMP   ";
 /// The beginning of makedumpfile's stream.
@@ -60,17 +61,28 @@ fn is_kernel(head: &[u8], header: &Header) -> bool {
     };
     let count = header.count().unwrap_or(0).min(MAX_SEGMENTS);
     let segments: Vec<_> = (0..count).map_while(entry).collect();
-    let notes = segments.iter().filter(|segment| segment.kind == PT_NOTE);
-    let has_note = |name: &[u8]| {
-        notes.clone().any(|segment| {
-            let start = usize::try_from(segment.offset).unwrap_or(usize::MAX);
-            let end = start.saturating_add(usize::try_from(segment.file_bytes).unwrap_or(usize::MAX));
-            let bytes = head.get(start..end.min(head.len())).unwrap_or_default();
-            bytes.windows(name.len()).any(|window| window == name)
-        })
-    };
     // QEMU writes its registers as notes of its own, and knows no VMCOREINFO unless the guest told it.
-    has_note(KERNEL_NOTE) || has_note(b"QEMU\0")
+    segments.iter().filter(|segment| segment.kind == Segment::NOTE).any(|segment| {
+        let start = usize::try_from(segment.offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(usize::try_from(segment.file_bytes).unwrap_or(usize::MAX));
+        has_kernel_note(header.layout, head.get(start..end.min(head.len())).unwrap_or_default())
+    })
+}
+
+/// Tells whether one of some notes is of those that only kernels' dumps have.
+fn has_kernel_note(layout: Layout, notes: &[u8]) -> bool {
+    let mut rest = notes;
+    for _ in 0..MAX_NOTES {
+        let Some((name, length)) = layout.u32(rest, 0).zip(layout.u32(rest, 4)) else { return false };
+        let after = |length: u32| usize::try_from(length).ok()?.checked_next_multiple_of(4);
+        if rest.get(12..).is_some_and(|rest| KERNEL_NOTES.iter().any(|known| rest.starts_with(known))) {
+            return true;
+        }
+        let next = after(name).zip(after(length)).and_then(|(name, length)| name.checked_add(length)?.checked_add(12));
+        let Some(next) = next.and_then(|next| rest.get(next..)) else { return false };
+        rest = next;
+    }
+    false
 }
 
 #[cfg(test)]

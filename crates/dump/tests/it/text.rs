@@ -3,6 +3,7 @@
 //! The samples in `data` were printed by programs of our own; those of Go, of MemorySanitizer and of some kernels are
 //! written by the format, since neither is here.
 
+use dump::signature::{Rules, stack};
 use dump::{Places, analyse};
 use model::report::{DumpKind, MAX_FRAMES, Report, Trust};
 use proptest::prelude::*;
@@ -168,6 +169,28 @@ fn kernels_are_read() {
     let kasan = check("kernel_kasan.txt", kernel, "kasan_use_after_free", "BUG: KASAN", &["__dump_stack:88"], 3);
     assert_eq!(kasan.threads[2].name.as_deref(), Some("Freed by task 710"));
     check("kernel_arm.txt", kernel, "null_deref", "Unable to handle", &["drain_queue:0", "worker_thread:0"], 1);
+}
+
+#[test]
+fn signatures_name_the_place_in_the_program() {
+    for (name, expected) in [
+        ("asan_uaf.txt", "heap_use_after_free | read_node"),
+        ("asan_double.txt", "double_free | drop_node"),
+        ("asan_leak.txt", "leak | make_node"),
+        ("tsan_race.txt", "data_race | bump"),
+        ("ubsan_stack.txt", "integer_overflow | main"),
+        ("go_panic.txt", "panic | runtime error: index out of range [#] with length # | main.(*Table).row"),
+        ("rust_index.txt", "panic | index out of bounds: the len is # but the index is # | panics::pick"),
+        ("java_chain.txt", "exception | java.lang.NumberFormatException: For input string: \"…\" | Main.parse"),
+        ("java_deep.txt", "stack_overflow | Main.deep"),
+        ("python_chain.txt", "exception | KeyError: '…' | p.again"),
+        ("kernel_null.txt", "null_deref | ext4_put_super"),
+        ("kernel_kasan.txt", "kasan_use_after_free | nft_set_destroy"),
+        ("kernel_console.txt", "kernel_panic | Kernel panic - not syncing: sysrq triggered crash | proc_reg_write"),
+    ] {
+        let signed = Rules::builtin().sign(&stack(&told(name)));
+        assert_eq!(signed.signature.text, expected, "{name}");
+    }
 }
 
 #[test]
