@@ -5,8 +5,10 @@ mod stacks;
 
 pub(crate) use stacks::{Stacks, Stopped};
 
+use crate::kind::{is_text, kind};
 use crate::mapped::Mapped;
 use crate::places::Places;
+use crate::{illumos, kernel, minidump, text};
 use model::report::{DumpKind, NoteCode, Report};
 use std::io::Write;
 use std::path::Path;
@@ -30,7 +32,14 @@ pub fn analyse(path: &Path, places: &Places) -> Report {
 }
 
 fn of_bytes(bytes: &[u8], places: &Places) -> Report {
-    if let Some(report) = core::report(bytes, places) {
+    let told = match kind(bytes) {
+        DumpKind::Illumos => illumos::report(bytes),
+        DumpKind::Minidump => minidump::report(bytes, places),
+        DumpKind::Kernel if !is_text(bytes) => kernel::report(bytes),
+        // What begins as a core may be broken too far to be told from others by its notes.
+        _ => core::report(bytes, places).or_else(|| text::report(bytes)),
+    };
+    if let Some(report) = told {
         return report;
     }
     let mut report = Report::new(DumpKind::Unknown);

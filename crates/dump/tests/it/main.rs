@@ -5,9 +5,12 @@
 mod accuracy;
 mod arm;
 mod core;
+mod kernel;
 mod locate;
+mod minidump;
 mod pack;
 mod parcel;
 mod program;
 mod programs;
 mod symbol;
+mod text;

@@ -1,0 +1,256 @@
+//! Texts that programs, runtimes, sanitizers, debuggers and kernels printed, as reports and as signatures.
+//!
+//! The samples in `data` were printed by programs of our own; those of Go, of MemorySanitizer and of some kernels are
+//! written by the format, since neither is here.
+
+use dump::signature::{Rules, stack};
+use dump::{Places, analyse};
+use model::report::{DumpKind, MAX_FRAMES, Report, Trust};
+use proptest::prelude::*;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/data")
+}
+
+fn told(name: &str) -> Report {
+    analyse(&folder().join(name), &Places::default())
+}
+
+/// Checks the kind, the class, the address, how the message begins, and the first frames as `function:line`.
+fn check(name: &str, kind: DumpKind, class: &str, message: &str, frames: &[&str], threads: usize) -> Report {
+    let report = told(name);
+    assert_eq!(report.kind, kind, "{name}");
+    let crash = report.crash.as_ref().unwrap_or_else(|| panic!("{name} has no crash"));
+    assert_eq!(crash.class, class, "{name}");
+    let said = crash.message.as_deref().unwrap_or_default();
+    assert!(said.starts_with(message), "{name}: {said}");
+    assert!(!crash.reasons.is_empty(), "{name}");
+    let thread = report.crashed().unwrap_or_else(|| panic!("{name} has no thread"));
+    let found: Vec<String> = thread
+        .frames
+        .iter()
+        .take(frames.len())
+        .map(|frame| format!("{}:{}", frame.function.as_deref().unwrap_or("?"), frame.line.unwrap_or(0)))
+        .collect();
+    assert_eq!(found, frames, "{name}");
+    assert!(thread.frames.iter().all(|frame| frame.trust == Trust::Told), "{name}");
+    assert_eq!(report.threads.len(), threads, "{name}");
+    report
+}
+
+#[test]
+fn sanitizers_are_read() {
+    let sanitizer = DumpKind::Sanitizer;
+    let report = check(
+        "asan_uaf.txt",
+        sanitizer,
+        "heap_use_after_free",
+        "heap-use-after-free on address 0x602000000010",
+        &["read_node:8", "main:16"],
+        3,
+    );
+    assert_eq!(report.threads[1].name.as_deref(), Some("freed by thread T0 here"));
+    assert_eq!(report.threads[1].frames[1].function.as_deref(), Some("drop_node"));
+    assert_eq!(report.threads[2].frames[1].function.as_deref(), Some("make_node"));
+    assert_eq!(report.process.unwrap().pid, Some(7010));
+    assert_eq!(report.crash.unwrap().address.unwrap().0, 0x6020_0000_0010);
+    let last = &report.threads[0].frames[4];
+    assert_eq!((last.module_name.as_deref(), last.offset.unwrap().0), (Some("/src/gasan"), 0x21b0));
+    check("asan_heap.txt", sanitizer, "heap_buffer_overflow", "heap-buffer", &["fill:9"], 2);
+    check("asan_stack.txt", sanitizer, "stack_buffer_overflow", "stack-buffer", &["fill:9"], 2);
+    check("asan_global.txt", sanitizer, "global_buffer_overflow", "global-buffer", &["main:19"], 1);
+    check("asan_double.txt", sanitizer, "double_free", "attempting", &["__interceptor_free:52", "drop_node:7"], 3);
+    check("asan_badfree.txt", sanitizer, "invalid_free", "attempting free", &["__interceptor_free:52", "main:30"], 1);
+    let null = check("asan_null.txt", sanitizer, "null_read", "SEGV on unknown address", &["read_node:8"], 1);
+    assert_eq!(null.signal.unwrap().name, "SIGSEGV");
+    check("asan_wild.txt", sanitizer, "wild_read", "SEGV on unknown address", &["read_node:8"], 1);
+    check("asan_deep.txt", sanitizer, "stack_overflow", "stack-overflow", &["deep:11", "deep:11"], 1);
+    check("asan_leak.txt", sanitizer, "leak", "detected", &["__interceptor_malloc:69", "make_node:6"], 2);
+    check("asan_oom.txt", sanitizer, "allocation_size_too_big", "requested", &["__interceptor_malloc:69"], 1);
+    check("asan_param.txt", sanitizer, "memcpy_param_overlap", "memcpy", &["__interceptor_memcpy:827"], 3);
+    check("lsan_leak.txt", sanitizer, "leak", "detected", &["__interceptor_malloc:75", "make_node:6"], 2);
+    check("msan.txt", sanitizer, "use_of_uninitialized_value", "use-of", &["main:27"], 2);
+    let race = check("tsan_race.txt", sanitizer, "data_race", "data race", &["bump:13"], 4);
+    assert_eq!((race.threads[0].id, race.threads[1].id), (2, 1));
+    check("ubsan_plain.txt", sanitizer, "integer_overflow", "signed integer overflow", &["?:28"], 1);
+    let stack = check("ubsan_stack.txt", sanitizer, "integer_overflow", "signed", &["main:28"], 1);
+    assert_eq!(stack.threads[0].frames[0].column, Some(56));
+}
+
+#[test]
+fn panics_and_exceptions_are_read() {
+    let traceback = DumpKind::Traceback;
+    check("rust_index.txt", traceback, "panic", "index out of bounds", &["__rustc::rust_begin_unwind:689"], 1);
+    let rust = check(
+        "rust_thread.txt",
+        traceback,
+        "panic",
+        "assertion `left == right` failed: sums are off\n  left: 2",
+        &[],
+        1,
+    );
+    assert_eq!((rust.threads[0].name.as_deref(), rust.threads[0].id), (Some("worker-7"), 6434));
+    assert_eq!(rust.threads[0].frames.len(), 33);
+    check("rust_old.txt", traceback, "panic", "called `Option::unwrap()` on a `None` value", &["?:7"], 1);
+    check("rust_deep.txt", traceback, "stack_overflow", "", &[], 1);
+    let go = check(
+        "go_panic.txt",
+        traceback,
+        "panic",
+        "runtime error: index out of range [5] with length 3",
+        &["main.main.func1:11", "panic:770", "main.(*Table).row:9", "main.load:21", "main.main:14"],
+        2,
+    );
+    assert_eq!((go.threads[1].id, go.threads[1].frames.len()), (18, 1));
+    let nil = check("go_nil.txt", traceback, "null_access", "runtime error: invalid", &["main.(*Node).next:12"], 1);
+    assert_eq!(nil.signal.unwrap().address.unwrap().0, 8);
+    check("go_deadlock.txt", traceback, "deadlock", "all goroutines", &["main.main:5"], 1);
+    check("go_race.txt", DumpKind::Sanitizer, "data_race", "Write at", &["main.bump:9", "main.main.func1:15"], 3);
+    let java = check(
+        "java_chain.txt",
+        traceback,
+        "exception",
+        "java.lang.NumberFormatException: For input string: \"abc\"",
+        &[
+            "java.lang.NumberFormatException.forInputString:67",
+            "java.lang.Integer.parseInt:668",
+            "java.lang.Integer.parseInt:786",
+            "Main.parse:3",
+            "Main.load:4",
+            "Main.main:8",
+        ],
+        3,
+    );
+    assert_eq!(java.threads[1].name.as_deref(), Some("wrapped in: Main$Gone: cannot load `abc`"));
+    assert_eq!(java.threads[2].name.as_deref(), Some("suppressed: java.io.IOException: close failed"));
+    check("java_null.txt", traceback, "exception", "java.lang.NullPointerException: Cannot", &["Main.main:9"], 1);
+    check("java_deep.txt", traceback, "stack_overflow", "java.lang.StackOverflowError", &["Main.deep:5"], 1);
+    let thread = check("java_thread.txt", traceback, "exception", "java.lang.NumberFormat", &[], 3);
+    assert_eq!(thread.threads[0].name.as_deref(), Some("worker-3"));
+    check("python_plain.txt", traceback, "exception", "json.decoder.JSONDecodeError: Exp", &["raw_decode:353"], 1);
+    check("python_chain.txt", traceback, "exception", "KeyError: 'missing'", &["again:14"], 3);
+    check("python_deep.txt", traceback, "exception", "RecursionError", &["deep:16", "deep:16"], 1);
+    check("python_syntax.txt", traceback, "exception", "SyntaxError: '(' was", &["?:1", "syn:18"], 1);
+    check("python_group.txt", traceback, "exception", "ExceptionGroup: several", &["<genexpr>:19"], 1);
+    check("python_fatal.txt", traceback, "wild_access", "Segmentation fault", &["scan:12"], 2);
+    check("gdb.txt", traceback, "wild_access", "Program received signal SIGSEGV", &["fail:2", "main:3"], 1);
+    let lldb = check("lldb.txt", traceback, "null_access", "thread #1", &["fail:2"], 1);
+    assert_eq!(lldb.threads[0].frames[0].module_name.as_deref(), Some("t"));
+}
+
+#[test]
+fn kernels_are_read() {
+    let kernel = DumpKind::Kernel;
+    let console = check(
+        "kernel_console.txt",
+        kernel,
+        "kernel_panic",
+        "Kernel panic - not syncing: sysrq triggered crash",
+        &["dump_stack_lvl:0", "panic:0", "sysrq_handle_crash:0", "__handle_sysrq.cold:0"],
+        1,
+    );
+    assert_eq!(console.process.unwrap().name.as_deref(), Some("busybox"));
+    assert_eq!(console.machine.release.as_deref(), Some("6.1.0-56-cloud-amd64"));
+    let null = check(
+        "kernel_null.txt",
+        kernel,
+        "null_deref",
+        "BUG: kernel NULL",
+        &["ext4_put_super:0", "generic_shutdown_super:0"],
+        1,
+    );
+    assert_eq!(null.crash.unwrap().address.unwrap().0, 0x18);
+    assert_eq!(null.threads[0].registers["rbx"].0, 0xffff_9d6a_44a2_0000);
+    assert_eq!(null.threads[0].frames[0].module_name.as_deref(), Some("ext4"));
+    assert_eq!(null.kernel.unwrap().panic.as_deref(), Some("Kernel panic - not syncing: Fatal exception"));
+    let kasan = check("kernel_kasan.txt", kernel, "kasan_use_after_free", "BUG: KASAN", &["__dump_stack:88"], 3);
+    assert_eq!(kasan.threads[2].name.as_deref(), Some("Freed by task 710"));
+    check("kernel_arm.txt", kernel, "null_deref", "Unable to handle", &["drain_queue:0", "worker_thread:0"], 1);
+}
+
+#[test]
+fn signatures_name_the_place_in_the_program() {
+    for (name, expected) in [
+        ("asan_uaf.txt", "heap_use_after_free | read_node"),
+        ("asan_double.txt", "double_free | drop_node"),
+        ("asan_leak.txt", "leak | make_node"),
+        ("tsan_race.txt", "data_race | bump"),
+        ("ubsan_stack.txt", "integer_overflow | main"),
+        ("go_panic.txt", "panic | runtime error: index out of range [#] with length # | main.(*Table).row"),
+        ("rust_index.txt", "panic | index out of bounds: the len is # but the index is # | panics::pick"),
+        ("java_chain.txt", "exception | java.lang.NumberFormatException: For input string: \"…\" | Main.parse"),
+        ("java_deep.txt", "stack_overflow | Main.deep"),
+        ("python_chain.txt", "exception | KeyError: '…' | p.again"),
+        ("kernel_null.txt", "null_deref | ext4_put_super"),
+        ("kernel_kasan.txt", "kasan_use_after_free | nft_set_destroy"),
+        ("kernel_console.txt", "kernel_panic | Kernel panic - not syncing: sysrq triggered crash | proc_reg_write"),
+    ] {
+        let signed = Rules::builtin().sign(&stack(&told(name)));
+        assert_eq!(signed.signature.text, expected, "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_report_is_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for text in ["dear diary\n", "", "int main(void) { return 0; }\n", "at once (soon)\n", "#1 of many\n#2 of many\n"] {
+        let path = folder.path().join("text");
+        fs::write(&path, text).unwrap();
+        assert_eq!(analyse(&path, &Places::default()).kind, DumpKind::Unknown, "{text}");
+    }
+}
+
+#[test]
+fn long_texts_are_bounded_and_quick() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text");
+    let samples: Vec<String> =
+        fs::read_dir(self::folder()).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
+    for sample in samples {
+        let lines: Vec<&str> = sample.lines().collect();
+        let middle = lines.len() / 2;
+        let text =
+            lines[..middle].join("\n") + &format!("\n{}", lines[middle]).repeat(150_000) + &lines[middle..].join("\n");
+        fs::write(&path, &text).unwrap();
+        let start = Instant::now();
+        let report = analyse(&path, &Places::default());
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}: {}", start.elapsed(), &sample[..80]);
+        assert!(report.threads.iter().all(|thread| thread.frames.len() <= MAX_FRAMES));
+    }
+}
+
+fn samples() -> impl Strategy<Value = Vec<u8>> {
+    let all: Vec<Vec<u8>> =
+        fs::read_dir(folder()).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
+    prop::sample::select(all)
+}
+
+/// A change to a sample: what is taken away, what comes in its place, and how often.
+type Change = (prop::sample::Index, u16, Vec<u8>);
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn damaged_texts_break_nothing(
+        sample in samples(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0_u16..80, prop::collection::vec(prop::sample::select(&b"#0x +()[]{}:'\"<>\n\t,./=at19"[..]), 0..6)), 1..12),
+    ) {
+        let mut text = sample;
+        for (at, gone, come) in &changes as &Vec<Change> {
+            if text.is_empty() {
+                break;
+            }
+            let at = at.index(text.len());
+            let end = text.len().min(at + usize::from(*gone));
+            text.splice(at..end, come.iter().copied());
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), &text).unwrap();
+        let report = analyse(file.path(), &Places::default());
+        prop_assert!(serde_json::to_vec(&report).unwrap().len() < 64 << 20);
+    }
+}
