@@ -172,7 +172,7 @@ impl Blobs for Fence {
         let saved = self.client.execution_blob_get(self.show(), digest).await?.save(&mut file).await;
         saved.map_err(|error| match error {
             ClientError::Content(source) => {
-                std::io::Error::new(source.kind(), format!("it cannot be written on this node: {source}")).into()
+                io::Error::new(source.kind(), format!("it cannot be written on this node: {source}")).into()
             }
             error => error.into(),
         })

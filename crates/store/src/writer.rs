@@ -8,11 +8,12 @@
 
 use crate::bulk::Bulk;
 use crate::change::append;
-use crate::error::StoreError;
+use crate::error::{StoreError, is_full};
 use crate::postgres::{self, Postgres};
 use crate::sqlite::{self, now};
 use crate::transaction::{NewChange, Operation, Session, Tx};
 use futures_util::future::{BoxFuture, Either, FutureExt, join_all, select};
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -145,8 +146,7 @@ impl Work {
                 Ok(client) => write(Session::Postgres(&client), jobs).await,
                 Err(error) => {
                     tracing::error!(error = error.chain(), operations = jobs.len(), "cannot reach the database");
-                    let said = error.chain();
-                    jobs.into_iter().for_each(|job| job.answer(Some(unavailable(&said))));
+                    jobs.into_iter().for_each(|job| job.answer(Some(unavailable(&error))));
                 }
             }
             self.written.notify_one();
@@ -169,8 +169,11 @@ async fn connect(database: &Postgres) -> Result<deadpool_postgres::Object, Store
     postgres::get(&database.writer).await
 }
 
-fn unavailable(said: &str) -> StoreError {
-    StoreError::Unavailable { source: Some(said.into()) }
+/// Tells one of a group what all of them met, in words; that a disk is full stays more than a word.
+fn unavailable(error: &StoreError) -> StoreError {
+    let said = error.chain();
+    let source = if is_full(error) { io::Error::new(io::ErrorKind::StorageFull, said).into() } else { said.into() };
+    StoreError::Unavailable { source: Some(source) }
 }
 
 /// Writes a group, as one transaction if that can be, else each operation in its own.
@@ -180,8 +183,7 @@ async fn write(session: Session<'_>, mut group: Vec<Box<dyn Job>>) {
         // The database is not there: it would be there for none of them. What they came to meanwhile does not count,
         // for they saw each other's work, which is lost.
         Err(error @ StoreError::Unavailable { .. }) => {
-            let said = error.chain();
-            group.into_iter().for_each(|job| job.answer(Some(unavailable(&said))));
+            group.into_iter().for_each(|job| job.answer(Some(unavailable(&error))));
         }
         Err(_) => {
             for job in group {
@@ -206,8 +208,8 @@ async fn alone(session: Session<'_>, job: Box<dyn Job>) {
     let failure = match (failure, job.error()) {
         // Its own word on why it was undone.
         (Some(_), Some(own)) if !own.is_passing() => None,
-        (Some(_), Some(own)) => Some(unavailable(&own.chain())),
-        (failure, _) => failure.map(|error| unavailable(&error.chain())),
+        (Some(_), Some(own)) => Some(unavailable(own)),
+        (failure, _) => failure.map(|error| unavailable(&error)),
     };
     job.answer(failure);
 }
@@ -285,7 +287,7 @@ async fn begin(session: Session<'_>) -> Result<(), StoreError> {
     match session {
         Session::Sqlite(connection) => {
             let begun = sqlite::execute(&lock(connection), "BEGIN IMMEDIATE", &[]);
-            begun.map(drop).map_err(|error| unavailable(&error.chain()))
+            begun.map(drop).map_err(|error| unavailable(&error))
         }
         Session::Postgres(client) => postgres::script(client, "BEGIN").await,
     }

@@ -106,7 +106,9 @@ impl Play {
         }
         if line.starts_with("PUT /v1/blobs/") || line.starts_with("POST /v1/blobs") {
             self.blobs.lock().expect("is whole").push(seen.body.to_vec());
-            let digest = line.strip_prefix("PUT /v1/blobs/").map_or_else(|| "0".repeat(64), |name| name.chars().take(64).collect());
+            let digest = line
+                .strip_prefix("PUT /v1/blobs/")
+                .map_or_else(|| "0".repeat(64), |name| name.chars().take(64).collect());
             let size = seen.body.len();
             return answer(
                 201,

@@ -45,7 +45,11 @@ fn what_cannot_run_says_why() {
     check(&order(&["/etc/passwd"]), "may not be run", FaultKind::NotExecutable);
     check(&order(&["/etc"]), "may not be run", FaultKind::NotExecutable);
     check(&Order { cwd: "/nowhere".to_owned(), ..shell("true") }, "the folder `/nowhere`", FaultKind::Order);
-    check(&Order { user: "nobody-of-that-name".to_owned(), ..shell("true") }, "does not exist inside", FaultKind::Order);
+    check(
+        &Order { user: "nobody-of-that-name".to_owned(), ..shell("true") },
+        "does not exist inside",
+        FaultKind::Order,
+    );
     check(&Order { user: "70000".to_owned(), ..shell("true") }, "above 65535", FaultKind::Order);
 }
 

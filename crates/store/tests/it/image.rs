@@ -57,7 +57,8 @@ async fn end(
 ) -> Image {
     let mut done = finished(node, whose, held, ms);
     if made.is_none() {
-        done.sync.finished[0].outcome = Outcome::SetUpFailed { cause: "no reason".to_owned(), fault: model::execution::SetUpFault::Machine };
+        done.sync.finished[0].outcome =
+            Outcome::SetUpFailed { cause: "no reason".to_owned(), fault: model::execution::SetUpFault::Machine };
     }
     done.sync.finished[0].manifest = made;
     assert_eq!(store.node_exchange(done).await.expect("is heard").refused, []);

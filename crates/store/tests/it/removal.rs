@@ -8,7 +8,9 @@ use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use model::chunk::{Bytes, Content};
 use model::node::{Finished, Held, Written};
-use model::{Blob, Chunk, Digest, Execution, Input, NewExecution, NewNode, Noun, Outcome, Purpose, Stream, TenantId, Usage};
+use model::{
+    Blob, Chunk, Digest, Execution, Input, NewExecution, NewNode, Noun, Outcome, Purpose, Stream, TenantId, Usage,
+};
 use store::{ChunkCheck, Removed, Report, Store};
 
 on_both_engines!(
