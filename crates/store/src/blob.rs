@@ -6,7 +6,7 @@
 //! - No byte is handed out before the block it lies in was checked against the digest.
 //! - Success is reported only for what is on stable storage: files and folders of a local folder are fsynced.
 //! - Whatever the length of a blob, one upload holds at most 24 MiB of it, and one reading at most three windows. All
-//!   uploads together hold no more than [`place::UPLOADS_BYTES`], whatever their number; the others wait, and so do those
+//!   uploads together hold no more than `place::UPLOADS_BYTES`, whatever their number; the others wait, and so do those
 //!   who send.
 //!
 //! Conditions of the bucket (`If-None-Match` and the like) are probed and reported but never relied upon.
