@@ -123,25 +123,31 @@ pub(super) fn needed(bytes: &[u8]) -> Option<u64> {
 #[derive(Debug)]
 pub(super) struct Passing {
     parts: Vec<(Range<u64>, Vec<u8>)>,
+    /// How much more may be held.
+    left: u64,
     at: u64,
 }
 
 impl Passing {
     fn new(parts: Vec<Range<u64>>) -> Self {
-        let bytes = parts.iter().map(|part| part.end - part.start).fold(0, u64::saturating_add);
-        // One that would be too much has no name.
-        let fits = parts.len() <= MAX_PARTS && bytes <= MAX_HEAD_BYTES + MAX_NOTES_BYTES;
-        let parts = if fits { parts.into_iter().map(|part| (part, Vec::new())).collect() } else { Vec::new() };
-        Self { parts, at: 0 }
+        let parts = if parts.len() <= MAX_PARTS { parts } else { Vec::new() };
+        let parts = parts.into_iter().map(|part| (part, Vec::new())).collect();
+        Self { parts, left: MAX_HEAD_BYTES + MAX_NOTES_BYTES, at: 0 }
     }
 
-    /// Keeps what it needs of what goes by.
+    /// Keeps what it needs of what goes by. One of which too much would have to be held has no name; how much its headers
+    /// announce does not matter, since less may come.
     pub(super) fn pass(&mut self, start: u64, bytes: &[u8]) {
         let end = start + bytes.len() as u64;
         for (part, held) in &mut self.parts {
             let (from, to) = (part.start.max(start), part.end.min(end));
             if from < to {
                 let place = |at: u64| usize::try_from(at - start).expect("it lies within what goes by");
+                let Some(left) = self.left.checked_sub(to - from) else {
+                    self.parts.clear();
+                    return;
+                };
+                self.left = left;
                 held.extend_from_slice(&bytes[place(from)..place(to)]);
             }
         }

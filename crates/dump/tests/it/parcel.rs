@@ -217,6 +217,16 @@ fn whoever_takes_no_more_ends_it() {
 
 use std::io::Read as _;
 
+#[test]
+fn a_note_that_announces_more_than_comes_has_the_name_of_its_file() {
+    let mut core = core(b"note", &[noise(1, 100)]);
+    // The announced length of the notes, made one of 32 MiB and more.
+    core[99] = 2;
+    let (streamed, _) = stream_whole(&core);
+    let (split, _) = split_whole(&file_of(&[(0, &core)], core.len() as u64));
+    assert_eq!(streamed.hash(), split.hash());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
