@@ -120,6 +120,7 @@ fn build(birth: &Birth) -> Result<(i32, Option<Eye>), Fault> {
         eye.as_mut().zip(wire_to_program.as_ref()).is_some_and(|(eye, wire)| eye.meet(program, wire))
     })
     .map_err(machine("the program's process could not be made"))?;
+    system::use_huge_pages(0);
     let mut keep = vec![0, 1, 2, birth.control.as_raw_fd()];
     keep.extend(eye.iter().flat_map(Eye::descriptors));
     keep.sort_unstable();

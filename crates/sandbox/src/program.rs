@@ -44,7 +44,6 @@ pub(crate) fn run(
 
 fn become_program(birth: &Birth, wire: Option<&OwnedFd>, meeting: Option<&Meeting>) -> Result<Infallible, Fault> {
     system::default_signals();
-    system::use_huge_pages(1);
     rustix::process::setsid().map_err(machine("a session could not be made"))?;
     let listener = confine::confine(&birth.plan, birth.means)?;
     if let (Some(meeting), Some(listener)) = (meeting, listener) {
@@ -119,6 +118,8 @@ fn start(birth: &Birth, order: &Order, stdio: &[OwnedFd; 3]) -> Result<Infallibl
     let env = strings(&env, "the environment")?;
     let name = order.command.first().ok_or_else(|| refusal("the command is empty".to_owned()))?;
     system::set_stdio(stdio).map_err(machine("the standard streams could not be set"))?;
+    // What it becomes inherits this from the memory that it shares with init until then; init takes it back.
+    system::use_huge_pages(1);
     let errno = execute(order, name, &command, &env)?;
     Err(match errno {
         Errno::NOENT => {

@@ -380,7 +380,8 @@ pub(crate) fn set_dumpable(value: libc::c_ulong) {
     }
 }
 
-/// Has the kernel use huge pages for this process' memory, or not; what it makes and becomes inherits that.
+/// Has the kernel use huge pages for this process' memory, or not; what it makes and becomes inherits that. Whoever shares the
+/// memory shares this.
 pub(crate) fn use_huge_pages(use_them: libc::c_ulong) {
     // SAFETY: the call takes no pointer.
     unsafe {
