@@ -49,7 +49,7 @@ pub fn main() -> ExitCode {
     // Ctrl-C in the node's terminal, or a signal to its group, is for the node: it lets go in its own order, and this ends
     // when the socket does. Failing means that it is on its own already.
     let _ = rustix::process::setsid();
-    // Each sandbox begins as two copies of this process, and the first touch of a huge page costs a copy dearly.
+    // `Spawner` says so before the first touch of memory; whoever starts this otherwise is to have it too.
     system::use_huge_pages(0);
     // Made here once, the filters are there in every process that this one makes.
     for tracing in [Tracing::Allowed, Tracing::Asked] {

@@ -7,6 +7,7 @@ use crate::error::SandboxError;
 use crate::event::{Core, Event, Stop};
 use crate::message::{self, MAX_MESSAGE_BYTES, Reply, Request};
 use crate::plan::{Order, Place, Plan};
+use crate::system;
 use model::{LimitSet, Network, SandboxKind};
 use rustix::fs::{Mode, fchmod, fstatfs};
 use rustix::io::Errno;
@@ -77,12 +78,11 @@ impl Spawner {
             let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(end, 4 << 20)
                 .or_else(|_| rustix::net::sockopt::set_socket_send_buffer_size(end, 4 << 20));
         }
-        let mut child = Command::new(&settings.program)
-            .args(&settings.arguments)
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(failed)?;
+        let mut command = Command::new(&settings.program);
+        command.args(&settings.arguments).stdin(Stdio::from(theirs)).stdout(Stdio::null());
+        // Each sandbox begins as a copy of this process, and a huge page costs it dearly.
+        system::begin_without_huge_pages(&mut command);
+        let mut child = command.spawn().map_err(failed)?;
         let socket = Arc::new(ours);
         let mut events = Events::of(&socket);
         let opened = send(socket.as_fd(), &Request::Open { settings: Cow::Borrowed(settings) }, &[]);

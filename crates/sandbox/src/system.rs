@@ -389,6 +389,16 @@ pub(crate) fn use_huge_pages(use_them: libc::c_ulong) {
     }
 }
 
+/// Has a command use no huge pages from its very start: those that an allocator touches first would stay.
+pub(crate) fn begin_without_huge_pages(command: &mut std::process::Command) {
+    let set = || {
+        use_huge_pages(0);
+        Ok(())
+    };
+    // SAFETY: between fork and execution it does nothing but one system call.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, set) };
+}
+
 /// Has this process killed when the thread that made it ends.
 pub(crate) fn die_with_parent() {
     // SAFETY: the call takes no pointer.
