@@ -297,12 +297,10 @@ impl Attempt {
         let gone = |error: sandbox::SandboxError| Trouble::Machine(error.to_string());
         if let Some(worker) = self.shop.workers.take(&prepared.plan, Some(&prepared.keep)) {
             worker.handle.start(order, stdio).map_err(gone)?;
-            self.shop.workers.refill(&prepared.plan);
             return Ok(worker);
         }
         let (handle, events) = self.shop.sandboxes.open();
         handle.run(&prepared.plan, order, stdio).map_err(gone)?;
-        self.shop.workers.refill(&prepared.plan);
         Ok(Worker { handle, events, wire: None })
     }
 

@@ -51,6 +51,8 @@ enum Event {
     Beat,
     /// Some more time has passed.
     Cool,
+    /// Workers that were used are to be replaced.
+    Refill,
     /// Somebody wants this node to stop.
     Stop,
     /// The spawner died.
@@ -163,6 +165,7 @@ impl Dispatcher {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut cool = tokio::time::interval(COOLING);
         let sandboxes = self.shop.sandboxes.clone();
+        let shop = Arc::clone(&self.shop);
         while !self.has_left {
             self.speak();
             let event = tokio::select! {
@@ -174,6 +177,7 @@ impl Dispatcher {
                 () = sandboxes.gone() => Event::SpawnerGone,
                 _ = beat.tick() => Event::Beat,
                 _ = cool.tick() => Event::Cool,
+                () = shop.workers.due() => Event::Refill,
             };
             self.handle(event)?;
         }
@@ -193,6 +197,7 @@ impl Dispatcher {
             Event::Answered(Err(error)) => return Err(NodeError::Broken(error.to_string())),
             Event::Beat => self.beat(),
             Event::Cool => self.shop.workers.cool(),
+            Event::Refill => self.shop.workers.refill(),
             Event::Stop => {
                 tracing::info!(running = self.running.len(), "finishing what is held, taking nothing new");
                 self.stop_by = Some(Instant::now() + self.shop.settings.drain);

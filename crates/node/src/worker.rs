@@ -6,14 +6,18 @@
 
 use crate::sandboxes::{Handle, Sandboxes};
 use sandbox::{Event, Plan};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 /// How often the warmth of every plan is halved.
 pub(crate) const COOLING: Duration = Duration::from_secs(15);
+/// How long workers that were used up are not replaced: to build one costs the machine twice what a program's start does,
+/// and whoever waits for that program, and for word of its end, is not to wait for this too.
+const REST: Duration = Duration::from_millis(3);
 
 /// Something that must last as long as a sandbox: layers in the cache.
 pub(crate) type Keep = Arc<dyn std::any::Any + Send + Sync>;
@@ -80,6 +84,9 @@ impl Warmth {
 struct Shelf {
     uses: u64,
     plans: HashMap<Plan, Warmth>,
+    /// Plans whose workers were used, and when to replace those.
+    used: HashSet<Plan>,
+    due: Option<Instant>,
 }
 
 /// The workers of a node.
@@ -90,24 +97,32 @@ pub(crate) struct Workers {
     /// For all plans together.
     most_of_all: usize,
     shelf: Mutex<Shelf>,
+    /// Told when there is something due.
+    wake: Notify,
 }
 
 impl Workers {
     pub(crate) fn new(sandboxes: Sandboxes, most: u32, most_of_all: u32) -> Self {
-        Self { sandboxes, most, most_of_all: most_of_all as usize, shelf: Mutex::default() }
+        Self { sandboxes, most, most_of_all: most_of_all as usize, shelf: Mutex::default(), wake: Notify::new() }
     }
 
-    /// Takes a worker for a plan, if one is ready. Whoever asks calls `refill` once their program has been started: the
-    /// spawner does one thing after the other, and the next worker must not go before this program.
+    /// Takes a worker for a plan, if one is ready. Those that are used up are replaced a little later (see `due`).
     pub(crate) fn take(&self, plan: &Plan, keep: Option<&Keep>) -> Option<Worker> {
         if self.most == 0 {
             return None;
         }
-        let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shelf = self.lock();
         shelf.uses += 1;
         let uses = shelf.uses;
         if !shelf.plans.contains_key(plan) {
             shelf.plans.insert(plan.clone(), Warmth::default());
+        }
+        if !shelf.used.contains(plan) {
+            shelf.used.insert(plan.clone());
+        }
+        if shelf.due.is_none() {
+            shelf.due = Some(Instant::now() + REST);
+            self.wake.notify_one();
         }
         let warmth = shelf.plans.get_mut(plan)?;
         warmth.used = uses;
@@ -116,16 +131,29 @@ impl Workers {
         warmth.ready()
     }
 
-    /// Has as many workers built for a plan as its warmth asks for.
-    pub(crate) fn refill(&self, plan: &Plan) {
-        if self.most > 0 {
-            self.refill_shelf(&mut self.shelf.lock().unwrap_or_else(PoisonError::into_inner), plan);
+    /// Waits until it is time to `refill`; may be given up and begun anew.
+    pub(crate) async fn due(&self) {
+        loop {
+            let due = self.lock().due;
+            match due {
+                Some(due) => return tokio::time::sleep_until(due).await,
+                None => self.wake.notified().await,
+            }
+        }
+    }
+
+    /// Has as many workers built for each plan that was used as its warmth asks for.
+    pub(crate) fn refill(&self) {
+        let mut shelf = self.lock();
+        shelf.due = None;
+        for plan in std::mem::take(&mut shelf.used) {
+            self.refill_shelf(&mut shelf, &plan);
         }
     }
 
     /// Halves the warmth of every plan and lets go of what it no longer pays for.
     pub(crate) fn cool(&self) {
-        let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shelf = self.lock();
         shelf.plans.retain(|_, warmth| {
             warmth.heat /= 2;
             warmth.parked.truncate(warmth.heat.min(self.most) as usize);
@@ -135,7 +163,13 @@ impl Workers {
 
     /// Lets go of everything.
     pub(crate) fn clear(&self) {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).plans.clear();
+        let mut shelf = self.lock();
+        shelf.plans.clear();
+        shelf.used.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn refill_shelf(&self, shelf: &mut Shelf, plan: &Plan) {
