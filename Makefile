@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cgroup2 soak bench fmt clean
+.PHONY: help run test test-cgroup2 soak fuzz bench fmt clean
 
 # Where `make run` keeps its database and blobs.
 DATA ?= quarry-data
@@ -29,6 +29,10 @@ test-cgroup2: ## Run the tests of sandboxes under control groups of version 2, i
 soak: ## Run the tests at full size, which takes hours (ARGS="filter…")
 	@scripts/install test
 	@scripts/soak $(ARGS)
+
+fuzz: ## Fuzz every parser of dumps, an hour each (ARGS="target…" these only, FUZZ_SECONDS=60 a minute each)
+	@scripts/install test
+	@scripts/fuzz $(ARGS)
 
 bench: ## Run the benches and rebuild bench/RESULTS.md (ARGS="name…" runs these only)
 	@scripts/install test

@@ -216,12 +216,17 @@ pub enum ImageSource {
 }
 
 impl ImageSource {
-    /// Returns the host of the registry that is asked, as a credential for it is stored.
-    pub fn host(&self) -> Option<&str> {
+    /// Returns the host of the registry that is asked, as a credential for it is stored: in lower case.
+    pub fn host(&self) -> Option<String> {
         let Self::Registry { reference, .. } = self else { return None };
         let first = reference.split_once('/').map(|(first, _)| first);
         // A first part that could be no host is a part of the name, in the registry that everybody means.
-        Some(first.filter(|host| host.contains(['.', ':']) || *host == "localhost").unwrap_or("docker.io"))
+        Some(
+            first
+                .filter(|host| host.contains(['.', ':']) || *host == "localhost")
+                .unwrap_or("docker.io")
+                .to_ascii_lowercase(),
+        )
     }
 }
 
@@ -419,5 +424,23 @@ impl NewRegistry {
             "registry_invalid",
             "a credential is a user without `:` and a secret of one line".to_owned(),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_goes_by_its_host() {
+        let check = |reference: &str, host: &str| {
+            let text = serde_json::json!({"kind": "registry", "reference": reference});
+            let source: ImageSource = serde_json::from_value(text).expect("a source");
+            assert_eq!(source.host().as_deref(), Some(host), "{reference}");
+        };
+        check("debian", "docker.io");
+        check("someone/debian:12", "docker.io");
+        check("localhost/debian", "localhost");
+        check("Registry.Example.ORG:5000/a/b", "registry.example.org:5000");
     }
 }

@@ -299,7 +299,7 @@ async fn assign(tx: &Tx<'_>, execution: Execution) -> Result<Assigned, StoreErro
         return Ok(Assigned { execution, manifest, image: None });
     };
     let sealed = match made.source.host() {
-        Some(host) => registry::get(tx, made.tenant, host).await?,
+        Some(host) => registry::get(tx, made.tenant, &host).await?,
         None => None,
     };
     Ok(Assigned { execution, manifest, image: Some((made, plain_http, sealed)) })
