@@ -5,11 +5,13 @@
 //! container, stops it, and puts everything away. It is the first of a process namespace and has mounts of its own, so
 //! neither a process nor a mount outlives it, whoever is killed; when its node's socket closes, it ends the container in
 //! order. What a killed minder leaves are empty control groups and the folder that names its container: `sweep` has the
-//! runtime delete those. Such a sandbox is confined by what its runtime makes of the configuration (`config.rs`), and by no
-//! filter or cores of ours; it cannot be parked. Needs the superuser, since the runtimes do.
+//! runtime delete those. Such a sandbox is confined by what its runtime makes of the configuration (`config.rs`), the
+//! profile of system calls included (`filter.rs`); it leaves no cores and cannot be parked. Needs the superuser, since the
+//! runtimes do.
 
 mod account;
 mod config;
+mod filter;
 mod ground;
 mod minder;
 mod order;

@@ -1,5 +1,6 @@
 //! A bundle in the standard's words: what stands in `config.json`.
 
+use super::filter;
 use super::ground::Ground;
 use super::{Bundle, Sort, machine, refusal};
 use crate::cell::group;
@@ -77,6 +78,7 @@ pub(super) fn describe(bundle: &Bundle, ground: &Ground) -> Result<Value, Fault>
             "uidMappings": mapping,
             "gidMappings": mapping,
             "resources": resources(plan, bundle.runtime.sort),
+            "seccomp": filter::describe(plan.ptrace),
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/acpi", "/proc/scsi", "/sys/firmware"],
             "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"],
         },

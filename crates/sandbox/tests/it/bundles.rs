@@ -21,10 +21,31 @@ const PROGRAM: &str = r#"
 #include <stdlib.h>
 #include <string.h>
 #include <signal.h>
+#include <errno.h>
+#include <sys/personality.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+static void say(const char *name, long answer) { printf("%s %d\n", name, answer < 0 ? errno : 0); }
 void stop(int signal) { write(1, signal == SIGINT ? "int\n" : "term\n", signal == SIGINT ? 4 : 5); if (signal == SIGTERM) _exit(3); }
 int main(int count, char **words) {
     if (!strcmp(words[1], "who")) printf("%d %d %s %s\n", getuid(), getpid(), getenv("NAME"), access("/made", W_OK) ? "new" : "old");
+    if (!strcmp(words[1], "calls")) {
+        say("unix", socket(AF_UNIX, SOCK_STREAM, 0));
+        say("tcp", socket(AF_INET, SOCK_STREAM, 0));
+        say("udp", socket(AF_INET6, SOCK_DGRAM, 17));
+        say("ciphers", socket(38, SOCK_SEQPACKET, 0));
+        say("sctp", socket(AF_INET, SOCK_STREAM, 132));
+        say("persona", personality(0xffffffff));
+        say("fixed", personality(ADDR_NO_RANDOMIZE));
+        say("bsd", personality(6));
+        say("namespace", syscall(SYS_unshare, 0x10000000));
+        say("ring", syscall(SYS_io_uring_setup, 1, 0));
+        say("bpf", syscall(SYS_bpf, 0, 0, 0));
+        say("trace", syscall(SYS_ptrace, 0, 0, 0, 0));
+        say("keys", syscall(SYS_keyctl, 0, -3, 1));
+        say("unknown", syscall(1000));
+    }
     if (!strcmp(words[1], "make")) { int fd = open("/made", O_CREAT | O_WRONLY, 0600); return fd < 0 ? 1 : 0; }
     if (!strcmp(words[1], "code")) return 7;
     if (!strcmp(words[1], "high")) return 137;
@@ -212,6 +233,29 @@ fn other_runtimes_run_programs() {
         yard.user = "nobody";
         let fault = yard.run(&["/program", "code"]).unwrap_err();
         assert!(fault.cause.contains("`nobody` does not exist"), "{name}: {fault}");
+    }
+}
+
+#[test]
+fn other_runtimes_filter_system_calls() {
+    for runtime in runtimes() {
+        let (name, sort) = (runtime.name.clone(), runtime.sort);
+        if sort == Sort::Sentry {
+            // Its programs call a kernel of its own.
+            continue;
+        }
+        let mut yard = Yard::new(runtime);
+        let (ending, told) = yard.run(&["/program", "calls"]).unwrap();
+        assert_eq!(ending.status, Status::Exited(0), "{name}");
+        let (none, refused) = (libc::ENOSYS, libc::EPERM);
+        let expected = format!(
+            "unix 0\ntcp 0\nudp 0\nciphers {none}\nsctp {none}\npersona 0\nfixed 0\nbsd {none}\nnamespace {none}\n\
+             ring {refused}\nbpf {refused}\ntrace {refused}\nkeys {refused}\nunknown {none}\n"
+        );
+        assert_eq!(told, expected, "{name}");
+        yard.plan.ptrace = true;
+        let (_, told) = yard.run(&["/program", "calls"]).unwrap();
+        assert!(told.contains("trace 0\n"), "{name}: {told}");
     }
 }
 
