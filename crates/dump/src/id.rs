@@ -74,6 +74,9 @@ fn illumos(reader: &mut (impl Read + Seek)) -> Result<Option<QuickId>, IdError> 
 /// Names a core; none if there is no segment to name it by.
 fn core(reader: &mut (impl Read + Seek), header: &Header) -> Result<Option<QuickId>, IdError> {
     let count = count(reader, header)?;
+    if count == 0 {
+        return Ok(None);
+    }
     if count > MAX_SEGMENTS {
         return Err(IdError::TooMany { what: "segments", limit: u64::from(MAX_SEGMENTS) });
     }
@@ -276,7 +279,8 @@ mod tests {
 
     #[test]
     fn other_files_have_none() {
-        for bytes in [&b""[..], b"\x7fELF", b"MDMP and more", &[0; 9000]] {
+        let empty = file(true, false, &[], false);
+        for bytes in [&b""[..], b"\x7fELF", b"MDMP and more", &[0; 9000], &empty] {
             assert_eq!(id(bytes), None);
         }
         let mut program = vector_64(false, false, 176);
