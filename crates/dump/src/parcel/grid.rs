@@ -6,8 +6,8 @@ use model::DumpKind;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::ops::Range;
 
-/// Bytes that are held back from the beginning of a stream until its headers are there. A dump whose headers are longer, or
-/// whose last section says how many there are, has no grid if it comes as a stream, and goes by its content.
+/// Bytes that are held back from the beginning of a stream until its headers are there. A longer dump whose headers are
+/// longer, or of which a section says how many there are, has no grid if it comes as a stream, and goes by its content.
 pub const MAX_HEAD_BYTES: u64 = 4 << 20;
 /// Bytes of notes that are held while a stream goes by, so that it has the name that its file would have.
 const MAX_NOTES_BYTES: u64 = 16 << 20;
@@ -55,11 +55,12 @@ impl Head {
     pub(super) fn of_beginning(bytes: &[u8]) -> io::Result<(Self, Passing)> {
         let mut head = Self::default();
         let notes = head.segments(&mut Cursor::new(bytes))?;
-        let needed = needed(bytes).unwrap_or(0).max(FIRST_BYTES);
-        let is_wide = Header::parse(bytes).is_some_and(|header| header.count().is_none());
-        let parts = match needed > MAX_HEAD_BYTES || is_wide {
-            true => Vec::new(),
-            false => std::iter::once(0..needed).chain(notes).collect(),
+        let length = bytes.len() as u64;
+        let parts = if length < MAX_HEAD_BYTES {
+            // There is no more of it.
+            vec![0..length]
+        } else {
+            needed(bytes).map(|needed| std::iter::once(0..needed).chain(notes).collect()).unwrap_or_default()
         };
         Ok((head, Passing::new(parts)))
     }
@@ -106,17 +107,14 @@ impl Head {
     }
 }
 
-/// Returns how many bytes of a stream must be there before its headers can be read; none if that cannot be told yet.
-pub(super) fn needed(bytes: &[u8]) -> Option<u64> {
-    if bytes.len() < MAX_HEADER_BYTES {
-        return None;
-    }
+/// Returns how many bytes of a stream the headers take, or none if they take more than are held back.
+fn needed(bytes: &[u8]) -> Option<u64> {
     let Some(header) = Header::parse(bytes).filter(|header| header.kind == ET_CORE) else {
         return Some(FIRST_BYTES);
     };
-    // Where the last section says how many there are, it has not come yet.
-    let count = header.count().unwrap_or(0);
-    Some(header.segments_at.saturating_add(u64::from(count) * header.stride()).max(FIRST_BYTES))
+    // Where the first section says how many there are, it has not come yet.
+    let table = u64::from(header.count()?) * header.stride();
+    Some(header.segments_at.saturating_add(table).max(FIRST_BYTES)).filter(|needed| *needed <= MAX_HEAD_BYTES)
 }
 
 /// What has gone by of the parts of a stream that its name takes.

@@ -4,7 +4,7 @@
 //! most `WAITING` contents. A file's holes are skipped without being read; hashing them costs as much as hashing zeros.
 
 use super::cutter::{Cutter, TooMany, ZEROS};
-use super::grid::{Grid, Head, MAX_HEAD_BYTES, Passing, needed};
+use super::grid::{Grid, Head, MAX_HEAD_BYTES, Passing};
 use crate::id::QuickId;
 use model::Digest;
 use model::parcel::{Extent, Frame, MAX_DUMP_BYTES, MAX_FRAME_BYTES, MAX_PACKED_BYTES, Manifest};
@@ -17,8 +17,6 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 const WAITING: usize = 8;
 /// Zstandard's level: the frames of a core gain 2 % from the next one, and it costs a third of the speed.
 const LEVEL: i32 = 1;
-/// How much of a stream is read at once while its head gathers.
-const BEGINNING_BYTES: u64 = 64 << 10;
 
 /// Why a dump could not be split.
 #[derive(Debug, thiserror::Error)]
@@ -94,18 +92,7 @@ pub fn split_file(file: &File, sink: Sink<'_>) -> Result<Split, SplitError> {
 /// Splits what can be read only once, such as a core on its way from the kernel.
 pub fn split_stream(mut reader: impl Read + Send, sink: Sink<'_>) -> Result<Split, SplitError> {
     let mut beginning = Vec::new();
-    loop {
-        let there = beginning.len() as u64;
-        let wanted = needed(&beginning).unwrap_or(BEGINNING_BYTES);
-        if wanted <= there || wanted > MAX_HEAD_BYTES {
-            break;
-        }
-        let part = (wanted - there).max(BEGINNING_BYTES);
-        let read = (&mut reader).take(part).read_to_end(&mut beginning).map_err(SplitError::Unreadable)?;
-        if (read as u64) < part {
-            break;
-        }
-    }
+    (&mut reader).take(MAX_HEAD_BYTES).read_to_end(&mut beginning).map_err(SplitError::Unreadable)?;
     let (head, passing) = Head::of_beginning(&beginning).map_err(SplitError::Unreadable)?;
     split(head, Flow { reader: io::Cursor::new(beginning).chain(reader), passing }, sink)
 }

@@ -218,13 +218,21 @@ fn whoever_takes_no_more_ends_it() {
 use std::io::Read as _;
 
 #[test]
-fn a_note_that_announces_more_than_comes_has_the_name_of_its_file() {
-    let mut core = core(b"note", &[noise(1, 100)]);
-    // The announced length of the notes, made one of 32 MiB and more.
-    core[99] = 2;
-    let (streamed, _) = stream_whole(&core);
-    let (split, _) = split_whole(&file_of(&[(0, &core)], core.len() as u64));
-    assert_eq!(streamed.hash(), split.hash());
+fn headers_that_announce_more_than_comes_have_the_name_of_their_file() {
+    let check = |place: usize, value: &[u8]| {
+        let mut core = core(b"note", &[noise(1, 100_000)]);
+        core[place..place + value.len()].copy_from_slice(value);
+        let (streamed, _) = stream_whole(&core);
+        let (split, _) = split_whole(&file_of(&[(0, &core)], core.len() as u64));
+        assert_eq!(streamed.hash(), split.hash(), "{value:?} at {place}");
+    };
+    // Notes of 32 MiB and more, headers far away from each other, many of them, and none.
+    check(99, &[2]);
+    check(55, &[56]);
+    check(57, &[0x80]);
+    check(56, &[0]);
+    // More than the header can say: a section does.
+    check(56, &[0xff, 0xff]);
 }
 
 proptest! {
