@@ -56,9 +56,9 @@ impl Head {
         let mut head = Self::default();
         let notes = head.segments(&mut Cursor::new(bytes))?;
         let length = bytes.len() as u64;
-        let parts = if length < MAX_HEAD_BYTES {
+        let parts: Vec<_> = if length < MAX_HEAD_BYTES {
             // There is no more of it.
-            vec![0..length]
+            std::iter::once(0..length).collect()
         } else {
             needed(bytes).map(|needed| std::iter::once(0..needed).chain(notes).collect()).unwrap_or_default()
         };
