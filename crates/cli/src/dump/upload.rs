@@ -145,6 +145,7 @@ async fn make_known(
         name: name.to_owned(),
         facts,
         execution: None,
+        redaction: None,
     };
     let arrived = client.dump_create(&new).await?;
     let dump = &arrived.dump;

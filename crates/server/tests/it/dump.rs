@@ -48,6 +48,7 @@ fn new(app: &TestApp, manifest: &[u8]) -> NewDump {
         name: "core.bc.24388".to_owned(),
         facts: model::dump::DumpFacts::default(),
         execution: None,
+        redaction: None,
     }
 }
 

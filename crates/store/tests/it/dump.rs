@@ -49,6 +49,7 @@ fn new(hash: &str) -> NewDump {
         name: "core.1".to_owned(),
         facts: DumpFacts { time: Some(at(5)), ..DumpFacts::default() },
         execution: None,
+        redaction: None,
     }
 }
 
@@ -258,6 +259,7 @@ async fn findings_are_kept(fresh: &Fresh) {
         facts: DumpFacts { cmd: Some("utmpd".to_owned()), ..DumpFacts::default() },
         stack: stack.clone(),
         signature: Some(DumpSignature { id: "sig".to_owned(), text: "abort | main".to_owned() }),
+        signed: None,
         report: None,
     };
     for dump in &made {
@@ -299,6 +301,7 @@ pub(crate) async fn fill(store: &Store, whose: TenantId) {
         facts: DumpFacts::default(),
         stack: vec!["main".to_owned()],
         signature: None,
+        signed: None,
         report: None,
     };
     store.dump_find(made.id, made.digest, findings, "node", at(9)).await.expect("is kept");
