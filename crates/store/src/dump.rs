@@ -17,7 +17,9 @@ use crate::store::Store;
 use crate::transaction::{NewChange, Operation, Tx};
 use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
-use model::dump::{Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, DumpPurged, DumpSignature, MAX_HASH_CHARS, is_hash};
+use model::dump::{
+    Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, DumpPurged, DumpSignature, MAX_HASH_CHARS, is_hash,
+};
 use model::{ApiError, Digest, Dump, DumpId, DumpState, ErrorKind, NewDump, Noun, TenantId};
 use std::collections::BTreeSet;
 

@@ -19,10 +19,8 @@ use crate::store::Store;
 use crate::transaction::{NewChange, Operation, Tx};
 use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
-use model::signature::{
-    MAX_ALIAS_CHAIN, MAX_REPRESENTATIVES, Signature, SignatureChange, SignatureState, Stack, Step,
-};
 use model::signature::{Decision, Explanation};
+use model::signature::{MAX_ALIAS_CHAIN, MAX_REPRESENTATIVES, Signature, SignatureChange, SignatureState, Stack, Step};
 use model::{ApiError, DumpId, ErrorKind, Noun, SignatureId, TenantId};
 use std::str::FromStr;
 
@@ -33,7 +31,6 @@ macro_rules! columns {
          height"
     };
 }
-pub(crate) use columns;
 
 statements! {
     GET = concat!("SELECT ", columns!(), " FROM signature WHERE tenant = $1 AND id = $2");
@@ -267,8 +264,14 @@ impl Operation for SignatureFind {
         let dumps = tx.rows(DUMPS, &of).await?.iter().map(|row| row.parsed(0)).collect::<Result<_, _>>()?;
         let parts = tx.rows(PARTS, &of).await?;
         let parts = parts.iter().map(|row| read(row).map(|kept| kept.signature)).collect::<Result<Vec<_>, _>>()?;
-        let mut found =
-            SignatureFound { signature, stack: None, proto: Vec::new(), explanation: Explanation::default(), dumps, parts };
+        let mut found = SignatureFound {
+            signature,
+            stack: None,
+            proto: Vec::new(),
+            explanation: Explanation::default(),
+            dumps,
+            parts,
+        };
         let of = [self.tenant.into(), stack.into()];
         if let Some(row) = tx.row(SIGNED, &of).await? {
             found.stack = Some(row.json(0)?);

@@ -4,7 +4,9 @@
 //! else the text that rules made of it names the signature, by the alias that a change of rules left if there is one; and
 //! from one that was merged it goes on to the one that it was merged into. So what was decided by hand survives rules.
 
-use super::{Explanation, MAX_STACK_BYTES, MAX_STEPS, Proposal, SignatureId, SignatureText, Stack, Step, longest, within};
+use super::{
+    Explanation, MAX_STACK_BYTES, MAX_STEPS, Proposal, SignatureId, SignatureText, Stack, Step, longest, within,
+};
 use crate::digest::Digest;
 use crate::error::ApiError;
 use crate::id::{DumpId, TenantId};

@@ -9,14 +9,13 @@ use super::{Alias, Kept, alias, end, get, home, put_alias};
 use crate::content;
 use crate::error::StoreError;
 use crate::signature::count::{MAX_EXPLANATION_BYTES, NewSignature};
+use crate::signature::settle::mark;
 use crate::statement::statements;
 use crate::store::Store;
 use crate::transaction::{Operation, Tx};
 use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
-use model::signature::{
-    NewRules, RulesFile, SignatureState, SignedStack, StackSigned,
-};
+use model::signature::{NewRules, RulesFile, SignatureState, SignedStack, StackSigned};
 use model::{SignatureId, SignatureText, TenantId};
 
 statements! {
@@ -41,7 +40,6 @@ statements! {
             WHERE tenant = $6 AND number = $7";
     CLAIM = "UPDATE signature SET rules = $1 WHERE tenant = $2 AND id = $3 AND rules <> $4";
     SAY = "UPDATE signature SET text = $1 WHERE tenant = $2 AND id = $3 AND stack = $4 AND text <> $5";
-    MARK_ALL = "UPDATE signing SET is_moving = 1 WHERE tenant = $1 AND signature = $2 AND is_moving = 0";
 }
 
 fn read(row: &Row) -> Result<RulesFile, StoreError> {
@@ -217,7 +215,7 @@ impl StacksSign {
         let text = signature.text.as_str();
         let values = [text.into(), self.tenant.into(), id.into(), number.into(), text.into()];
         if tx.execute(SAY, &values).await? > 0 {
-            tx.execute(MARK_ALL, &[self.tenant.into(), id.into()]).await?;
+            mark(tx, self.tenant, id).await?;
         }
         Ok(())
     }
@@ -262,7 +260,12 @@ impl Store {
     }
 
     /// Records what other rules make of stacks; returns how many got another text. Their dumps are then to be settled.
-    pub async fn stacks_sign(&self, stacks: Vec<StackSigned>, tenant: TenantId, at: Timestamp) -> Result<u64, StoreError> {
+    pub async fn stacks_sign(
+        &self,
+        stacks: Vec<StackSigned>,
+        tenant: TenantId,
+        at: Timestamp,
+    ) -> Result<u64, StoreError> {
         self.write(StacksSign { tenant, stacks, at }).await
     }
 }

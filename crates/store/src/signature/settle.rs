@@ -119,7 +119,7 @@ impl Operation for SignatureMerge {
         if tx.write(TAKE_IN, &values).await?.is_empty() {
             return Err(StoreError::Again);
         }
-        tx.execute(MARK, &[self.tenant.into(), from.id.into()]).await?;
+        mark(tx, self.tenant, from.id).await?;
         let (from, into) = (again(tx, self.tenant, from.id).await?, again(tx, self.tenant, self.into).await?);
         note(tx, &from.signature, (&self.by, self.at));
         note(tx, &into.signature, (&self.by, self.at));
@@ -133,7 +133,7 @@ pub(super) async fn part(tx: &Tx<'_>, signature: &Signature) -> Result<(), Store
     if tx.write(PART, &[signature.tenant.into(), signature.id.into()]).await?.is_empty() {
         return Err(conflict(signature.id, signature.state, SignatureState::Open));
     }
-    tx.execute(MARK, &[signature.tenant.into(), root.into()]).await.map(drop)
+    mark(tx, signature.tenant, root).await
 }
 
 /// Puts dumps, and all that have their stacks, under a signature of their own, or says what that would move.
@@ -174,7 +174,13 @@ impl SignatureSplit {
         Ok(leaving)
     }
 
-    async fn split(&self, tx: &Tx<'_>, from: &Kept, first: &Leaving, shapes: &BTreeSet<&str>) -> Result<Moved, StoreError> {
+    async fn split(
+        &self,
+        tx: &Tx<'_>,
+        from: &Kept,
+        first: &Leaving,
+        shapes: &BTreeSet<&str>,
+    ) -> Result<Moved, StoreError> {
         let mut dumps = 0;
         for shape in shapes {
             let of = [self.tenant.into(), (*shape).into(), from.signature.id.into()];
@@ -202,13 +208,8 @@ impl SignatureSplit {
             return Ok(Moved { from: from.signature.clone(), into, dumps, dry_run: true });
         }
         if super::get(tx, self.tenant, id).await?.is_none() {
-            let new = NewSignature {
-                tenant: self.tenant,
-                id,
-                text: &into.text,
-                stack: first.stack,
-                rules: &from.rules,
-            };
+            let new =
+                NewSignature { tenant: self.tenant, id, text: &into.text, stack: first.stack, rules: &from.rules };
             new.make(tx, 0, (first.seen, first.seen), self.at).await?;
         }
         for shape in shapes {
@@ -216,7 +217,12 @@ impl SignatureSplit {
             tx.execute(MARK_SHAPE, &[self.tenant.into(), (*shape).into()]).await?;
         }
         note(tx, &from.signature, (&self.by, self.at));
-        Ok(Moved { from: from.signature.clone(), into: again(tx, self.tenant, id).await?.signature, dumps, dry_run: false })
+        Ok(Moved {
+            from: from.signature.clone(),
+            into: again(tx, self.tenant, id).await?.signature,
+            dumps,
+            dry_run: false,
+        })
     }
 }
 
@@ -231,6 +237,11 @@ impl Operation for SignatureSplit {
         let first = first.ok_or_else(|| refused("dumps_missing", "no dump is named".to_owned(), "name one"))?;
         self.split(tx, &from, first, &shapes).await
     }
+}
+
+/// Marks all stacks of a signature: their dumps belong elsewhere, or have to be told what it says now.
+pub(super) async fn mark(tx: &Tx<'_>, tenant: TenantId, id: SignatureId) -> Result<(), StoreError> {
+    tx.execute(MARK, &[tenant.into(), id.into()]).await.map(drop)
 }
 
 /// What one step of settling did.
@@ -264,7 +275,8 @@ impl Operation for SignatureSettle {
             Session::Postgres(_) => MOVING_POSTGRES,
         };
         let rows = tx.rows(moving, &[MAX_STACKS.into()]).await?;
-        let mut done = Settled { dumps: 0, more: rows.len() as u64 == MAX_STACKS };
+        // What settles may mark others: there is no more to do once none is marked.
+        let mut done = Settled { dumps: 0, more: !rows.is_empty() };
         for row in &rows {
             let moving = Moving::read(tx, row).await?;
             done.dumps += moving.settle(tx, SLICE - done.dumps).await?;
@@ -298,8 +310,7 @@ impl Moving {
             let of = [tenant.into(), self.number.into(), id.into()];
             let Some(row) = tx.row(ELSEWHERE, &of).await? else { break };
             let old = row.text(0)?;
-            let values =
-                [id.into(), text.into(), tenant.into(), self.number.into(), old.into(), (most - moved).into()];
+            let values = [id.into(), text.into(), tenant.into(), self.number.into(), old.into(), (most - moved).into()];
             let count = tx.execute(MOVE, &values).await?;
             tx.execute(LEAVE, &[count.into(), tenant.into(), old.into()]).await?;
             if count == 0 || tx.write(JOIN, &[count.into(), tenant.into(), id.into()]).await?.is_empty() {
@@ -362,7 +373,7 @@ impl Moving {
         let (number, text) = (other.int(0)?, other.text(1)?);
         tx.execute(REPRESENT, &[number.into(), text.into(), tenant.into(), id.into()]).await?;
         if text != kept.signature.text {
-            tx.execute(MARK, &[tenant.into(), id.into()]).await?;
+            mark(tx, tenant, id).await?;
         }
         Ok(())
     }
