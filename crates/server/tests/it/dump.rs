@@ -104,6 +104,16 @@ pub(crate) async fn known(app: &TestApp, token: &str) -> Dump {
     app.post(token, "/v1/dumps", &new(app, &whole)).await.must(201).json::<DumpArrived>().dump
 }
 
+/// Makes a dump of this hash known; of several the content is the same.
+pub(crate) async fn known_as(app: &TestApp, token: &str, hash: &str) -> Dump {
+    let (index, bytes) = parcel(&[b"one", b"two"]);
+    let whole = manifest(&index.frames).encode();
+    put(app, token, "/v1/parcels", &bytes).await;
+    put(app, token, "/v1/manifests", &whole).await;
+    let new = NewDump { hash: hash.to_owned(), ..new(app, &whole) };
+    app.post(token, "/v1/dumps", &new).await.must(201).json::<DumpArrived>().dump
+}
+
 async fn a_dump_is_made_known_when_all_of_it_is_there(place: &Place) {
     let app = TestApp::start(place).await;
     let ada = app.admin("acme").await;
