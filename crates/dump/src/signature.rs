@@ -21,6 +21,8 @@ pub use rule::{MAX_OVERLAYS, MAX_PATTERNS, MAX_RULES, MAX_RULES_BYTES, RuleError
 pub use stack::stack;
 pub use trial::{Bucket, Move, MoveKind, Moves, try_rules};
 
+pub(crate) use pattern::Pattern;
+
 use frame::{NOWHERE, short};
 use model::signature::{
     Decision, Explanation, MAX_PROTO_KEYS, MAX_SIGNATURE_CHARS, MAX_STEPS, MAX_WHY_CHARS, SignatureId, SignatureText,

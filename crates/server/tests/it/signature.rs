@@ -94,7 +94,7 @@ async fn a_signature_is_kept_and_decided_about(place: &Place) {
     assert_eq!(named.title.as_deref(), Some("the parser"));
     let fixed: Signature = app.order(&ada.secret, &format!("{}/fix", path("abort | read"))).await.must(200).json();
     assert_eq!(fixed.state, SignatureState::Fixed);
-    app.order(&ada.secret, &format!("{}/fix", path("abort | read"))).await.error(409, "signature_conflict");
+    app.order(&ada.secret, &format!("{}/fix", path("abort | read"))).await.error(409, "signature_fixed");
     let fixed: Page<Signature> = app.get(&ada.secret, "/v1/signatures?state=fixed").await.must(200).json();
     assert_eq!(fixed.items.len(), 1);
 
@@ -104,7 +104,7 @@ async fn a_signature_is_kept_and_decided_about(place: &Place) {
     assert_eq!((dry.dumps, dry.from.state), (1, SignatureState::Fixed));
     let moved: Moved = app.post(&ada.secret, &path_of, &merge(false)).await.must(200).json();
     assert_eq!((moved.dumps, moved.from.dumps, moved.into.dumps), (1, 0, 2));
-    app.post(&ada.secret, &path_of, &merge(false)).await.error(409, "signature_conflict");
+    app.post(&ada.secret, &path_of, &merge(false)).await.error(409, "signature_merged");
     let dump: Dump = app.get(&ada.secret, &format!("/v1/dumps/{}", dumps[0].id)).await.must(200).json();
     assert_eq!(dump.signature.expect("has one").text, "abort | wrap");
 
