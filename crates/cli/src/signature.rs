@@ -81,7 +81,7 @@ impl From<State> for SignatureState {
 
 /// Says what to call a signature
 #[derive(Args)]
-#[command(after_help = "Example:\n  quarry signature title 4f1d 'the parser and empty files'")]
+#[command(after_help = "Example:\n  quarry signature title 4f1d parser")]
 pub(crate) struct Title {
     #[command(flatten)]
     one: One,
