@@ -419,7 +419,7 @@ mod tests {
             explanation.check().expect("is bounded");
         };
         check(3, 4_096, &"x".repeat(100));
-        check(MAX_STEPS, 4_096, "105 more steps are not kept");
+        check(MAX_STEPS, 4_096, "102 more steps are not kept");
         check(3, 10, "3 more steps are not kept");
     }
 
