@@ -420,7 +420,7 @@ mod tests {
         };
         check(3, 4_096, &"x".repeat(100));
         check(MAX_STEPS, 4_096, "102 more steps are not kept");
-        check(3, 10, "3 more steps are not kept");
+        check(3, 200, "3 more steps are not kept");
     }
 
     #[test]
