@@ -11,7 +11,7 @@ use crate::session::Session;
 use crate::{
     blob, change, completion, config, doctor, dump, execution, image, log, login, migrate, node, registry, run, serve,
 };
-use crate::{ps, tenant, token, top, up, user};
+use crate::{ps, signature, tenant, token, top, up, user};
 use clap::error::ErrorKind;
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
@@ -68,6 +68,8 @@ enum Command {
     Registry(registry::Registry),
     #[command(subcommand)]
     Dump(dump::Dump),
+    #[command(subcommand)]
+    Signature(signature::Signature),
     #[command(subcommand)]
     Blob(blob::Blob),
     #[command(subcommand)]
@@ -138,6 +140,7 @@ async fn ask(command: Command, session: &mut Session) -> anyhow::Result<Exit> {
         Command::Image(image) => image.run(session).await,
         Command::Registry(registry) => registry.run(session).await,
         Command::Dump(dump) => dump.run(session).await,
+        Command::Signature(signature) => signature.run(session).await,
         Command::Blob(blob) => blob.run(session).await,
         Command::Log(log) => log.run(session).await,
         Command::Completion(completion) => completion.run(session, Quarry::command()),

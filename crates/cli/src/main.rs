@@ -27,6 +27,7 @@ mod run;
 mod serve;
 mod server;
 mod session;
+mod signature;
 mod tenant;
 mod token;
 mod top;

@@ -19,6 +19,7 @@ mod log;
 mod node;
 mod registry;
 mod request;
+mod signature;
 mod tenant;
 mod token;
 mod user;

@@ -19,6 +19,7 @@ mod module;
 pub mod pack;
 pub mod parcel;
 mod places;
+pub mod redact;
 pub mod signature;
 pub mod symbol;
 mod text;

@@ -2,8 +2,9 @@
 //!
 //! A report becomes a `Stack` (`stack`), rules decide what each frame is (`rule`), and the signature is the class, what was
 //! said where that counts, and the frames down to the first that is nobody's glue: `panic | index out of bounds: … | app::load`.
-//! Two dumps are of one bucket when their texts are equal; `similarity` proposes which buckets may be one all the same, and
-//! `trial` tells what a change of rules would move. Pure: the same stack and the same rules give the same signature, always.
+//! Two dumps are of one bucket when their texts are equal; `model::signature::similarity` proposes which buckets may be one
+//! all the same, and `trial` tells what a change of rules would move. Pure: the same stack and the same rules give the same
+//! signature, always.
 
 mod cycle;
 mod example;
@@ -11,15 +12,16 @@ mod frame;
 mod message;
 mod pattern;
 mod rule;
-mod similarity;
 mod stack;
 mod trial;
 
 pub use example::Failure;
+pub use model::signature::similarity::{Frequencies, Parameters, Profile, Representative, propose, similarity};
 pub use rule::{MAX_OVERLAYS, MAX_PATTERNS, MAX_RULES, MAX_RULES_BYTES, RuleError, Rules};
-pub use similarity::{Frequencies, Parameters, Profile, Representative, propose, similarity};
 pub use stack::stack;
 pub use trial::{Bucket, Move, MoveKind, Moves, try_rules};
+
+pub(crate) use pattern::Pattern;
 
 use frame::{NOWHERE, short};
 use model::signature::{

@@ -29,11 +29,13 @@ pub enum Noun {
     Registry,
     /// A dump.
     Dump,
+    /// A signature.
+    Signature,
 }
 
 impl Noun {
     /// Every noun.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Execution,
         Self::Tenant,
         Self::User,
@@ -43,6 +45,7 @@ impl Noun {
         Self::Node,
         Self::Registry,
         Self::Dump,
+        Self::Signature,
     ];
 
     /// Returns the noun's word, as it stands in rows and JSON.
@@ -57,6 +60,7 @@ impl Noun {
             Self::Node => "node",
             Self::Registry => "registry",
             Self::Dump => "dump",
+            Self::Signature => "signature",
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::id::{DumpId, ExecutionId, TenantId};
 use crate::limits::{MAX_NAME_CHARS, MAX_ROW_BYTES};
 use crate::parcel::MAX_DUMP_BYTES;
 use crate::report::DumpKind;
+use crate::signature::Signed;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -134,6 +135,32 @@ pub struct DumpSignature {
     pub text: String,
 }
 
+/// When, by whom and why a dump's content was dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DumpPurged {
+    /// When.
+    pub at: Timestamp,
+    /// Who did it; `quarry` if a rule of retention did.
+    pub by: String,
+    /// Why, in a sentence.
+    pub why: String,
+}
+
+/// What was left out of a dump by rules, before any of it was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Redaction {
+    /// A digest of the rules.
+    #[schema(max_length = 64)]
+    pub rules: String,
+    /// How many values of the environment were left out.
+    pub values: u64,
+    /// How many parts of the memory were left out.
+    pub ranges: u64,
+    /// How many bytes all that was left out had.
+    pub bytes: u64,
+}
+
 /// A dump.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Dump {
@@ -181,6 +208,12 @@ pub struct Dump {
     /// Its report, a blob.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Digest>,
+    /// What was left out of it by rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redaction: Option<Redaction>,
+    /// When and why its content was dropped, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purged: Option<DumpPurged>,
     /// Who uploaded it first.
     pub by: String,
     /// When it was uploaded first.
@@ -212,6 +245,9 @@ pub struct NewDump {
     /// The execution that died.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execution: Option<ExecutionId>,
+    /// What was left out of it by rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redaction: Option<Redaction>,
 }
 
 impl NewDump {
@@ -221,6 +257,7 @@ impl NewDump {
             return Err(refuse(format!("the hash of dump `{}` is not 32 lower-case hexadecimal digits", self.id)));
         }
         check_text("name", &self.name, MAX_WORD_CHARS)?;
+        self.redaction.as_ref().map_or(Ok(()), |redaction| check_text("rules", &redaction.rules, MAX_NAME_CHARS))?;
         self.facts.check()
     }
 }
@@ -364,6 +401,9 @@ pub struct DumpFindings {
     /// Which crashes it is one of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<DumpSignature>,
+    /// The same with the stack that was signed and the reasons, which is what dumps are counted and compared by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Box<Signed>>,
     /// The report, a blob.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Digest>,
@@ -395,6 +435,8 @@ impl DumpFindings {
             cut(&mut signature.id, MAX_WORD_CHARS);
             cut(&mut signature.text, MAX_WORD_CHARS * 4);
         }
+        // What is longer than an analysis ever makes it counts by its name alone.
+        self.signed = self.signed.filter(|signed| signed.check().is_ok());
         self
     }
 }
@@ -494,6 +536,7 @@ mod tests {
             facts: DumpFacts { cmd: Some("a\0b".repeat(1000)), ..DumpFacts::default() },
             stack: vec!["ü".repeat(1000); 1000],
             signature: None,
+            signed: None,
             report: None,
         };
         let findings = findings.fitted();

@@ -4,6 +4,15 @@
 //! compared by the server, which opens nothing foreign. So what comes in here is only bounded (`check`), and a `Stack` holds
 //! all that another set of rules would need to sign the same dump again.
 
+mod bucket;
+pub mod similarity;
+
+pub use bucket::{
+    MAX_ALIAS_CHAIN, MAX_REPRESENTATIVES, MAX_RULES_FILE_BYTES, MAX_SIGNED_AT_ONCE, MAX_SPLIT_DUMPS, MAX_TITLE_CHARS,
+    MergeInto, Moved, NewRules, Proposed, RulesFile, Signature, SignatureChange, SignatureInfo, SignatureQuery,
+    SignatureState, Signed, SignedAgain, SignedQuery, SignedStack, SplitOff, StackSigned,
+};
+
 use crate::error::ApiError;
 use crate::report::DumpKind;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};

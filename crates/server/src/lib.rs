@@ -29,6 +29,7 @@ mod retention;
 mod seal;
 mod server;
 mod session;
+mod signature;
 mod tenant;
 pub mod tls;
 mod token;

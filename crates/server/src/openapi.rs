@@ -2,8 +2,8 @@
 
 use crate::app::App;
 use crate::{
-    caller, change, chunk, content, dump, execution, health, image, log, node, parcel, registry, request, tenant,
-    token, user,
+    caller, change, chunk, content, dump, execution, health, image, log, node, parcel, registry, request, signature,
+    tenant, token, user,
 };
 use axum::Router;
 use axum::http::header;
@@ -52,6 +52,7 @@ fn brief() -> OpenApiRouter<App> {
         .merge(node::routes())
         .merge(image::routes())
         .merge(registry::routes())
+        .merge(signature::routes())
         .merge(log::route::routes())
 }
 

@@ -1,5 +1,6 @@
-//! The controller of the old ends: it drops the changes that are older or more than the configuration keeps, and the
-//! executions that ended before, with what was theirs alone.
+//! The controller of the old ends: it drops the changes that are older or more than the configuration keeps, the
+//! executions that ended before, with what was theirs alone, and the content of dumps by its rules. What a decision about
+//! signatures has left to be moved, it moves.
 //!
 //! Two servers may run it at once; each step is guarded in the store, and bounded. Bytes that nobody has any more are
 //! removed by the pass that looks after images.
@@ -7,7 +8,7 @@
 use crate::config::RetentionConfig;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
-use store::{Clock, Removed, Retained, Retention, Store, StoreError};
+use store::{Clock, DumpRetention, Purged, Removed, Retained, Retention, Settled, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 /// How often to look.
@@ -17,12 +18,22 @@ const EVERY: Duration = Duration::from_secs(10);
 pub(crate) async fn run(store: Store, config: RetentionConfig, clock: Clock, stop: CancellationToken) {
     let retention = Retention { age: signed(config.changes_age), bytes: config.changes_bytes.get() };
     let age = signed(config.executions_age);
+    // Whoever started us may have changed the rules.
+    let mut is_looked_at = config.dumps_kept.is_none();
     loop {
         let now = clock.now();
         let of_log = tell_log(store.log_retain(retention, now).await);
         let before = now.checked_sub(age).unwrap_or(Timestamp::MIN);
         let of_executions = tell_executions(store.executions_retain(before, now).await);
-        let pause = if of_log || of_executions { Duration::ZERO } else { EVERY };
+        if !is_looked_at {
+            is_looked_at = store.dumps_look_at_all().await.is_ok();
+        }
+        let per_signature = config.dumps_kept.map(|most| u32::try_from(most).unwrap_or(u32::MAX));
+        let dumps_before = config.dumps_age.map(|age| now.checked_sub(signed(age)).unwrap_or(Timestamp::MIN));
+        let of_dumps = DumpRetention { before: dumps_before, per_signature };
+        let of_dumps = tell_dumps(store.dumps_retain(of_dumps, now).await);
+        let of_signatures = tell_signatures(store.signature_settle().await);
+        let pause = if of_log || of_executions || of_dumps || of_signatures { Duration::ZERO } else { EVERY };
         if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;
         }
@@ -60,6 +71,38 @@ fn tell_executions(done: Result<Removed, StoreError>) -> bool {
         }
         Err(error) => {
             tracing::warn!(error = error.chain(), "old executions could not be removed");
+            false
+        }
+    }
+}
+
+/// Says what was done about the content of dumps; tells whether there is more to do at once.
+fn tell_dumps(done: Result<Purged, StoreError>) -> bool {
+    match done {
+        Ok(Purged { dumps, more }) => {
+            if dumps > 0 {
+                tracing::info!(dumps, "dropped the content of dumps by rule");
+            }
+            more
+        }
+        Err(error) => {
+            tracing::warn!(error = error.chain(), "the content of old dumps could not be dropped");
+            false
+        }
+    }
+}
+
+/// Says what was done about dumps whose signature is another now; tells whether there is more to do at once.
+fn tell_signatures(done: Result<Settled, StoreError>) -> bool {
+    match done {
+        Ok(Settled { dumps, more }) => {
+            if dumps > 0 {
+                tracing::info!(dumps, "moved dumps to the signatures that they belong to");
+            }
+            more
+        }
+        Err(error) => {
+            tracing::warn!(error = error.chain(), "dumps could not be moved to their signatures");
             false
         }
     }

@@ -5,17 +5,21 @@
 //! row, in `dump/property.rs` and in `dump/stack.rs`.
 
 pub(crate) mod property;
+pub(crate) mod retention;
 pub(crate) mod stack;
 
 use crate::content;
 use crate::error::StoreError;
 use crate::parcel::{self, drop_blob};
+use crate::signature::count::count;
 use crate::statement::statements;
 use crate::store::Store;
 use crate::transaction::{NewChange, Operation, Tx};
 use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
-use model::dump::{Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, DumpSignature, MAX_HASH_CHARS, is_hash};
+use model::dump::{
+    Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, DumpPurged, DumpSignature, MAX_HASH_CHARS, is_hash,
+};
 use model::{ApiError, Digest, Dump, DumpId, DumpState, ErrorKind, NewDump, Noun, TenantId};
 use std::collections::BTreeSet;
 
@@ -24,14 +28,15 @@ macro_rules! columns {
     () => {
         "d.id, d.tenant, d.hash, d.digest, d.size, d.manifest, d.kind, d.state, d.is_truncated, d.name, d.time, d.cmd, \
          d.psargs, d.pid, d.node, d.platform, d.ticket, d.properties, s.calls, d.signature, d.signature_text, \
-         d.execution, d.report, d.created_by, d.uploaded_at \
+         d.execution, d.report, d.created_by, d.uploaded_at, d.redaction, d.purged_at, d.purged_by, d.purged_why \
          FROM dump AS d LEFT JOIN stack AS s ON s.tenant = d.tenant AND s.number = d.stack"
     };
 }
 statements! {
     INSERT = "INSERT INTO dump (id, tenant, hash, digest, size, manifest, kind, state, is_truncated, name, time, cmd, \
-              psargs, pid, node, platform, properties, execution, created_by, uploaded_at) \
-              VALUES ($1, $2, $3, $4, $5, $6, $7, 'received', $8, $9, $10, $11, $12, $13, $14, $15, '{}', $16, $17, $18) \
+              psargs, pid, node, platform, properties, execution, created_by, uploaded_at, redaction) \
+              VALUES ($1, $2, $3, $4, $5, $6, $7, 'received', $8, $9, $10, $11, $12, $13, $14, $15, '{}', $16, $17, $18, \
+              $19) \
               ON CONFLICT DO NOTHING";
     GET = concat!("SELECT ", columns!(), " WHERE d.id = $1");
     HASHED = concat!("SELECT ", columns!(), " WHERE d.tenant = $1 AND d.hash = $2");
@@ -39,15 +44,16 @@ statements! {
         "SELECT ", columns!(), " WHERE d.tenant = $1 AND d.hash >= $2 AND d.hash < $3 ORDER BY d.hash LIMIT 2"
     );
     LIST = concat!("SELECT ", columns!(), " WHERE d.tenant = $1 AND d.id < $2 ORDER BY d.id DESC LIMIT $3");
-    REPLACE = "UPDATE dump SET digest = $1, size = $2, manifest = $3, kind = $4, is_truncated = $5, state = 'received' \
-               WHERE id = $6 AND state IN ('received', 'analysed', 'truncated', 'unreadable', 'purged')";
+    REPLACE = "UPDATE dump SET digest = $1, size = $2, manifest = $3, kind = $4, is_truncated = $5, redaction = $6, \
+               state = 'received', purged_at = NULL, purged_by = NULL, purged_why = NULL \
+               WHERE id = $7 AND state IN ('received', 'analysed', 'truncated', 'unreadable', 'purged')";
     FACTS = "UPDATE dump SET time = $1, cmd = $2, psargs = $3, pid = $4, node = $5, platform = $6, \
              execution = coalesce(execution, $7) WHERE id = $8";
     NOTE = "UPDATE dump SET ticket = $1, properties = $2 WHERE id = $3";
     FIND_OUT = "UPDATE dump SET state = $1, kind = $2, stack = $3, signature = $4, signature_text = $5, report = $6 \
                 WHERE id = $7 AND state IN ('received', 'analysed', 'truncated', 'unreadable') RETURNING id";
-    PURGE = "UPDATE dump SET state = 'purged', manifest = NULL \
-             WHERE id = $1 AND state IN ('received', 'analysed', 'truncated', 'unreadable') RETURNING id";
+    PURGE = "UPDATE dump SET state = 'purged', manifest = NULL, purged_at = $1, purged_by = $2, purged_why = $3 \
+             WHERE id = $4 AND state IN ('received', 'analysed', 'truncated', 'unreadable') RETURNING id";
     OTHER_MANIFEST = "SELECT id FROM dump WHERE tenant = $1 AND manifest = $2 LIMIT 1";
     OTHER_REPORT = "SELECT id FROM dump WHERE tenant = $1 AND report = $2 LIMIT 1";
 }
@@ -59,6 +65,10 @@ pub(crate) fn read(row: &Row) -> Result<Dump, StoreError> {
     let pid = row.maybe_int(13)?.map(u32::try_from).transpose().map_err(|_| broken(13, "is no process's number"))?;
     let signature = match (text(19)?, text(20)?) {
         (Some(id), Some(text)) => Some(DumpSignature { id, text }),
+        _ => None,
+    };
+    let purged = match (row.maybe_time(26)?, text(27)?, text(28)?) {
+        (Some(at), Some(by), Some(why)) => Some(DumpPurged { at, by, why }),
         _ => None,
     };
     Ok(Dump {
@@ -88,6 +98,8 @@ pub(crate) fn read(row: &Row) -> Result<Dump, StoreError> {
         report: row.maybe_parsed(22)?,
         by: row.text(23)?.to_owned(),
         uploaded_at: row.time(24)?,
+        redaction: row.maybe_json(25)?,
+        purged,
     })
 }
 
@@ -186,7 +198,7 @@ struct DumpCreate {
 
 impl DumpCreate {
     async fn insert(&self, tx: &Tx<'_>) -> Result<bool, StoreError> {
-        let NewDump { id, hash, manifest, kind, is_truncated, name, facts, execution } = &self.new;
+        let NewDump { id, hash, manifest, kind, is_truncated, name, facts, execution, redaction } = &self.new;
         let [time, cmd, psargs, pid, node, platform] = facts_values(facts);
         let values = [
             (*id).into(),
@@ -207,6 +219,7 @@ impl DumpCreate {
             (*execution).into(),
             self.by.as_str().into(),
             self.at.into(),
+            redaction.as_ref().map(to_json).into(),
         ];
         Ok(tx.execute(INSERT, &values).await? > 0)
     }
@@ -226,7 +239,8 @@ impl DumpCreate {
         if is_fuller {
             let NewDump { manifest, kind, is_truncated, .. } = &self.new;
             let (Made { digest, size }, truncated) = (self.made, Value::Int((*is_truncated).into()));
-            let values = [digest.into(), size.into(), (*manifest).into(), word(kind), truncated, id.clone()];
+            let redaction = self.new.redaction.as_ref().map(to_json).into();
+            let values = [digest.into(), size.into(), (*manifest).into(), word(kind), truncated, redaction, id.clone()];
             tx.execute(REPLACE, &values).await?;
             parcel::name(tx, self.tenant, &id, &self.parcels, self.at).await?;
         }
@@ -345,6 +359,7 @@ impl Operation for DumpNote {
             return Ok(before);
         }
         tx.execute(NOTE, &[ticket.as_deref().into(), to_json(&properties).into(), before.id.into()]).await?;
+        retention::look(tx, &before).await?;
         if properties != before.properties {
             property::write(tx, before.id, before.tenant, &properties).await?;
         }
@@ -378,11 +393,12 @@ impl Operation for DumpFind {
         if before.digest != self.digest || !is_end {
             return Err(conflict(before.state.as_str()));
         }
-        let DumpFindings { state, kind, facts, stack, signature, report } = &self.findings;
+        let DumpFindings { state, kind, facts, stack, report, .. } = &self.findings;
         if let Some(report) = report {
             content::must_have(tx, before.tenant, *report).await?;
         }
         let stack = stack::write(tx, before.tenant, stack).await?;
+        let signature = count(tx, &before, &self.findings, self.at).await?;
         let values = [
             state.as_str().into(),
             word(kind),
@@ -420,15 +436,23 @@ impl Operation for DumpPurge {
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Dump, StoreError> {
         let before = find(tx, &self.key, self.taken).await?;
-        if tx.write(PURGE, &[before.id.into()]).await?.is_empty() {
-            return Ok(before);
-        }
-        parcel::name(tx, before.tenant, &before.id.into(), &BTreeSet::new(), self.at).await?;
-        drop_unnamed(tx, OTHER_MANIFEST, before.manifest, before.tenant, (&self.by, self.at)).await?;
-        let dump = again(tx, before.id).await?;
-        note(tx, &dump, (&self.by, self.at));
-        Ok(dump)
+        let purged = DumpPurged { at: self.at, by: self.by.clone(), why: "somebody dropped it".to_owned() };
+        purge(tx, before, &purged).await
     }
+}
+
+/// Drops a dump's content, saying when and why, unless it is gone already.
+async fn purge(tx: &Tx<'_>, before: Dump, purged: &DumpPurged) -> Result<Dump, StoreError> {
+    let DumpPurged { at, by, why } = purged;
+    let values = [(*at).into(), by.into(), why.into(), before.id.into()];
+    if tx.write(PURGE, &values).await?.is_empty() {
+        return Ok(before);
+    }
+    parcel::name(tx, before.tenant, &before.id.into(), &BTreeSet::new(), *at).await?;
+    drop_unnamed(tx, OTHER_MANIFEST, before.manifest, before.tenant, (by, *at)).await?;
+    let dump = again(tx, before.id).await?;
+    note(tx, &dump, (by, *at));
+    Ok(dump)
 }
 
 impl Store {

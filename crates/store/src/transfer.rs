@@ -108,9 +108,23 @@ tables! {
         "tenant, digest, parcel, place, packed, raw" = "$1, $2, $3, $4, $5, $6";
     "dump" by "id" = [0] > "$1" limit "$2" from Text:
         "id, tenant, hash, digest, size, manifest, kind, state, is_truncated, name, time, cmd, psargs, pid, node, \
-         platform, ticket, properties, stack, signature, signature_text, execution, report, created_by, uploaded_at" =
+         platform, ticket, properties, stack, signature, signature_text, execution, report, created_by, uploaded_at, \
+         signed, purged_at, purged_by, purged_why, redaction" =
         "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, \
-         $24, $25";
+         $24, $25, $26, $27, $28, $29, $30";
+    "signature" by "tenant, id" = [0, 1] > "$1, $2" limit "$3" from Text:
+        "tenant, id, text, title, state, merged_into, stack, dumps, first_seen, last_seen, fixed_at, rules, height, \
+         is_due, created_at" =
+        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15";
+    "signature_alias" by "tenant, kind, name" = [0, 1, 2] > "$1, $2, $3" limit "$4" from Text:
+        "tenant, kind, name, signature, made_by, at" = "$1, $2, $3, $4, $5, $6";
+    "signed_stack" by "tenant, number" = [0, 1] > "$1, $2" limit "$3" from Mixed:
+        "tenant, number, shape, stack" = "$1, $2, $3, $4";
+    "signing" by "tenant, number" = [0, 1] > "$1, $2" limit "$3" from Mixed:
+        "tenant, number, id, text, proto, rules, explanation, signature, dumps, is_moving" =
+        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10";
+    "signature_rules" by "tenant" = [0] > "$1" limit "$2" from Text:
+        "tenant, name, digest, rules, made_by, at" = "$1, $2, $3, $4, $5, $6";
     "dump_parcel" by "dump, parcel" = [0, 1] > "$1, $2" limit "$3" from Mixed:
         "dump, parcel, tenant" = "$1, $2, $3";
     "dump_property" by "dump, ordinal" = [0, 1] > "$1, $2" limit "$3" from Mixed:

@@ -83,6 +83,7 @@ ids_as_values!(
     model::ImageId,
     model::NodeId,
     model::SessionId,
+    model::SignatureId,
     model::TenantId,
     model::TokenId,
     model::UserId

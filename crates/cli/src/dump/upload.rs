@@ -8,12 +8,15 @@ use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
 use client::{Client, ClientError};
-use dump::parcel::{Split, split_file, split_stream};
+use dump::parcel::{Split, split_file_by, split_stream_by};
+use dump::redact::{MAX_RULES_BYTES, RedactionRules};
 use jiff::Timestamp;
 use model::dump::{Arrival, DumpArrived, DumpFacts, MAX_WORD_CHARS};
 use model::{Digest, Dump, DumpId, ErrorKind, NewDump};
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Uploads dumps, unless they are there already
 ///
@@ -22,7 +25,8 @@ use std::path::{Path, PathBuf};
 #[derive(Args)]
 #[command(after_help = "Example:
   quarry dump upload core.1234 core.1235
-  quarry dump upload --name core.java - < core")]
+  quarry dump upload --name core.java - < core
+  quarry dump upload --redact leave-out.toml core.1234")]
 pub(crate) struct Upload {
     /// The dumps; `-` is one from standard input
     #[arg(required = true, value_name = "FILE")]
@@ -30,6 +34,23 @@ pub(crate) struct Upload {
     /// What to call it, in place of its file's name
     #[arg(long)]
     name: Option<String>,
+    /// A file of rules (docs/redaction.md) that say which memory and which of the environment is left out, here, before
+    /// anything is sent; a dump in which it cannot be found is not sent
+    #[arg(long, value_name = "RULES")]
+    redact: Option<PathBuf>,
+}
+
+/// What is left out of dumps.
+type LeftOut = Option<Arc<RedactionRules>>;
+
+/// Reads a file of rules.
+fn left_out(path: &Path) -> anyhow::Result<Arc<RedactionRules>> {
+    let cannot = || format!("`{}` cannot be read", path.display());
+    let mut text = String::new();
+    let file = File::open(path).with_context(cannot)?;
+    file.take(MAX_RULES_BYTES as u64 + 1).read_to_string(&mut text).with_context(cannot)?;
+    let refuse = |why| Failure::usage("redaction_invalid", format!("`{}`: {why}", path.display()));
+    Ok(Arc::new(RedactionRules::read(&text).map_err(refuse)?))
 }
 
 impl Upload {
@@ -38,13 +59,14 @@ impl Upload {
         if self.name.is_some() && self.files.len() > 1 {
             return Err(Failure::usage("usage", "one name does not fit several dumps").into());
         }
+        let rules = self.redact.as_deref().map(left_out).transpose()?;
         let client = session.client()?;
         let mut exit = Exit::Ok;
         for path in &self.files {
             let name = self.name.clone().unwrap_or_else(|| name_of(path));
             let done = match path == Path::new("-") {
-                true => from_input(session, &client, &name).await,
-                false => from_file(session, &client, path, &name).await,
+                true => from_input(session, &client, &name, rules.clone()).await,
+                false => from_file(session, &client, (path, &name), rules.clone()).await,
             };
             match done {
                 Ok((dump, shown)) if session.output.is_json() => {
@@ -71,7 +93,12 @@ fn name_of(path: &Path) -> String {
 /// A dump, and the JSON that tells of it.
 type Done = (Dump, serde_json::Value);
 
-async fn from_file(session: &Session, client: &Client, path: &Path, name: &str) -> anyhow::Result<Done> {
+async fn from_file(
+    session: &Session,
+    client: &Client,
+    (path, name): (&Path, &str),
+    rules: LeftOut,
+) -> anyhow::Result<Done> {
     let file = File::open(path).with_context(|| format!("`{}` cannot be read", path.display()))?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -88,16 +115,17 @@ async fn from_file(session: &Session, client: &Client, path: &Path, name: &str) 
     session.output.say(&format!("creating {hash}"));
     session.output.say(&format!("uploading {name} to {hash}"));
     let bar = bar(session, Some(size));
-    let sent = send(client, move |sink| split_file(&file, sink), &progress(&bar)).await;
+    let sent = send(client, move |sink| split_file_by(&file, rules.as_deref(), sink), &progress(&bar)).await;
     bar.finish_and_clear();
     let facts = DumpFacts { time: metadata.modified().ok().and_then(instant), ..DumpFacts::default() };
     make_known(session, client, sent?, (name, facts)).await
 }
 
-async fn from_input(session: &Session, client: &Client, name: &str) -> anyhow::Result<Done> {
+async fn from_input(session: &Session, client: &Client, name: &str, rules: LeftOut) -> anyhow::Result<Done> {
     session.output.say(&format!("uploading {name}"));
     let bar = bar(session, None);
-    let sent = send(client, |sink| split_stream(std::io::stdin(), sink), &progress(&bar)).await;
+    let sent =
+        send(client, move |sink| split_stream_by(std::io::stdin(), rules.as_deref(), sink), &progress(&bar)).await;
     bar.finish_and_clear();
     let sent = sent?;
     session.output.say(&format!("creating {}", sent.0.hash()));
@@ -145,8 +173,15 @@ async fn make_known(
         name: name.to_owned(),
         facts,
         execution: None,
+        redaction: split.redaction.clone(),
     };
     let arrived = client.dump_create(&new).await?;
+    if let Some(redaction) = &split.redaction {
+        let (values, ranges, bytes) = (redaction.values, redaction.ranges, redaction.bytes);
+        session
+            .output
+            .say(&format!("left out: {values} values of the environment, {ranges} parts of memory, {bytes} bytes"));
+    }
     let dump = &arrived.dump;
     if split.is_truncated() {
         let (size, end) = (split.manifest.size, split.head.end);

@@ -19,6 +19,7 @@ mod registry;
 mod room;
 mod run;
 mod runtime;
+mod signature;
 mod stub;
 mod system;
 mod tour;

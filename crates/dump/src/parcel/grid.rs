@@ -2,6 +2,7 @@
 
 use crate::core::elf::{ET_CORE, Header, MAX_ENTRY_BYTES, MAX_HEADER_BYTES, Segment};
 use crate::id::{IdError, QuickId, quick_id};
+use crate::redact::Outline;
 use model::DumpKind;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -35,6 +36,8 @@ pub struct Head {
     pub end: u64,
     /// Where the grid begins afresh.
     pub(super) starts: Vec<u64>,
+    /// Where its memory and its notes are, if it is a core.
+    pub(super) outline: Option<Outline>,
 }
 
 impl Head {
@@ -78,6 +81,7 @@ impl Head {
             return Ok(Vec::new());
         };
         let mut notes = Vec::new();
+        let mut outline = Outline { layout: header.layout, loads: Vec::new(), notes: Vec::new(), is_cut: false };
         self.is_core = true;
         let count = match header.count() {
             Some(count) => count,
@@ -91,8 +95,12 @@ impl Head {
             let mut entry = [0; MAX_ENTRY_BYTES];
             let at = header.segments_at.saturating_add(u64::from(number) * header.stride());
             let length = read_at(reader, at, &mut entry[..header.entry_bytes()])?;
-            let Some(segment) = Segment::parse(header.layout, &entry[..length]) else { break };
+            let Some(segment) = Segment::parse(header.layout, &entry[..length]) else {
+                outline.is_cut = true;
+                break;
+            };
             if segment.file_bytes > 0 {
+                outline.take(&segment);
                 let end = segment.offset.saturating_add(segment.file_bytes);
                 self.end = self.end.max(end);
                 self.starts.push(segment.offset);
@@ -101,6 +109,8 @@ impl Head {
                 }
             }
         }
+        outline.is_cut |= count > MAX_STARTS;
+        self.outline = Some(outline);
         self.starts.sort_unstable();
         self.starts.dedup();
         Ok(notes)

@@ -6,7 +6,9 @@
 use super::cutter::{Cutter, TooMany, ZEROS};
 use super::grid::{Grid, Head, MAX_HEAD_BYTES, Passing};
 use crate::id::QuickId;
+use crate::redact::{RedactionRules, Redactor, Refusal};
 use model::Digest;
+use model::dump::Redaction;
 use model::parcel::{Extent, Frame, MAX_DUMP_BYTES, MAX_FRAME_BYTES, MAX_PACKED_BYTES, Manifest};
 use std::fs::File;
 use std::io::{self, Read};
@@ -30,6 +32,9 @@ pub enum SplitError {
     /// It is longer, or more torn, than a dump may be.
     #[error("the dump is longer than {MAX_DUMP_BYTES} bytes, or has more pieces than a manifest may tell")]
     TooLong,
+    /// What rules leave out of it cannot be found, so nothing of it is handed on.
+    #[error(transparent)]
+    Redaction(#[from] Refusal),
 }
 
 impl From<TooMany> for SplitError {
@@ -56,6 +61,8 @@ pub struct Split {
     pub head: Head,
     /// How to put it together.
     pub manifest: Manifest,
+    /// What was left out by rules, if there were any.
+    pub redaction: Option<Redaction>,
 }
 
 impl Split {
@@ -84,17 +91,42 @@ pub fn head_of_file(file: &File) -> Result<Head, SplitError> {
 
 /// Splits a file, skipping its holes.
 pub fn split_file(file: &File, sink: Sink<'_>) -> Result<Split, SplitError> {
+    split_file_by(file, None, sink)
+}
+
+/// Splits a file, skipping its holes, and leaves out what rules say.
+pub fn split_file_by(file: &File, rules: Option<&RedactionRules>, sink: Sink<'_>) -> Result<Split, SplitError> {
     let head = head_of_file(file)?;
+    let mut redactor = rules.map(|rules| Redactor::new(rules, head.outline.clone())).transpose()?;
+    for range in redactor.iter().flat_map(Redactor::notes).collect::<Vec<_>>() {
+        let wanted = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; wanted];
+        let read = fill(&mut |into, at| file.read_at(into, range.start.saturating_add(at)), &mut bytes);
+        let read = read.map_err(SplitError::Unreadable)?;
+        if let Some(redactor) = &mut redactor {
+            redactor.hear(range.start, &bytes[..read]);
+        }
+    }
     let source = Holed { file, at: 0, data: 0..0, size: file.metadata().map_err(SplitError::Unreadable)?.len() };
-    split(head, source, sink)
+    split(head, source, redactor, sink)
 }
 
 /// Splits what can be read only once, such as a core on its way from the kernel.
-pub fn split_stream(mut reader: impl Read + Send, sink: Sink<'_>) -> Result<Split, SplitError> {
+pub fn split_stream(reader: impl Read + Send, sink: Sink<'_>) -> Result<Split, SplitError> {
+    split_stream_by(reader, None, sink)
+}
+
+/// Splits what can be read only once, and leaves out what rules say.
+pub fn split_stream_by(
+    mut reader: impl Read + Send,
+    rules: Option<&RedactionRules>,
+    sink: Sink<'_>,
+) -> Result<Split, SplitError> {
     let mut beginning = Vec::new();
     (&mut reader).take(MAX_HEAD_BYTES).read_to_end(&mut beginning).map_err(SplitError::Unreadable)?;
     let (head, passing) = Head::of_beginning(&beginning).map_err(SplitError::Unreadable)?;
-    split(head, Flow { reader: io::Cursor::new(beginning).chain(reader), passing }, sink)
+    let redactor = rules.map(|rules| Redactor::new(rules, head.outline.clone())).transpose()?;
+    split(head, Flow { reader: io::Cursor::new(beginning).chain(reader), passing }, redactor, sink)
 }
 
 /// What comes next of a dump.
@@ -223,12 +255,13 @@ struct Content {
     reached: u64,
 }
 
-fn split(mut head: Head, source: impl Source, sink: Sink<'_>) -> Result<Split, SplitError> {
+fn split(mut head: Head, source: impl Source, redactor: Option<Redactor>, sink: Sink<'_>) -> Result<Split, SplitError> {
     let (ready, contents) = sync_channel(WAITING);
     let (back, recycled) = channel();
     let (read, frames) = std::thread::scope(|scope| {
         let grid = Grid::new(&head);
-        let reading = scope.spawn(move || Reader { ready, recycled, hasher: blake3::Hasher::new() }.run(grid, source));
+        let reading =
+            scope.spawn(move || Reader { ready, recycled, hasher: blake3::Hasher::new(), redactor }.run(grid, source));
         let frames = pack(&contents, &back, sink);
         // A reader that waits for us to take more finds that nobody does, and ends.
         drop((contents, back));
@@ -237,8 +270,8 @@ fn split(mut head: Head, source: impl Source, sink: Sink<'_>) -> Result<Split, S
     let frames = frames?;
     let read = read.map_err(|_| SplitError::Unreadable(io::Error::other("its reader panicked")))??;
     head.hash = head.hash.or(read.hash);
-    let Done { size, digest, extents, .. } = read;
-    Ok(Split { head, manifest: Manifest { size, digest, extents, frames } })
+    let Done { size, digest, extents, redaction, .. } = read;
+    Ok(Split { head, manifest: Manifest { size, digest, extents, frames }, redaction })
 }
 
 /// What was found out in the one pass over a dump.
@@ -247,12 +280,14 @@ struct Done {
     digest: Digest,
     extents: Vec<Extent>,
     hash: Option<QuickId>,
+    redaction: Option<Redaction>,
 }
 
 struct Reader {
     ready: SyncSender<Content>,
     recycled: Receiver<Vec<u8>>,
     hasher: blake3::Hasher,
+    redactor: Option<Redactor>,
 }
 
 impl Reader {
@@ -269,6 +304,9 @@ impl Reader {
                 }
                 Next::Bytes(read) => read,
             };
+            if let Some(redactor) = &mut self.redactor {
+                redactor.redact(at, &mut chunk[..read])?;
+            }
             let bytes = &chunk[..read];
             self.hasher.update(bytes);
             source.pass(at, bytes);
@@ -295,7 +333,8 @@ impl Reader {
             return Err(gone());
         }
         let digest = Digest::from_bytes(*self.hasher.finalize().as_bytes());
-        Ok(Done { size: at, digest, extents: cutter.extents, hash: source.hash() })
+        let redaction = self.redactor.map(Redactor::finish);
+        Ok(Done { size: at, digest, extents: cutter.extents, hash: source.hash(), redaction })
     }
 
     fn hash_zeros(&mut self, mut length: usize) {

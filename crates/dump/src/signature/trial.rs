@@ -75,16 +75,17 @@ struct Pair {
     examples: Vec<String>,
 }
 
-/// Signs dumps by both sets of rules and tells what differs; each dump comes with its name.
-pub fn try_rules(old: &Rules, new: &Rules, stacks: impl Iterator<Item = (String, Stack)>) -> Moves {
+/// Signs stacks by both sets of rules and tells what differs; each comes with the name of a dump that has it, and with how
+/// many dumps have it.
+pub fn try_rules(old: &Rules, new: &Rules, stacks: impl Iterator<Item = (String, Stack, u64)>) -> Moves {
     let mut moves = Moves::default();
     let mut texts: HashMap<SignatureId, String> = HashMap::new();
     let mut pairs: BTreeMap<Ids, Pair> = BTreeMap::new();
-    for (dump, stack) in stacks {
+    for (dump, stack, dumps) in stacks {
         let [before, after] = [old, new].map(|rules| rules.sign(&stack).signature);
         let ids = (before.id, after.id);
-        moves.dumps += 1;
-        moves.moved += u64::from(ids.0 != ids.1);
+        moves.dumps += dumps;
+        moves.moved += if ids.0 == ids.1 { 0 } else { dumps };
         if pairs.len() >= MAX_PAIRS && !pairs.contains_key(&ids) {
             moves.is_cut = true;
             continue;
@@ -92,7 +93,7 @@ pub fn try_rules(old: &Rules, new: &Rules, stacks: impl Iterator<Item = (String,
         texts.entry(before.id).or_insert(before.text);
         texts.entry(after.id).or_insert(after.text);
         let pair = pairs.entry(ids).or_default();
-        pair.dumps += 1;
+        pair.dumps += dumps;
         if ids.0 != ids.1 && pair.examples.len() < MAX_EXAMPLES {
             pair.examples.push(dump);
         }
@@ -199,7 +200,7 @@ mod tests {
     use model::report::DumpKind;
     use model::signature::{STACK_VERSION, StackFrame};
 
-    fn stacks() -> Vec<(String, Stack)> {
+    fn stacks() -> Vec<(String, Stack, u64)> {
         let stack = |keys: &str| Stack {
             version: STACK_VERSION,
             kind: DumpKind::Core,
@@ -216,7 +217,7 @@ mod tests {
             addresses: Vec::new(),
         };
         let all = ["fail load main", "fail save main", "fail load main", "put load main", "quit main", "own main"];
-        all.iter().enumerate().map(|(number, keys)| (format!("dump{number}"), stack(keys))).collect()
+        all.iter().enumerate().map(|(number, keys)| (format!("dump{number}"), stack(keys), 1)).collect()
     }
 
     fn rule(role: &str, function: &str) -> Rules {

@@ -164,6 +164,11 @@ section! {
         /// Executions that ended longer ago than this go, with their logs and their input; what a user stored by hand, and
         /// dumps, stay.
         pub executions_age: Duration = Duration::from_secs(90 * 24 * 3600), in MIN_CHANGES_AGE..=MAX_CHANGES_AGE;
+        /// The content of dumps that were uploaded longer ago than this goes; all of it stays when unset. Dumps with a
+        /// ticket, and those whose property `pinned` is true, keep theirs.
+        pub dumps_age: Option<Duration> = None;
+        /// Of each signature so many of the newest dumps keep their content, besides those; all do when unset.
+        pub dumps_kept: Option<usize> = None;
     }
 }
 

@@ -182,6 +182,8 @@ fn show_masks_and_tells_origins() {
     retention.changes_age     = "7d"                              # quarry.toml:18
     retention.changes_bytes   = "4GiB"                            # default
     retention.executions_age  = "90d"                             # default
+    retention.dumps_age       = ""                                # default
+    retention.dumps_kept      = ""                                # default
     node.lease                = "30s"                             # default
     node.max_age              = ""                                # default
     rate.per_second           = 10.0                              # quarry.toml:20

@@ -48,6 +48,7 @@ fn new(app: &TestApp, manifest: &[u8]) -> NewDump {
         name: "core.bc.24388".to_owned(),
         facts: model::dump::DumpFacts::default(),
         execution: None,
+        redaction: None,
     }
 }
 
@@ -101,6 +102,16 @@ pub(crate) async fn known(app: &TestApp, token: &str) -> Dump {
     put(app, token, "/v1/parcels", &bytes).await.must(201);
     put(app, token, "/v1/manifests", &whole).await.must(201);
     app.post(token, "/v1/dumps", &new(app, &whole)).await.must(201).json::<DumpArrived>().dump
+}
+
+/// Makes a dump of this hash known; of several the content is the same.
+pub(crate) async fn known_as(app: &TestApp, token: &str, hash: &str) -> Dump {
+    let (index, bytes) = parcel(&[b"one", b"two"]);
+    let whole = manifest(&index.frames).encode();
+    put(app, token, "/v1/parcels", &bytes).await;
+    put(app, token, "/v1/manifests", &whole).await;
+    let new = NewDump { hash: hash.to_owned(), ..new(app, &whole) };
+    app.post(token, "/v1/dumps", &new).await.must(201).json::<DumpArrived>().dump
 }
 
 async fn a_dump_is_made_known_when_all_of_it_is_there(place: &Place) {

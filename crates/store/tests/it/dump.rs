@@ -19,7 +19,7 @@ on_both_engines!(
     findings_are_kept,
 );
 
-fn digest(seed: &str) -> Digest {
+pub(crate) fn digest(seed: &str) -> Digest {
     Digest::from_bytes(*blake3::hash(seed.as_bytes()).as_bytes())
 }
 
@@ -39,7 +39,7 @@ async fn parcel(store: &Store, whose: TenantId, frames: &[&str], ms: i64) -> u64
     store.parcel_create(blob, index, whose, "ann").await.expect("is kept").0.new_frames
 }
 
-fn new(hash: &str) -> NewDump {
+pub(crate) fn new(hash: &str) -> NewDump {
     NewDump {
         id: DumpId::new(at(1), random()),
         hash: format!("{hash:0<32}"),
@@ -49,10 +49,11 @@ fn new(hash: &str) -> NewDump {
         name: "core.1".to_owned(),
         facts: DumpFacts { time: Some(at(5)), ..DumpFacts::default() },
         execution: None,
+        redaction: None,
     }
 }
 
-async fn create(
+pub(crate) async fn create(
     store: &Store,
     whose: TenantId,
     new: &NewDump,
@@ -70,11 +71,11 @@ async fn create(
     store.dump_create(new.clone(), (digest(content.0), content.1), parcels, whose, ("ann", at(3))).await
 }
 
-fn everybody(whose: TenantId) -> Taken {
+pub(crate) fn everybody(whose: TenantId) -> Taken {
     Taken { reach: None, namespace: whose }
 }
 
-async fn note(store: &Store, dump: &Dump, change: serde_json::Value) -> Dump {
+pub(crate) async fn note(store: &Store, dump: &Dump, change: serde_json::Value) -> Dump {
     let change: DumpChange = serde_json::from_value(change).expect("is a change");
     let taken = everybody(dump.tenant);
     store.dump_note(DumpKey::Id(dump.id), taken, change, "bob", at(9)).await.expect("is noted")
@@ -258,6 +259,7 @@ async fn findings_are_kept(fresh: &Fresh) {
         facts: DumpFacts { cmd: Some("utmpd".to_owned()), ..DumpFacts::default() },
         stack: stack.clone(),
         signature: Some(DumpSignature { id: "sig".to_owned(), text: "abort | main".to_owned() }),
+        signed: None,
         report: None,
     };
     for dump in &made {
@@ -299,8 +301,10 @@ pub(crate) async fn fill(store: &Store, whose: TenantId) {
         facts: DumpFacts::default(),
         stack: vec!["main".to_owned()],
         signature: None,
+        signed: None,
         report: None,
     };
     store.dump_find(made.id, made.digest, findings, "node", at(9)).await.expect("is kept");
     note(store, &made, json!({"properties": {"a": 1}})).await;
+    crate::signature::fill(store, &made).await;
 }

@@ -4,9 +4,13 @@
 //! it. The k-th frame of a function in one stack is paired with its k-th in the other and adds both weights times
 //! `e^(-gamma · |distance|)`; a frame without a partner takes its weight away; the sum is divided by all weight, so it
 //! lies between -1 and 1. It proposes, and never decides: identity is the signature's text.
+//!
+//! It stands here because the server asks it, of texts that it keeps: what is alike changes with every new bucket, merge
+//! and split, so proposals are made when somebody looks, and are stored nowhere.
 
-use model::signature::{Likeness, MAX_PROTO_KEYS, Proposal, SignatureId, SignatureText};
+use crate::signature::{Likeness, MAX_PROTO_KEYS, Proposal, SignatureId, SignatureText};
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Proposals for one dump.
 const MAX_PROPOSALS: usize = 5;
@@ -68,9 +72,11 @@ impl From<&SignatureText> for Profile {
     }
 }
 
+/// Returns a number that stands for a key. Who makes two keys of one number makes two of their own functions alike.
 fn digest(key: &str) -> u64 {
-    let first = blake3::hash(key.as_bytes()).as_bytes().first_chunk().copied();
-    u64::from_le_bytes(first.expect("a digest has 32 bytes"))
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// In how many stacks each function is.
