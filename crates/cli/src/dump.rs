@@ -1,6 +1,9 @@
 //! `quarry dump`: what programs and machines left when they died.
 
+mod catch;
+mod deliver;
 mod download;
+mod handler;
 mod object;
 mod parcels;
 mod upload;
@@ -18,6 +21,9 @@ pub(crate) enum Dump {
     Upload(upload::Upload),
     Download(download::Download),
     Object(object::Object),
+    Catch(catch::Catch),
+    Send(deliver::Send),
+    InstallHandler(handler::InstallHandler),
 }
 
 impl Dump {
@@ -27,6 +33,9 @@ impl Dump {
             Self::Upload(upload) => upload.run(session).await,
             Self::Download(download) => download.run(session).await,
             Self::Object(object) => object.run(session).await,
+            Self::Catch(catch) => catch.run(session).await,
+            Self::Send(send) => send.run(session).await,
+            Self::InstallHandler(handler) => handler.run(session),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The binary as its users meet it: words in, words and an exit code out.
 
 mod blob;
+mod catch;
 mod change;
 mod chaos;
 mod connection;
