@@ -5,8 +5,9 @@ mod deliver;
 mod download;
 mod handler;
 mod object;
-mod parcels;
-mod upload;
+pub(crate) mod packs;
+pub(crate) mod parcels;
+pub(crate) mod upload;
 
 use crate::exit::Exit;
 use crate::session::Session;
@@ -21,6 +22,7 @@ pub(crate) enum Dump {
     Upload(upload::Upload),
     Download(download::Download),
     Object(object::Object),
+    Packs(packs::Packs),
     Catch(catch::Catch),
     Send(deliver::Send),
     InstallHandler(handler::InstallHandler),
@@ -33,6 +35,7 @@ impl Dump {
             Self::Upload(upload) => upload.run(session).await,
             Self::Download(download) => download.run(session).await,
             Self::Object(object) => object.run(session).await,
+            Self::Packs(packs) => packs.run(session).await,
             Self::Catch(catch) => catch.run(session).await,
             Self::Send(send) => send.run(session).await,
             Self::InstallHandler(handler) => handler.run(session),

@@ -18,6 +18,7 @@ pub(crate) use stack::{Beginning, beginning};
 pub(crate) use view::View;
 
 use crate::id::MAX_SEGMENTS;
+use crate::mapped::Mapped;
 use crate::memory::Memory;
 use crate::unwind::Arch;
 use elf::{ET_CORE, Header, Segment};
@@ -25,6 +26,14 @@ use model::report::{MAX_NOTES, MAX_THREADS, NoteCode};
 use note::{Account, Mapping, Note, Notes, Person, Status};
 use std::cell::Cell;
 use std::ops::Range;
+
+/// Returns the modules that were mapped in a core to be executed: the path of each, and its build id. Of anything else, or
+/// of a core that cannot be read, there are none.
+pub fn mapped_modules(file: &std::fs::File) -> std::io::Result<Vec<(String, Vec<u8>)>> {
+    let bytes = Mapped::of(file)?;
+    let images = Core::read(&bytes).map(|core| core.images()).unwrap_or_default();
+    Ok(images.into_iter().filter_map(|image| Some((image.path, image.build_id?))).collect())
+}
 
 /// A piece of memory that a core has, or says that the process had.
 #[derive(Clone, Copy, Debug)]

@@ -5,6 +5,7 @@
 
 use super::catch::spool::{About, BrokenFrame, frames};
 use super::catch::{Settings, SettingsArgs, Spool, Stage};
+use super::packs;
 use super::parcels::send;
 use crate::blob::{bar, progress};
 use crate::connection;
@@ -35,6 +36,9 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(crate) struct Send {
     #[command(flatten)]
     settings: SettingsArgs,
+    /// Do not send what it takes to walk stacks through the modules of the programs that crashed
+    #[arg(long = "no-packs")]
+    no_packs: bool,
     /// Go on, and look again after each such time, such as `30s`
     #[arg(long, value_name = "TIME", value_parser = quantity::duration)]
     every: Option<SignedDuration>,
@@ -45,13 +49,14 @@ impl Send {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
         let settings = self.settings.load()?;
         let spool = Spool::open(&settings)?;
-        let client = client(session, &settings)?;
+        let (client, token) = client(session, &settings)?;
         let _lock = spool.lock("sending", Instant::now()).map_err(|error| {
             let failure = Failure::new(Exit::Refused, "already_sending", error.to_string());
             failure.hint("one at a time sends what a spool holds")
         })?;
+        let packs = if self.no_packs { Packs::None } else { Packs::Found };
         loop {
-            let exit = all(session, &client, &spool).await?;
+            let exit = all(session, (&client, token.as_deref()), &spool, packs).await?;
             let Some(every) = self.every else { return Ok(exit) };
             session.output.flush()?;
             tokio::time::sleep(every.unsigned_abs()).await;
@@ -59,8 +64,11 @@ impl Send {
     }
 }
 
-fn client(session: &Session, settings: &Settings) -> anyhow::Result<Client> {
-    let (Some(url), None) = (&settings.url, &session.global.url) else { return session.client() };
+/// Returns a client, and the token that it shows unless that is the stored one.
+fn client(session: &Session, settings: &Settings) -> anyhow::Result<(Client, Option<String>)> {
+    let (Some(url), None) = (&settings.url, &session.global.url) else {
+        return Ok((session.client()?, session.global.token.clone()));
+    };
     let token = match &settings.token_file {
         Some(path) => {
             let cannot = || format!("`{}` cannot be read", path.display());
@@ -72,16 +80,34 @@ fn client(session: &Session, settings: &Settings) -> anyhow::Result<Client> {
         None => session.global.token.clone().unwrap_or_default(),
     };
     let retry = Retry { unreachable_max: RETRY, busy_max: RETRY, ..Retry::default() };
-    connection::open_with(url, &token, retry, &session.global)
+    Ok((connection::open_with(url, &token, retry, &session.global)?, Some(token)))
+}
+
+/// Whether packs of modules are sent too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packs {
+    None,
+    Found,
 }
 
 /// Sends all there is; one that cannot be sent does not keep the others, but a server that is not there does.
-async fn all(session: &mut Session, client: &Client, spool: &Spool) -> anyhow::Result<Exit> {
+async fn all(
+    session: &mut Session,
+    (client, token): (&Client, Option<&str>),
+    spool: &Spool,
+    packs: Packs,
+) -> anyhow::Result<Exit> {
     let mut exit = Exit::Ok;
     for id in spool.list(Stage::Caught) {
         match one(session, client, spool, id).await {
             Ok(about) => {
                 spool.shift(id, Stage::Caught, Stage::Sent)?;
+                if packs == Packs::Found {
+                    let named = about.properties.get("process").and_then(|process| process["modules"].as_array());
+                    let paths = named.into_iter().flatten().filter_map(|path| Some(path.as_str()?.to_owned()));
+                    let paths: Vec<_> = paths.collect();
+                    packs::ship_apart(session, (client.url(), token), &paths).await;
+                }
                 match session.output.is_json() {
                     true => session.output.json_line(&about)?,
                     false => session.output.line(&about.hash)?,

@@ -28,16 +28,16 @@ type Sink<'s> = &'s mut dyn FnMut(Packed) -> Result<(), Box<dyn std::error::Erro
 
 /// How much of a dump was sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sent {
+pub(crate) struct Sent {
     /// Bytes of frames that the server did not have.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// How many frames those were.
-    pub(super) frames: u64,
+    pub(crate) frames: u64,
 }
 
 /// Splits a dump, or hands on the frames of one that was split, sends what the server does not have, and returns what the
 /// splitter returned.
-pub(super) async fn send<T: Send + 'static>(
+pub(crate) async fn send<T: Send + 'static>(
     client: &Client,
     split: impl FnOnce(Sink<'_>) -> Result<T, SplitError> + Send + 'static,
     progress: &Progress,

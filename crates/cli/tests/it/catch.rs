@@ -428,3 +428,68 @@ fn a_handler_is_shown_installed_and_removed() {
     assert_eq!(run(&["--program", &format!("/{}", "x".repeat(100))]).code, 64);
     assert_eq!(run(&["--program", "/a b"]).code, 64);
 }
+
+#[test]
+fn what_stacks_are_walked_by_is_sent_once() {
+    let house = House::new(Engine::Sqlite).expect("needs nothing");
+    let server = house.start();
+    let token = house.token();
+    let machine = Machine::new("");
+    let mut child = Command::new("sleep").arg("1000").spawn().expect("starts");
+    let path = house.home().join("core.sleep");
+    let (pid, save) = (child.id().to_string(), format!("generate-core-file {}", path.display()));
+    let gdb = Command::new("gdb").args(["-nx", "-batch", "-p", &pid, "-ex", &save]).output().expect("runs");
+    assert!(path.exists(), "{gdb:?}");
+    let bytes = std::fs::read(&path).expect("is read");
+    let words = ["catch", &pid, "0", "0", "11", "1790000000", "0", "a-host", "sleep"];
+    assert_eq!(run_with(machine.command(&words), &bytes).code, 0);
+    child.kill().expect("is ours");
+    child.wait().expect("ends");
+
+    let kept = server.run(&token, &["dump", "upload", "--no-packs", "core.sleep"]);
+    assert!(kept.code == 0 && !kept.err.contains("unwound"), "{}", kept.err);
+    let upload = server.run(&token, &["dump", "upload", "core.sleep"]);
+    assert!(upload.err.contains("sent what 3 modules are unwound by"), "{}", upload.err);
+    let again = server.run(&token, &["dump", "upload", "core.sleep"]);
+    assert!(again.code == 0 && !again.err.contains("unwound"), "{}", again.err);
+    assert_eq!(server.run(&token, &["dump", "packs", "core.sleep"]).out, "");
+    // Each is a pack of its build id, proved where it is used.
+    let libc =
+        ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6"].map(Path::new).into_iter().find(|path| path.exists());
+    let Some(libc) = libc else { return };
+    let file = ::dump::ModuleFile::open(libc).expect("is a module");
+    let id = file.build_id().expect("has one");
+    let text = id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("is made");
+    let get = |path: String| {
+        runtime.block_on(async {
+            let answer = crate::system::http().get(format!("{}{path}", server.url)).bearer_auth(&token).send().await;
+            let answer = answer.expect("is answered");
+            (answer.status().as_u16(), answer.bytes().await.expect("comes").to_vec())
+        })
+    };
+    let (status, pack) = get(format!("/v1/modules/{text}"));
+    assert_eq!(status, 200);
+    let pack = ::dump::pack::accept(Path::new("pack"), pack, id).expect("is a pack");
+    assert!(pack.bytes().len() < file.bytes().len() / 2);
+    assert_eq!(get("/v1/modules/00ff".to_owned()).0, 404);
+    assert_eq!(get("/v1/modules/..%2f".to_owned()).0, 400);
+
+    // What was caught brings its modules too: another program's, since these are there.
+    let mut other = Command::new("tail").args(["-f", "/dev/null"]).spawn().expect("starts");
+    let pid = other.id().to_string();
+    wait_for("its program", || std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path.ends_with("tail")));
+    let words = ["catch", &pid, "0", "0", "11", "1790000000", "0", "a-host", "tail"];
+    assert_eq!(run_with(machine.command(&words), &machine.core(9, 10_000)).code, 0);
+    other.kill().expect("is ours");
+    other.wait().expect("ends");
+    let mut send = machine.command(&["send"]);
+    send.env("QUARRY_URL", &server.url).env("QUARRY_TOKEN", &token);
+    let ran = run_with(send, b"");
+    assert_eq!((ran.code, ran.err.contains("was not sent")), (0, false), "{}", ran.err);
+    let tail = ["/usr/bin/tail", "/bin/tail"].map(Path::new).into_iter().find(|path| path.exists()).expect("runs");
+    let tail = ::dump::ModuleFile::open(tail).expect("is a module");
+    let text = tail.build_id().expect("has one").iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    assert_eq!(get(format!("/v1/modules/{text}")).0, 200);
+    server.stop();
+}

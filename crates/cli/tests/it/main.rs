@@ -4,6 +4,7 @@ mod blob;
 mod catch;
 mod change;
 mod chaos;
+mod collect;
 mod connection;
 mod doctor;
 mod dump;

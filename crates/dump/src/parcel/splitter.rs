@@ -91,10 +91,35 @@ pub fn split_file(file: &File, sink: Sink<'_>) -> Result<Split, SplitError> {
 
 /// Splits what can be read only once, such as a core on its way from the kernel.
 pub fn split_stream(mut reader: impl Read + Send, sink: Sink<'_>) -> Result<Split, SplitError> {
-    let mut beginning = Vec::new();
-    (&mut reader).take(MAX_HEAD_BYTES).read_to_end(&mut beginning).map_err(SplitError::Unreadable)?;
+    let beginning = beginning(&mut reader)?;
     let (head, passing) = Head::of_beginning(&beginning).map_err(SplitError::Unreadable)?;
     split(head, Flow { reader: io::Cursor::new(beginning).chain(reader), passing }, sink)
+}
+
+/// Reads the head of what can be read only once, and of that no more than its name takes.
+pub fn head_of_stream(mut reader: impl Read) -> Result<Head, SplitError> {
+    let beginning = beginning(&mut reader)?;
+    let (mut head, mut passing) = Head::of_beginning(&beginning).map_err(SplitError::Unreadable)?;
+    passing.pass(0, &beginning);
+    let mut at = beginning.len() as u64;
+    let mut piece = vec![0; BEGINNING_BYTES as usize];
+    while at < passing.end() {
+        let read = fill(&mut |into, _| reader.read(into), &mut piece).map_err(SplitError::Unreadable)?;
+        passing.pass(at, &piece[..read]);
+        at += read as u64;
+        if read < piece.len() {
+            break;
+        }
+    }
+    head.hash = passing.hash();
+    Ok(head)
+}
+
+/// Reads a stream's beginning, as far as its headers go.
+fn beginning(reader: &mut impl Read) -> Result<Vec<u8>, SplitError> {
+    let mut beginning = Vec::new();
+    reader.by_ref().take(MAX_HEAD_BYTES).read_to_end(&mut beginning).map_err(SplitError::Unreadable)?;
+    Ok(beginning)
 }
 
 /// What comes next of a dump.

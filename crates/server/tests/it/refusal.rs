@@ -22,10 +22,11 @@ on_both_engines!(
 on_sqlite!(no_route_takes_a_malformed_body, no_route_waits_for_a_slow_body, nothing_waits_for_slow_headers);
 
 /// What only nodes do: their sessions are the fence, and a stranger's is as good as none.
-const BY_NODES: [&str; 4] = ["node_sync", "execution_blob_put", "execution_blob_get", "execution_frame_places"];
+const BY_NODES: [&str; 5] =
+    ["node_sync", "execution_blob_put", "execution_blob_get", "execution_frame_places", "execution_pack_places"];
 
 /// What asks with a body, because what is asked for does not fit a path, and changes nothing.
-const ASKING: [&str; 1] = ["frame_places"];
+const ASKING: [&str; 2] = ["frame_places", "pack_places"];
 
 /// Calls an operation as it wants to be called, but for the token and the path.
 async fn call(app: &TestApp, interface: &Interface, operation: &Operation, token: &str, path: &str) -> Answer {
