@@ -4,7 +4,7 @@
 //! only the frames that are missing. So it may run every hour, break off and be begun again. Files are never removed or
 //! changed. One runs at a time on a machine, by a lock that nobody who has died can keep.
 
-mod find;
+mod candidate;
 mod packing;
 
 use crate::blob::bar;
@@ -14,10 +14,10 @@ use crate::exit::{Exit, Failure, Told};
 use crate::quantity;
 use crate::session::Session;
 use anyhow::Context;
+use candidate::{Candidate, Sort, find, machine};
 use clap::Args;
 use client::Client;
 use dump::parcel::{head_of_file, head_of_stream, split_file, split_stream};
-use find::{Candidate, Sort, find, machine};
 use indicatif::ProgressBar;
 use jiff::SignedDuration;
 use model::Dump;
@@ -170,7 +170,7 @@ impl Work {
     async fn bring(&self, candidate: &Candidate, until: Instant) -> Result<Done, Failed> {
         let at = |stage| move |error: anyhow::Error| Failed(stage, error);
         let opened = open(&candidate.path).map_err(at("open"))?;
-        let told = find::Told::of(candidate, &opened);
+        let told = candidate::Told::of(candidate, &opened);
         if self.program.as_ref().is_some_and(|name| !told.is_of(name, candidate)) {
             return Ok(Done::Passed);
         }
@@ -235,7 +235,7 @@ impl Work {
     }
 
     /// Notes what is not noted yet; what somebody noted stays.
-    async fn note(&self, dump: &Dump, told: &find::Told) -> anyhow::Result<()> {
+    async fn note(&self, dump: &Dump, told: &candidate::Told) -> anyhow::Result<()> {
         let mut change = DumpChange { properties: told.properties.clone(), ..DumpChange::default() };
         change.properties.insert("sysinfo".to_owned(), self.machine.clone());
         change.properties.retain(|name, _| !dump.properties.contains_key(name));

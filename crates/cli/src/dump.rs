@@ -3,7 +3,7 @@
 mod catch;
 mod deliver;
 mod download;
-mod handler;
+mod hook;
 mod object;
 pub(crate) mod packs;
 pub(crate) mod parcels;
@@ -25,7 +25,7 @@ pub(crate) enum Dump {
     Packs(packs::Packs),
     Catch(catch::Catch),
     Send(deliver::Send),
-    InstallHandler(handler::InstallHandler),
+    InstallHandler(hook::InstallHandler),
 }
 
 impl Dump {

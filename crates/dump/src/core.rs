@@ -27,12 +27,11 @@ use note::{Account, Mapping, Note, Notes, Person, Status};
 use std::cell::Cell;
 use std::ops::Range;
 
-/// Returns the modules that were mapped in a core to be executed: the path of each, and its build id. Of anything else, or
-/// of a core that cannot be read, there are none.
+/// Returns the files with a build id that were mapped in a core: the path of each, and its build id. Of anything else, or of
+/// a core that cannot be read, there are none. Some writers of cores do not tell what was executable, so that is not asked.
 pub fn mapped_modules(file: &std::fs::File) -> std::io::Result<Vec<(String, Vec<u8>)>> {
     let bytes = Mapped::of(file)?;
-    let images = Core::read(&bytes).map(|core| core.images()).unwrap_or_default();
-    Ok(images.into_iter().filter_map(|image| Some((image.path, image.build_id?))).collect())
+    Ok(Core::read(&bytes).map(|core| core.built()).unwrap_or_default())
 }
 
 /// A piece of memory that a core has, or says that the process had.

@@ -195,7 +195,7 @@ impl Debuginfod {
             return Err(too_long());
         }
         let mut draft = Draft::begin(path)?;
-        let (mut begins, mut length, mut body) = (Vec::new(), 0_u64, response.bytes_stream());
+        let (mut begins, mut length, mut body) = (Vec::<u8>::new(), 0_u64, response.bytes_stream());
         while let Some(piece) = body.next().await {
             let piece = piece.map_err(|error| Fault::Server(error.to_string()))?;
             begins.extend(piece.iter().take(4_usize.saturating_sub(begins.len())));
@@ -217,6 +217,8 @@ impl Debuginfod {
     async fn ask(&self, server: &Url, path: &str) -> Result<Option<Response>, Fault> {
         let registries = Registries { allowed: self.settings.allowed.clone(), ..Registries::default() };
         let reach = Reach::new(&registries);
+        // Whoever was first has said which one; there is only one to choose from.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .dns_resolver(reach.resolver())
             .redirect(reqwest::redirect::Policy::none())

@@ -21,7 +21,7 @@ fn serve(answers: Vec<Vec<u8>>) -> u16 {
     std::thread::spawn(move || {
         for answer in answers {
             let (mut stream, _) = listener.accept().expect("comes");
-            let (mut heard, mut piece) = (Vec::new(), [0; 1024]);
+            let (mut heard, mut piece) = (Vec::<u8>::new(), [0; 1024]);
             while !heard.windows(4).any(|four| four == b"\r\n\r\n") {
                 let read = stream.read(&mut piece).expect("is read");
                 heard.extend(&piece[..read]);

@@ -57,14 +57,13 @@ pub(crate) fn admit(
     crash: &Crash,
     until: Instant,
 ) -> anyhow::Result<Result<Admitted, Drop>> {
-    let now = client::id::now();
-    let found = look(crash, settings, now);
+    let found = look(crash, settings, client::id::now());
     let id = client::id::fresh(DumpId::new);
     if settings.obey_core_limit && crash.core_limit == Some(0) {
-        spool.refuse(&found, now, Drop::Limit, until)?;
+        spool.refuse(&found, Drop::Limit, until)?;
         return Ok(Err(Drop::Limit));
     }
-    Ok(spool.begin(&found, (id, now), until)?.map(|coming| Admitted { coming, found }))
+    Ok(spool.begin(&found, id, until)?.map(|coming| Admitted { coming, found }))
 }
 
 /// Takes a core in that may come.

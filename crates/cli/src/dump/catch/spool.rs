@@ -10,7 +10,6 @@ use super::account::{Account, Accounts, Drop, MAX_ACCOUNTS_BYTES};
 use super::crash::Found;
 use super::settings::Settings;
 use anyhow::Context;
-use jiff::Timestamp;
 use model::dump::DumpFacts;
 use model::parcel::{Frame, MAX_MANIFEST_BYTES, Manifest};
 use model::{Digest, DumpId, DumpKind};
@@ -157,13 +156,10 @@ impl Spool {
     }
 
     /// Begins to catch a dump, unless there is a reason not to; either way it is counted.
-    pub(crate) fn begin(
-        &self,
-        found: &Found,
-        (id, at): (DumpId, Timestamp),
-        until: Instant,
-    ) -> anyhow::Result<Result<Coming, Drop>> {
+    pub(crate) fn begin(&self, found: &Found, id: DumpId, until: Instant) -> anyhow::Result<Result<Coming, Drop>> {
         let _lock = self.lock("lock", until)?;
+        // Only now: of two that come at once, the one that has the lock later is the later one.
+        let at = client::id::now();
         let mut accounts = self.accounts()?;
         self.sweep(&mut accounts)?;
         let account = accounts.seen(&found.program, at.as_millisecond());
@@ -184,10 +180,10 @@ impl Spool {
     }
 
     /// Counts a crash of which nothing is wanted.
-    pub(crate) fn refuse(&self, found: &Found, at: Timestamp, why: Drop, until: Instant) -> anyhow::Result<()> {
+    pub(crate) fn refuse(&self, found: &Found, why: Drop, until: Instant) -> anyhow::Result<()> {
         let _lock = self.lock("lock", until)?;
         let mut accounts = self.accounts()?;
-        accounts.seen(&found.program, at.as_millisecond()).drop(why);
+        accounts.seen(&found.program, client::id::now().as_millisecond()).drop(why);
         self.write_accounts(&accounts)
     }
 
