@@ -114,7 +114,7 @@ async fn all(
                 }
             }
             Err(error) => {
-                let is_broken = error.chain().any(|cause| cause.is::<BrokenFrame>());
+                let is_broken = error.chain().any(<dyn std::error::Error>::is::<BrokenFrame>);
                 let is_away = matches!(
                     error.chain().find_map(|cause| cause.downcast_ref::<ClientError>()),
                     Some(error) if error.api().is_none_or(|api| api.kind == ErrorKind::Unavailable)
