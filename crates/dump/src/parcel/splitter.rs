@@ -18,6 +18,9 @@ const WAITING: usize = 8;
 /// Zstandard's level: the frames of a core gain 2 % from the next one, and it costs a third of the speed.
 const LEVEL: i32 = 1;
 
+/// How much of a stream is read at once of which only the name is sought.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// Why a dump could not be split.
 #[derive(Debug, thiserror::Error)]
 pub enum SplitError {
@@ -102,7 +105,7 @@ pub fn head_of_stream(mut reader: impl Read) -> Result<Head, SplitError> {
     let (mut head, mut passing) = Head::of_beginning(&beginning).map_err(SplitError::Unreadable)?;
     passing.pass(0, &beginning);
     let mut at = beginning.len() as u64;
-    let mut piece = vec![0; BEGINNING_BYTES as usize];
+    let mut piece = vec![0; PIECE_BYTES];
     while at < passing.end() {
         let read = fill(&mut |into, _| reader.read(into), &mut piece).map_err(SplitError::Unreadable)?;
         passing.pass(at, &piece[..read]);
@@ -111,7 +114,7 @@ pub fn head_of_stream(mut reader: impl Read) -> Result<Head, SplitError> {
             break;
         }
     }
-    head.hash = passing.hash();
+    head.hash = head.hash.or_else(|| passing.hash());
     Ok(head)
 }
 
