@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cgroup2 soak fuzz bench fmt clean
+.PHONY: help run test test-catch test-cgroup2 soak fuzz bench fmt clean
 
 # Where `make run` keeps its database and blobs.
 DATA ?= quarry-data
@@ -25,6 +25,10 @@ test: ## Install what is missing and run the whole gate, as CI does
 test-cgroup2: ## Run the tests of sandboxes under control groups of version 2, in a virtual machine (ARGS="filter…")
 	@scripts/install cgroup2
 	@scripts/test-cgroup2 $(ARGS)
+
+test-catch: ## Have a real kernel hand cores to `quarry dump catch`, in a virtual machine
+	@scripts/install cgroup2
+	@scripts/test-catch
 
 soak: ## Run the tests at full size, which takes hours (ARGS="filter…")
 	@scripts/install test

@@ -9,7 +9,8 @@ use crate::exit::{self, Exit, Failure, Told};
 use crate::output::{Colour, Output};
 use crate::session::Session;
 use crate::{
-    blob, change, completion, config, doctor, dump, execution, image, log, login, migrate, node, registry, run, serve,
+    blob, change, collect, completion, config, doctor, dump, execution, image, log, login, migrate, node, registry,
+    run, serve,
 };
 use crate::{ps, signature, tenant, token, top, up, user};
 use clap::error::ErrorKind;
@@ -68,6 +69,7 @@ enum Command {
     Registry(registry::Registry),
     #[command(subcommand)]
     Dump(dump::Dump),
+    Collect(collect::Collect),
     #[command(subcommand)]
     Signature(signature::Signature),
     #[command(subcommand)]
@@ -141,6 +143,7 @@ async fn ask(command: Command, session: &mut Session) -> anyhow::Result<Exit> {
         Command::Registry(registry) => registry.run(session).await,
         Command::Dump(dump) => dump.run(session).await,
         Command::Signature(signature) => signature.run(session).await,
+        Command::Collect(collect) => collect.run(session).await,
         Command::Blob(blob) => blob.run(session).await,
         Command::Log(log) => log.run(session).await,
         Command::Completion(completion) => completion.run(session, Quarry::command()),

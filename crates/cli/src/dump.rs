@@ -1,9 +1,13 @@
 //! `quarry dump`: what programs and machines left when they died.
 
+mod catch;
+mod deliver;
 mod download;
+mod hook;
 mod object;
-mod parcels;
-mod upload;
+pub(crate) mod packs;
+pub(crate) mod parcels;
+pub(crate) mod upload;
 
 use crate::exit::Exit;
 use crate::session::Session;
@@ -18,6 +22,10 @@ pub(crate) enum Dump {
     Upload(upload::Upload),
     Download(download::Download),
     Object(object::Object),
+    Packs(packs::Packs),
+    Catch(catch::Catch),
+    Send(deliver::Send),
+    InstallHandler(hook::InstallHandler),
 }
 
 impl Dump {
@@ -27,6 +35,10 @@ impl Dump {
             Self::Upload(upload) => upload.run(session).await,
             Self::Download(download) => download.run(session).await,
             Self::Object(object) => object.run(session).await,
+            Self::Packs(packs) => packs.run(session).await,
+            Self::Catch(catch) => catch.run(session).await,
+            Self::Send(send) => send.run(session).await,
+            Self::InstallHandler(handler) => handler.run(session),
         }
     }
 }

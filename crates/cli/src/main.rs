@@ -3,6 +3,7 @@
 
 mod blob;
 mod change;
+mod collect;
 mod command;
 mod completion;
 mod config;

@@ -479,6 +479,11 @@ impl Fence {
         (format!("/v1/executions/{}/frames", self.held.execution), self.query())
     }
 
+    /// Returns where it is asked for the packs of modules.
+    pub(crate) fn modules(&self) -> (String, Vec<(&'static str, String)>) {
+        (format!("/v1/executions/{}/modules", self.held.execution), self.query())
+    }
+
     fn query(&self) -> Vec<(&'static str, String)> {
         vec![("session", self.session.to_string()), ("attempt", self.held.attempt.to_string())]
     }

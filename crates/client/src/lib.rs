@@ -17,6 +17,7 @@ pub mod id;
 mod image;
 mod log;
 mod node;
+mod pack;
 mod registry;
 mod request;
 mod signature;

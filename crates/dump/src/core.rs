@@ -18,6 +18,7 @@ pub(crate) use stack::{Beginning, beginning};
 pub(crate) use view::View;
 
 use crate::id::MAX_SEGMENTS;
+use crate::mapped::Mapped;
 use crate::memory::Memory;
 use crate::unwind::Arch;
 use elf::{ET_CORE, Header, Segment};
@@ -25,6 +26,13 @@ use model::report::{MAX_NOTES, MAX_THREADS, NoteCode};
 use note::{Account, Mapping, Note, Notes, Person, Status};
 use std::cell::Cell;
 use std::ops::Range;
+
+/// Returns the files with a build id that were mapped in a core: the path of each, and its build id. Of anything else, or of
+/// a core that cannot be read, there are none. Some writers of cores do not tell what was executable, so that is not asked.
+pub fn mapped_modules(file: &std::fs::File) -> std::io::Result<Vec<(String, Vec<u8>)>> {
+    let bytes = Mapped::of(file)?;
+    Ok(Core::read(&bytes).map(|core| core.built()).unwrap_or_default())
+}
 
 /// A piece of memory that a core has, or says that the process had.
 #[derive(Clone, Copy, Debug)]

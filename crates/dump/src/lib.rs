@@ -26,6 +26,7 @@ mod text;
 mod unwind;
 
 pub use analyse::{analyse, main};
+pub use core::mapped_modules;
 pub use core::{EXTRA_KIND, EXTRA_OWNER, Extra, MAX_EXTRA_BYTES};
 pub use id::{IdError, QuickId, quick_id};
 pub use kind::{MAX_HEAD_BYTES, kind};

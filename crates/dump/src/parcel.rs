@@ -15,4 +15,6 @@ mod splitter;
 
 pub use assembly::{Assembler, Assembly, AssemblyError, Frames};
 pub use grid::{Head, MAX_HEAD_BYTES};
-pub use splitter::{Packed, Split, SplitError, head_of_file, split_file, split_file_by, split_stream, split_stream_by};
+pub use splitter::{
+    Packed, Split, SplitError, head_of_file, head_of_stream, split_file, split_file_by, split_stream, split_stream_by,
+};

@@ -17,6 +17,7 @@ pub mod image;
 pub mod limits;
 pub mod log;
 pub mod node;
+pub mod pack;
 pub mod page;
 pub mod parcel;
 pub mod permission;

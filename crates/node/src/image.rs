@@ -11,6 +11,7 @@ mod reach;
 mod reference;
 mod registry;
 
+pub(crate) use reach::Reach;
 pub use reach::{AllowedRegistry, Authorities, Registries};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{Patience, RegistryError};

@@ -8,6 +8,7 @@
 mod agent;
 mod attempt;
 pub mod cache;
+pub mod debuginfod;
 mod dispatcher;
 pub mod egress;
 mod files;

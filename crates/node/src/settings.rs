@@ -1,5 +1,6 @@
 //! What a node is told when it starts, and what it remembers over restarts: its id.
 
+use crate::debuginfod::{DebuginfodSettings, Servers};
 use crate::image::Registries;
 use crate::runtime::NamedRuntime;
 use model::{Access, NodeId};
@@ -70,6 +71,8 @@ pub struct Settings {
     pub runtimes: Vec<NamedRuntime>,
     /// Whether executions may ask for the network of the machine itself.
     pub host_network: bool,
+    /// Which debuginfod servers are asked for modules and debug files.
+    pub debuginfod: Servers,
     /// How it deals with the registries that images are pulled from.
     pub registries: Registries,
     /// Bytes that the cache of blobs and layers may take.
@@ -86,6 +89,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Returns how debuginfod servers are asked, if any are named.
+    pub fn debuginfod(&self) -> Option<DebuginfodSettings> {
+        let Servers { urls, allowed } = self.debuginfod.clone();
+        (!urls.is_empty()).then(|| DebuginfodSettings::new(urls, allowed, self.state.join("debuginfod")))
+    }
+
     /// Returns where the ids inside sandboxes lie outside: in a range of their own, if there are the privileges for it.
     pub(crate) fn place(&self) -> Place {
         if rustix::process::geteuid().is_root() {
@@ -152,6 +161,7 @@ mod tests {
             mounts: Vec::new(),
             runtimes: Vec::new(),
             host_network: false,
+            debuginfod: Servers::default(),
             registries: Registries::default(),
             cache_bytes: 0,
             first_id: 100_000,

@@ -17,6 +17,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use model::limits::MAX_HOLD;
 use model::node::Held;
+use model::pack::{PackPlaces, PackQuery};
 use model::page::page_limit;
 use model::parcel::{FramePlaces, FrameQuery};
 use model::{
@@ -38,7 +39,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Returns the routes that are over soon.
 pub(crate) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(input_send)).routes(routes!(frame_places))
+    OpenApiRouter::new().routes(routes!(input_send)).routes(routes!(frame_places)).routes(routes!(pack_places))
 }
 
 /// Returns the routes that last as long as there is something to wait for, or to send.
@@ -298,6 +299,28 @@ async fn frame_places(
     query.check()?;
     let tenant = fenced(&app, &caller, id, asked).await?;
     Ok(Json(FramePlaces { places: app.store.frame_places(query.digests, tenant).await? }))
+}
+
+/// Tells which unwind packs the tenant of an execution has that the caller's node holds; they are blobs.
+#[utoipa::path(
+    post, path = "/v1/executions/{id}/modules", tag = "execution", operation_id = "execution_pack_places",
+    params(("id" = ExecutionId, Path, description = "Which execution."), FenceQuery), request_body = PackQuery,
+    responses(
+        (status = 200, description = "Those that are there.", body = PackPlaces),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn pack_places(
+    State(app): State<App>,
+    caller: Caller,
+    Named(id): Named<ExecutionId>,
+    Asked(asked): Asked<FenceQuery>,
+    Body(query): Body<PackQuery>,
+) -> Answer<Json<PackPlaces>> {
+    caller.must(Scope::NodeRun)?;
+    query.check()?;
+    let tenant = fenced(&app, &caller, id, asked).await?;
+    Ok(Json(PackPlaces { packs: app.store.packs_find(query.build_ids, tenant).await? }))
 }
 
 /// Makes the error for an execution whose log cannot be read on.

@@ -21,6 +21,7 @@ pub mod issuer;
 pub mod log;
 mod node;
 mod openapi;
+mod pack;
 mod parcel;
 pub mod rate;
 mod registry;

@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::{
-    caller, change, chunk, content, dump, execution, health, image, log, node, parcel, registry, request, signature,
+    caller, change, chunk, content, dump, execution, health, image, log, node, pack, parcel, registry, request, signature,
     tenant, token, user,
 };
 use axum::Router;
@@ -35,6 +35,7 @@ fn lasting() -> OpenApiRouter<App> {
         .merge(chunk::lasting_routes())
         .merge(dump::lasting_routes())
         .merge(parcel::lasting_routes())
+        .merge(pack::lasting_routes())
         .merge(node::lasting_routes())
 }
 
@@ -49,6 +50,7 @@ fn brief() -> OpenApiRouter<App> {
         .merge(chunk::routes())
         .merge(dump::routes())
         .merge(parcel::routes())
+        .merge(pack::routes())
         .merge(node::routes())
         .merge(image::routes())
         .merge(registry::routes())

@@ -16,6 +16,7 @@ mod execution;
 mod image;
 mod migration;
 mod node;
+mod pack;
 mod parcel;
 mod postgres;
 mod registry;

@@ -20,7 +20,7 @@ struct Migration {
 }
 
 /// The schema's history, oldest first.
-const MIGRATIONS: &[Migration] = &[GROUND, NODES, LAYERS, RETENTION, DUMPS, SIGNATURES];
+const MIGRATIONS: &[Migration] = &[GROUND, NODES, LAYERS, RETENTION, DUMPS, SIGNATURES, PACKS];
 
 const GROUND: Migration = Migration {
     version: 1,
@@ -65,6 +65,9 @@ const SIGNATURES: Migration = Migration {
 
 /// A name for the lock under which one server at a time migrates.
 const LOCK: i64 = 0x0071_7561_7272_7931;
+
+const PACKS: Migration =
+    Migration { version: 9, name: "packs", both: include_str!("migration/0009_packs.sql"), sqlite: "", postgres: "" };
 
 const HISTORY: &str =
     "CREATE TABLE IF NOT EXISTS migration (version bigint PRIMARY KEY, name text NOT NULL, at bigint NOT NULL)";

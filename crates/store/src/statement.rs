@@ -60,6 +60,7 @@ pub fn statements_of(engine: Engine) -> impl Iterator<Item = (&'static str, &'st
         crate::image::garbage::STATEMENTS,
         crate::node::STATEMENTS,
         crate::node::session::STATEMENTS,
+        crate::pack::STATEMENTS,
         crate::parcel::STATEMENTS,
         crate::registry::STATEMENTS,
         crate::signature::STATEMENTS,

@@ -135,6 +135,8 @@ tables! {
         "tenant, number, text" = "$1, $2, $3";
     "stack_call" by "tenant, call, stack, position" = [0, 1, 2, 3] > "$1, $2, $3, $4" limit "$5" from Mixed:
         "tenant, call, stack, position" = "$1, $2, $3, $4";
+    "pack" by "tenant, build_id" = [0, 1] > "$1, $2" limit "$3" from Text:
+        "tenant, build_id, digest, size, created_by, created_at" = "$1, $2, $3, $4, $5, $6";
     "log_segment" by "number" = [0] > "$1" limit "$2" from Number:
         "number, first_seq, last_seq, last_at, bytes" = "$1, $2, $3, $4, $5";
     "change" by "seq" = [0] > "$1" limit "$2" from Number:

@@ -7,7 +7,7 @@
 use anyhow::Context;
 use client::Client;
 use client::blob::Progress;
-use dump::parcel::{Packed, Split, SplitError};
+use dump::parcel::{Packed, SplitError};
 use model::Digest;
 use model::parcel::{FrameQuery, Index, MAX_PARCEL_FRAMES, Parcel};
 use std::collections::HashSet;
@@ -28,19 +28,20 @@ type Sink<'s> = &'s mut dyn FnMut(Packed) -> Result<(), Box<dyn std::error::Erro
 
 /// How much of a dump was sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sent {
+pub(crate) struct Sent {
     /// Bytes of frames that the server did not have.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// How many frames those were.
-    pub(super) frames: u64,
+    pub(crate) frames: u64,
 }
 
-/// Splits a dump, sends what the server does not have, and returns what the dump is made of.
-pub(super) async fn send(
+/// Splits a dump, or hands on the frames of one that was split, sends what the server does not have, and returns what the
+/// splitter returned.
+pub(crate) async fn send<T: Send + 'static>(
     client: &Client,
-    split: impl FnOnce(Sink<'_>) -> Result<Split, SplitError> + Send + 'static,
+    split: impl FnOnce(Sink<'_>) -> Result<T, SplitError> + Send + 'static,
     progress: &Progress,
-) -> anyhow::Result<(Split, Sent)> {
+) -> anyhow::Result<(T, Sent)> {
     let (ready, mut frames) = mpsc::channel(WAITING);
     let splitting = tokio::task::spawn_blocking(move || {
         split(&mut |packed| ready.blocking_send(packed).map_err(|_| "nobody takes frames any more".into()))

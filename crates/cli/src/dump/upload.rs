@@ -1,6 +1,7 @@
 //! `quarry dump upload`: hash, ask, send what is missing, make known.
 
 use super::object::hash_of;
+use super::packs;
 use super::parcels::{Sent, send};
 use crate::blob::{bar, progress};
 use crate::exit::{Exit, Failure};
@@ -38,6 +39,9 @@ pub(crate) struct Upload {
     /// anything is sent; a dump in which it cannot be found is not sent
     #[arg(long, value_name = "RULES")]
     redact: Option<PathBuf>,
+    /// Do not send what it takes to walk stacks through the modules of a dump that are found on this machine
+    #[arg(long = "no-packs")]
+    no_packs: bool,
 }
 
 /// What is left out of dumps.
@@ -68,6 +72,9 @@ impl Upload {
                 true => from_input(session, &client, &name, rules.clone()).await,
                 false => from_file(session, &client, (path, &name), rules.clone()).await,
             };
+            if done.is_ok() && !self.no_packs && path != Path::new("-") {
+                packs::ship(session, &client, path).await;
+            }
             match done {
                 Ok((dump, shown)) if session.output.is_json() => {
                     session.output.json(&shown)?;
@@ -85,7 +92,7 @@ impl Upload {
 }
 
 /// Returns what a file is called, as far as a dump's name may be long.
-fn name_of(path: &Path) -> String {
+pub(crate) fn name_of(path: &Path) -> String {
     let name = path.file_name().filter(|name| *name != "-").map(|name| name.to_string_lossy());
     name.map_or_else(|| "stdin".to_owned(), |name| name.chars().take(MAX_WORD_CHARS).collect())
 }
@@ -134,12 +141,12 @@ async fn from_input(session: &Session, client: &Client, name: &str, rules: LeftO
 }
 
 /// Returns an instant as the server keeps it.
-fn instant(time: std::time::SystemTime) -> Option<Timestamp> {
+pub(crate) fn instant(time: std::time::SystemTime) -> Option<Timestamp> {
     Timestamp::from_microsecond(Timestamp::try_from(time).ok()?.as_microsecond()).ok()
 }
 
 /// Returns the dump of a hash, if there is one.
-async fn there(client: &Client, hash: &str) -> Result<Option<Dump>, ClientError> {
+pub(crate) async fn there(client: &Client, hash: &str) -> Result<Option<Dump>, ClientError> {
     match client.dump_get(hash).await {
         Ok(dump) => Ok(Some(dump)),
         // Who may bring dumps and not look at them brings them, and the server says what it had.
@@ -151,16 +158,17 @@ async fn there(client: &Client, hash: &str) -> Result<Option<Dump>, ClientError>
 }
 
 /// Tells whether nothing would be gained by uploading a file of this size.
-fn is_as_full(there: &Dump, size: u64, is_truncated: bool) -> bool {
+pub(crate) fn is_as_full(there: &Dump, size: u64, is_truncated: bool) -> bool {
     there.manifest.is_some() && (there.size == size || (is_truncated && there.size > size))
 }
 
-async fn make_known(
-    session: &Session,
+/// Makes a dump known whose frames are there.
+pub(crate) async fn announce(
     client: &Client,
-    (split, sent): (Split, Sent),
-    (name, facts): (&str, DumpFacts),
-) -> anyhow::Result<Done> {
+    split: &Split,
+    name: &str,
+    facts: DumpFacts,
+) -> anyhow::Result<DumpArrived> {
     let manifest = split.manifest.encode();
     let digest = Digest::from_bytes(*blake3::hash(&manifest).as_bytes());
     client.manifest_put(digest, manifest.into()).await?;
@@ -175,7 +183,16 @@ async fn make_known(
         execution: None,
         redaction: split.redaction.clone(),
     };
-    let arrived = client.dump_create(&new).await?;
+    Ok(client.dump_create(&new).await?)
+}
+
+async fn make_known(
+    session: &Session,
+    client: &Client,
+    (split, sent): (Split, Sent),
+    (name, facts): (&str, DumpFacts),
+) -> anyhow::Result<Done> {
+    let arrived = announce(client, &split, name, facts).await?;
     if let Some(redaction) = &split.redaction {
         let (values, ranges, bytes) = (redaction.values, redaction.ranges, redaction.bytes);
         session

@@ -4,6 +4,8 @@
 
 use crate::quantity;
 use crate::registry::Reach;
+use ::node::debuginfod::Servers;
+use ::node::image::AllowedRegistry;
 use ::node::{AllowedMount, NamedRuntime, Settings};
 use clap::Args;
 use std::path::PathBuf;
@@ -35,6 +37,12 @@ pub(crate) struct Offered {
     /// Let executions ask for the network of this machine itself
     #[arg(long)]
     allow_host_network: bool,
+    /// A debuginfod server that is asked for modules and debug files of dumps, such as `https://debuginfod.debian.net`
+    #[arg(long, value_name = "URL")]
+    debuginfod: Vec<String>,
+    /// A host of such a server that is asked although its address is not public
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = AllowedRegistry::parse)]
+    allow_debuginfod: Vec<AllowedRegistry>,
     #[command(flatten)]
     reach: Reach,
     /// Bytes that the cache of images and files may take
@@ -67,6 +75,7 @@ impl Offered {
             mounts: self.allow_mount.clone(),
             runtimes: self.runtimes.clone(),
             host_network: self.allow_host_network,
+            debuginfod: Servers { urls: self.debuginfod.clone(), allowed: self.allow_debuginfod.clone() },
             registries: self.reach.registries(),
             cache_bytes: self.cache,
             first_id: FIRST_ID,

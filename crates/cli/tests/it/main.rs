@@ -1,8 +1,10 @@
 //! The binary as its users meet it: words in, words and an exit code out.
 
 mod blob;
+mod catch;
 mod change;
 mod chaos;
+mod collect;
 mod connection;
 mod doctor;
 mod dump;

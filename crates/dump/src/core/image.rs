@@ -71,6 +71,13 @@ impl Core<'_> {
         images
     }
 
+    /// Returns the files with a build id of which the beginning was mapped, by address.
+    pub(crate) fn built(&self) -> Vec<(String, Vec<u8>)> {
+        let beginnings = self.mappings.iter().filter(|mapping| mapping.offset == 0).take(4 * MAX_MODULES);
+        let images = beginnings.map(|mapping| self.image(mapping));
+        images.filter_map(|image| Some((image.path, image.build_id?))).collect()
+    }
+
     /// Tells whether something between two addresses could be executed.
     fn is_executable(&self, start: u64, end: u64) -> bool {
         let from = self.pieces.partition_point(|piece| piece.end <= start);

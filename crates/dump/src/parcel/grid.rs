@@ -161,6 +161,11 @@ impl Passing {
         }
     }
 
+    /// Returns up to where there is something that the name takes.
+    pub(super) fn end(&self) -> u64 {
+        self.parts.iter().map(|(part, _)| part.end).max().unwrap_or(0)
+    }
+
     /// Returns the name that all that has gone by has.
     pub(super) fn hash(&mut self) -> Option<QuickId> {
         quick_id(self).ok().flatten()

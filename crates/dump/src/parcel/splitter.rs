@@ -20,6 +20,9 @@ const WAITING: usize = 8;
 /// Zstandard's level: the frames of a core gain 2 % from the next one, and it costs a third of the speed.
 const LEVEL: i32 = 1;
 
+/// How much of a stream is read at once of which only the name is sought.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// Why a dump could not be split.
 #[derive(Debug, thiserror::Error)]
 pub enum SplitError {
@@ -122,11 +125,36 @@ pub fn split_stream_by(
     rules: Option<&RedactionRules>,
     sink: Sink<'_>,
 ) -> Result<Split, SplitError> {
-    let mut beginning = Vec::new();
-    (&mut reader).take(MAX_HEAD_BYTES).read_to_end(&mut beginning).map_err(SplitError::Unreadable)?;
+    let beginning = beginning(&mut reader)?;
     let (head, passing) = Head::of_beginning(&beginning).map_err(SplitError::Unreadable)?;
     let redactor = rules.map(|rules| Redactor::new(rules, head.outline.clone())).transpose()?;
     split(head, Flow { reader: io::Cursor::new(beginning).chain(reader), passing }, redactor, sink)
+}
+
+/// Reads the head of what can be read only once, and of that no more than its name takes.
+pub fn head_of_stream(mut reader: impl Read) -> Result<Head, SplitError> {
+    let beginning = beginning(&mut reader)?;
+    let (mut head, mut passing) = Head::of_beginning(&beginning).map_err(SplitError::Unreadable)?;
+    passing.pass(0, &beginning);
+    let mut at = beginning.len() as u64;
+    let mut piece = vec![0; PIECE_BYTES];
+    while at < passing.end() {
+        let read = fill(&mut |into, _| reader.read(into), &mut piece).map_err(SplitError::Unreadable)?;
+        passing.pass(at, &piece[..read]);
+        at += read as u64;
+        if read < piece.len() {
+            break;
+        }
+    }
+    head.hash = head.hash.or_else(|| passing.hash());
+    Ok(head)
+}
+
+/// Reads a stream's beginning, as far as its headers go.
+fn beginning(reader: &mut impl Read) -> Result<Vec<u8>, SplitError> {
+    let mut beginning = Vec::new();
+    reader.by_ref().take(MAX_HEAD_BYTES).read_to_end(&mut beginning).map_err(SplitError::Unreadable)?;
+    Ok(beginning)
 }
 
 /// What comes next of a dump.

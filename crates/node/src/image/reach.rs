@@ -106,7 +106,7 @@ impl Registries {
 
 /// What one pull may connect to: the addresses that were looked at, by name.
 #[derive(Debug)]
-pub(super) struct Reach {
+pub(crate) struct Reach {
     allowed: Vec<AllowedRegistry>,
     /// All addresses of a name, as they were found first.
     found: Mutex<HashMap<String, Vec<IpAddr>>>,
@@ -116,25 +116,25 @@ pub(super) struct Reach {
 
 /// The resolver of the HTTP client.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(crate) struct Open {
     addresses: Mutex<HashMap<String, Vec<IpAddr>>>,
     /// The hosts of the operator's own proxies, the only names that may be resolved without a look.
     proxies: Vec<String>,
 }
 
 impl Reach {
-    pub(super) fn new(registries: &Registries) -> Self {
+    pub(crate) fn new(registries: &Registries) -> Self {
         let open = Open { addresses: Mutex::default(), proxies: proxies() };
         Self { allowed: registries.allowed.clone(), found: Mutex::default(), open: Arc::new(open) }
     }
 
     /// Returns what resolves names for the HTTP client: only to what was looked at.
-    pub(super) fn resolver(&self) -> Arc<Open> {
+    pub(crate) fn resolver(&self) -> Arc<Open> {
         Arc::clone(&self.open)
     }
 
     /// Makes sure that a request may be sent to where it would go, and opens its addresses; `asked` is the registry.
-    pub(super) async fn admit(&self, url: &Url, asked: &str) -> Result<(), RegistryError> {
+    pub(crate) async fn admit(&self, url: &Url, asked: &str) -> Result<(), RegistryError> {
         let host = url.host_str().unwrap_or_default().to_owned();
         let port = url.port_or_known_default();
         let is_allowed = self.allowed.iter().any(|one| one.covers(&host, port));

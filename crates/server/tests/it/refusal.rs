@@ -22,10 +22,11 @@ on_both_engines!(
 on_sqlite!(no_route_takes_a_malformed_body, no_route_waits_for_a_slow_body, nothing_waits_for_slow_headers);
 
 /// What only nodes do: their sessions are the fence, and a stranger's is as good as none.
-const BY_NODES: [&str; 4] = ["node_sync", "execution_blob_put", "execution_blob_get", "execution_frame_places"];
+const BY_NODES: [&str; 5] =
+    ["node_sync", "execution_blob_put", "execution_blob_get", "execution_frame_places", "execution_pack_places"];
 
 /// What asks with a body, because what is asked for does not fit a path, and changes nothing.
-const ASKING: [&str; 1] = ["frame_places"];
+const ASKING: [&str; 2] = ["frame_places", "pack_places"];
 
 /// Calls an operation as it wants to be called, but for the token and the path.
 async fn call(app: &TestApp, interface: &Interface, operation: &Operation, token: &str, path: &str) -> Answer {
@@ -174,12 +175,18 @@ async fn no_route_shows_what_another_tenant_has(place: &Place) {
     let node = crate::node::join(&app, &one.secret).await;
     let image = crate::node::image(&app, &one.secret).await;
     let dump = crate::dump::known(&app, &one.secret).await;
+    let module = "0123456789abcdef";
+    let path = format!("/v1/modules/{module}");
+    app.send(app.request(Method::PUT, &one.secret, &path).body("a pack")).await.must(201);
     let head = app.head().await;
     let mut tried = 0;
     for operation in interface.guarded().filter(|operation| operation.path_pattern().is_some()) {
         let pattern = operation.path_pattern().unwrap();
-        if operation.id.starts_with("registry") || BY_NODES.contains(&operation.id.as_str()) {
-            // A credential's host is a name in one's own tenant; what nodes may touch is fenced by their sessions.
+        if operation.id.starts_with("registry")
+            || operation.id == "pack_put"
+            || BY_NODES.contains(&operation.id.as_str())
+        {
+            // A credential's host and a module's build id are names in one's own tenant; what nodes may touch is fenced by their sessions.
             continue;
         }
         let theirs = match pattern.split_once('_').map_or(pattern, |(prefix, _)| prefix) {
@@ -190,6 +197,7 @@ async fn no_route_shows_what_another_tenant_has(place: &Place) {
             "^[0-9a-f]{64}$" => blob.digest.to_string(),
             "^img" | "^[!-~]{1,512}$" => image.id.to_string(),
             "^(dmp" => dump.hash.clone(),
+            "^([0-9a-f]{2}){2,64}$" => module.to_owned(),
             "^nod" | "^[A-Za-z0-9." => node.id.to_string(),
             other => panic!("make a thing named {other}, so that `{}` can be tried on it", operation.id),
         };

@@ -294,6 +294,8 @@ async fn findings_are_kept(fresh: &Fresh) {
 /// Makes one of everything, for tests that want every table to hold something.
 pub(crate) async fn fill(store: &Store, whose: TenantId) {
     parcel(store, whose, &["a", "b"], 1).await;
+    let pack = Blob { digest: digest("pack"), size: 4, created_at: at(2), purpose: Purpose::Kept };
+    assert!(store.pack_put("abcd", pack, whose, "ann").await.expect("is kept").1);
     let made = create(store, whose, &new("a"), ("x", 1), &["a"]).await.expect("is made").dump;
     let findings = DumpFindings {
         state: DumpState::Analysed,

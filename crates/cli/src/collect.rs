@@ -1,0 +1,357 @@
+//! `quarry collect`: what lies about on a machine brought to the server, each dump once.
+//!
+//! Of each file the head is read here, which names it; the server is asked; only what it does not have is sent, and of that
+//! only the frames that are missing. So it may run every hour, break off and be begun again. Files are never removed or
+//! changed. One runs at a time on a machine, by a lock that nobody who has died can keep.
+
+mod candidate;
+mod packing;
+
+use crate::blob::bar;
+use crate::dump::parcels::{Sent, send};
+use crate::dump::upload::{announce, is_as_full, there};
+use crate::exit::{Exit, Failure, Told};
+use crate::quantity;
+use crate::session::Session;
+use anyhow::Context;
+use candidate::{Candidate, Sort, find, machine};
+use clap::Args;
+use client::Client;
+use dump::parcel::{head_of_file, head_of_stream, split_file, split_stream};
+use indicatif::ProgressBar;
+use jiff::SignedDuration;
+use model::Dump;
+use model::dump::{Arrival, DumpChange};
+use packing::Packing;
+use rustix::fs::{Mode, OFlags};
+use serde_json::json;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+/// Where dumps usually are; those of these folders that are not there are passed over.
+const USUAL_FOLDERS: [&str; 4] = ["/var/lib/systemd/coredump", "/var/crash", "/var/cores", "/cores"];
+
+/// Brings the dumps that lie about on this machine to the server
+///
+/// Without folders it looks where systemd-coredump and others keep them. Begin with --dry-run.
+#[derive(Args)]
+#[command(after_help = "Example:
+  quarry collect --dry-run
+  quarry collect /var/lib/systemd/coredump /srv/cores --parallel 8
+  quarry collect --type nginx")]
+pub(crate) struct Collect {
+    /// The folders, and what is in them
+    #[arg(value_name = "FOLDER")]
+    folders: Vec<PathBuf>,
+    /// Say what would be uploaded, and upload nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// How many are uploaded at once
+    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
+    parallel: u8,
+    /// Only these: `core`, `crash`, or those of a program of this name
+    #[arg(short, long = "type", value_name = "TYPE")]
+    sort: Option<String>,
+    /// The file that is locked meanwhile
+    #[arg(short, long, value_name = "FILE")]
+    lock: Option<PathBuf>,
+    /// Begin no more after this time
+    #[arg(short = 'D', long, value_name = "TIME", default_value = "6h", value_parser = quantity::duration)]
+    deadman: SignedDuration,
+    /// Give up a dump after this time
+    #[arg(short = 'e', long, value_name = "TIME", default_value = "10m", value_parser = quantity::duration)]
+    timeout: SignedDuration,
+}
+
+/// What came of a file.
+enum Done {
+    Known,
+    Would,
+    Uploaded(Sent),
+    /// Another program's, or another sort.
+    Passed,
+}
+
+/// A failure, and what was being done.
+struct Failed(&'static str, anyhow::Error);
+
+/// What all uploads share.
+struct Work {
+    client: Client,
+    machine: serde_json::Value,
+    program: Option<String>,
+    is_dry: bool,
+    timeout: Duration,
+    bar: ProgressBar,
+}
+
+impl Collect {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        let client = session.client()?;
+        let _lock = lock(self.lock.as_deref())?;
+        let begun = Instant::now();
+        let (candidates, mut exit) = self.find(session)?;
+        let all = candidates.len();
+        let bar = bar(session, Some(candidates.iter().map(|candidate| candidate.bytes).sum()));
+        let is_sort = |sort: &str| matches!(sort, "core" | "crash" | "all");
+        let work = Arc::new(Work {
+            client,
+            machine: machine(),
+            program: self.sort.clone().filter(|sort| !is_sort(sort)),
+            is_dry: self.dry_run,
+            timeout: self.timeout.unsigned_abs(),
+            bar: bar.clone(),
+        });
+        let (mut waiting, mut running) = (candidates.into_iter(), JoinSet::new());
+        let mut counts = Counts::default();
+        loop {
+            let goes_on = exit != Exit::Unreachable && begun.elapsed() < self.deadman.unsigned_abs();
+            while goes_on && running.len() < usize::from(self.parallel) {
+                let Some(candidate) = waiting.next() else { break };
+                let work = Arc::clone(&work);
+                running.spawn(async move {
+                    let begun = Instant::now();
+                    let done = work.timed(&candidate).await;
+                    (candidate, done, begun.elapsed())
+                });
+            }
+            let Some(finished) = running.join_next().await else { break };
+            let (candidate, done, took) = finished.context("an upload ended in a panic")?;
+            work.bar.suspend(|| counts.note(session, &candidate, &done, took))?;
+            if let Err(Failed(_, error)) = &done {
+                let is_away = Told::of(error).is_some_and(|told| told.exit == Exit::Unreachable);
+                exit = if is_away { Exit::Unreachable } else { exit.or(Exit::Failed) };
+            }
+        }
+        bar.finish_and_clear();
+        counts.left = waiting.len() as u64;
+        if counts.left > 0 {
+            exit = exit.or(Exit::Failed);
+        }
+        counts.tell(session, all, begun.elapsed())?;
+        Ok(exit)
+    }
+
+    fn find(&self, session: &Session) -> anyhow::Result<(Vec<Candidate>, Exit)> {
+        let usual = USUAL_FOLDERS.iter().map(PathBuf::from).filter(|folder| folder.exists());
+        let folders: Vec<_> = if self.folders.is_empty() { usual.collect() } else { self.folders.clone() };
+        let (mut found, mut exit) = (Vec::new(), Exit::Ok);
+        for folder in folders {
+            for (folder, error) in find(&folder, &mut found) {
+                let error =
+                    anyhow::Error::new(error).context(format!("`{}` cannot be looked through", folder.display()));
+                exit = exit.or(session.report(&error));
+            }
+        }
+        found.retain(|candidate| match self.sort.as_deref() {
+            Some("crash") => candidate.sort == Sort::Crash,
+            Some("core") => candidate.sort == Sort::Core,
+            _ => true,
+        });
+        found.sort_by(|one, other| one.path.cmp(&other.path));
+        found.dedup_by(|one, other| one.path == other.path);
+        Ok((found, exit))
+    }
+}
+
+impl Work {
+    async fn timed(&self, candidate: &Candidate) -> Result<Done, Failed> {
+        let until = Instant::now() + self.timeout;
+        let done = tokio::time::timeout_at(until.into(), self.bring(candidate, until)).await;
+        done.unwrap_or_else(|_| Err(Failed("timeout", anyhow::anyhow!("it took longer than {:?}", self.timeout))))
+    }
+
+    async fn bring(&self, candidate: &Candidate, until: Instant) -> Result<Done, Failed> {
+        let at = |stage| move |error: anyhow::Error| Failed(stage, error);
+        let opened = open(&candidate.path).map_err(at("open"))?;
+        let told = candidate::Told::of(candidate, &opened);
+        if self.program.as_ref().is_some_and(|name| !told.is_of(name, candidate)) {
+            return Ok(Done::Passed);
+        }
+        let named = self.name(candidate, &opened, until).await.map_err(at("hash"))?;
+        if let Some((hash, size, is_truncated)) = named {
+            let found = there(&self.client, &hash).await.map_err(|error| Failed("ask", error.into()))?;
+            let is_enough = |found: &Dump| match size {
+                Some(size) => is_as_full(found, size, is_truncated),
+                // Only what is unpacked has a length; what is there whole is enough.
+                None => found.manifest.is_some() && !found.is_truncated,
+            };
+            if let Some(found) = found.filter(is_enough) {
+                if !self.is_dry {
+                    self.note(&found, &told).await.map_err(at("note"))?;
+                }
+                return Ok(Done::Known);
+            }
+        }
+        if self.is_dry {
+            return Ok(Done::Would);
+        }
+        let (path, packing, bytes) = (candidate.path.clone(), candidate.packing, candidate.bytes);
+        let (bar, moved) = (self.bar.clone(), AtomicU64::new(0));
+        let progress: client::blob::Progress = Arc::new(move |reached| {
+            let reached = if packing == Packing::None { reached.min(bytes) } else { 0 };
+            bar.inc(reached.saturating_sub(moved.fetch_max(reached, Ordering::Relaxed)));
+        });
+        let split = send(
+            &self.client,
+            move |sink| match packing {
+                Packing::None => split_file(&opened, sink),
+                _ => {
+                    let reader = packing.open(&path, until).map_err(std::io::Error::other);
+                    split_stream(reader.map_err(dump::parcel::SplitError::Unreadable)?, sink)
+                }
+            },
+            &progress,
+        );
+        let (split, sent) = split.await.map_err(at("upload"))?;
+        let arrived =
+            announce(&self.client, &split, &candidate.name, told.facts.clone()).await.map_err(at("upload"))?;
+        self.note(&arrived.dump, &told).await.map_err(at("note"))?;
+        Ok(if arrived.arrival == Arrival::Known && sent.frames == 0 { Done::Known } else { Done::Uploaded(sent) })
+    }
+
+    /// Finds out what a dump is called, how long it is, and whether its end is missing; as far as its head tells.
+    async fn name(
+        &self,
+        candidate: &Candidate,
+        opened: &File,
+        until: Instant,
+    ) -> anyhow::Result<Option<(String, Option<u64>, bool)>> {
+        let (path, packing) = (candidate.path.clone(), candidate.packing);
+        let (file, size) = (opened.try_clone()?, opened.metadata()?.len());
+        let read = move || match packing {
+            Packing::None => anyhow::Ok((head_of_file(&file)?, Some(size))),
+            _ => Ok((head_of_stream(packing.open(&path, until)?)?, None)),
+        };
+        let (head, size) = tokio::task::spawn_blocking(read).await??;
+        let is_truncated = size.is_some_and(|size| head.end > size);
+        Ok(head.hash.map(|hash| (hash.to_string(), size, is_truncated)))
+    }
+
+    /// Notes what is not noted yet; what somebody noted stays.
+    async fn note(&self, dump: &Dump, told: &candidate::Told) -> anyhow::Result<()> {
+        let mut change = DumpChange { properties: told.properties.clone(), ..DumpChange::default() };
+        change.properties.insert("sysinfo".to_owned(), self.machine.clone());
+        change.properties.retain(|name, _| !dump.properties.contains_key(name));
+        change.ticket = told.ticket.clone().filter(|_| dump.ticket.is_none()).map(Some);
+        if change != DumpChange::default() {
+            self.client.dump_change(&dump.id.to_string(), &change).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens a file, and nothing that has taken its place since it was found.
+fn open(path: &Path) -> anyhow::Result<File> {
+    let cannot = || format!("`{}` cannot be read", path.display());
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).with_context(cannot)?);
+    anyhow::ensure!(file.metadata()?.is_file(), "`{}` is not a file any more", path.display());
+    Ok(file)
+}
+
+/// Takes the lock; who has died holds none.
+fn lock(path: Option<&Path>) -> anyhow::Result<File> {
+    let usual = || match rustix::process::geteuid().is_root() {
+        true => PathBuf::from("/run/quarry-collect.lock"),
+        false => std::env::temp_dir().join(format!("quarry-collect.{}.lock", rustix::process::geteuid().as_raw())),
+    };
+    let path = path.map_or_else(usual, Path::to_owned);
+    let mut options = OpenOptions::new();
+    let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(no_follow);
+    let file = options.open(&path).with_context(|| format!("`{}` cannot be locked", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let message = format!("another one collects: `{}` is locked", path.display());
+            Err(Failure::new(Exit::Refused, "already_collecting", message).into())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("`{}` cannot be locked", path.display())),
+    }
+}
+
+/// What came of all files.
+#[derive(Default)]
+struct Counts {
+    uploaded: u64,
+    known: u64,
+    would: u64,
+    would_bytes: u64,
+    failed: u64,
+    sent_bytes: u64,
+    left: u64,
+}
+
+impl Counts {
+    /// Counts a file, and tells what came of it.
+    fn note(
+        &mut self,
+        session: &mut Session,
+        file: &Candidate,
+        done: &Result<Done, Failed>,
+        took: Duration,
+    ) -> std::io::Result<()> {
+        let (word, text) = match done {
+            Ok(Done::Passed) => return Ok(()),
+            Ok(Done::Known) => {
+                self.known += 1;
+                ("known", "already uploaded".to_owned())
+            }
+            Ok(Done::Would) => {
+                self.would += 1;
+                self.would_bytes += file.bytes;
+                ("would_upload", format!("would upload {} ({})", file.name, quantity::bytes_text(file.bytes)))
+            }
+            Ok(Done::Uploaded(sent)) => {
+                self.uploaded += 1;
+                self.sent_bytes += sent.bytes;
+                ("uploaded", format!("succeeded in {}", spent(took)))
+            }
+            Err(Failed(stage, error)) => {
+                self.failed += 1;
+                ("failed", format!("failed ({stage}): {error:#}"))
+            }
+        };
+        match session.output.is_json() {
+            true => session.output.json_line(&json!({
+                "file": file.path, "bytes": file.bytes, "result": word, "text": text,
+                "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            })),
+            false => session.output.line(&format!("{}: {text}", file.path.display())),
+        }
+    }
+
+    fn tell(&self, session: &mut Session, all: usize, took: Duration) -> std::io::Result<()> {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        if session.output.is_json() {
+            return session.output.json_line(&json!({
+                "node": host, "found": all, "uploaded": self.uploaded, "known": self.known, "failed": self.failed,
+                "would_upload": self.would, "would_bytes": self.would_bytes, "sent_bytes": self.sent_bytes,
+                "left": self.left, "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            }));
+        }
+        let mut parts = vec![format!("{} already uploaded", self.known), format!("{} failed", self.failed)];
+        if self.would > 0 {
+            parts.insert(0, format!("would upload {} ({})", self.would, quantity::bytes_text(self.would_bytes)));
+        } else {
+            parts.insert(0, format!("{} uploaded ({} sent)", self.uploaded, quantity::bytes_text(self.sent_bytes)));
+        }
+        if self.left > 0 {
+            parts.push(format!("{} left for the next time", self.left));
+        }
+        session.output.line(&format!("{host}: {} in {}", parts.join(", "), spent(took)))
+    }
+}
+
+/// Writes how long something took: `0h0m3s`.
+fn spent(took: Duration) -> String {
+    let seconds = took.as_secs();
+    format!("{}h{}m{}s", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+}

@@ -1,0 +1,155 @@
+//! `quarry dump packs`: what it takes to walk stacks through the modules of a dump, sent once per build id.
+//!
+//! A server that has never seen a machine's programs cannot unwind their stacks. So whoever has them makes a *pack* of each
+//! (`dump::pack`), and sends those that are missing. That this fails is no failure of the upload that it belongs to.
+//!
+//! Modules are read mapped: a file that somebody shortens meanwhile ends the process that reads it. Where that may be a
+//! stranger's file, as with what was caught, it is a process of its own that is ended.
+
+use crate::exit::Exit;
+use crate::output::Style;
+use crate::session::Session;
+use anyhow::Context;
+use clap::Args;
+use client::Client;
+use dump::locate::{Sought, module};
+use dump::{ModuleFile, Places};
+use model::pack::{MAX_ASKED_PACKS, PackQuery};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+/// How long the process that makes packs of strangers' modules may take.
+const MAX_APART: Duration = Duration::from_secs(300);
+
+/// Sends what it takes to walk stacks through the modules of dumps, as far as they are on this machine
+///
+/// `dump upload` does so by itself. Of each build id it is sent once.
+#[derive(Args)]
+#[command(after_help = "Example:
+  quarry dump packs core.1234
+  quarry dump packs --module /usr/bin/nginx")]
+pub(crate) struct Packs {
+    /// The dumps
+    #[arg(value_name = "FILE", required_unless_present = "module")]
+    files: Vec<PathBuf>,
+    /// A module, such as a program or a library
+    #[arg(long, value_name = "PATH")]
+    module: Vec<PathBuf>,
+}
+
+impl Packs {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        let client = session.client()?;
+        let mut found = BTreeMap::new();
+        let mut exit = Exit::Ok;
+        for path in self.files {
+            match tokio::task::block_in_place(|| of_dump(&path)) {
+                Ok(modules) => found.extend(modules),
+                Err(error) => exit = exit.or(session.report(&error)),
+            }
+        }
+        found.extend(tokio::task::block_in_place(|| {
+            self.module.iter().filter_map(|path| of_path(path)).collect::<Vec<_>>()
+        }));
+        for (build_id, path) in send(&client, found).await? {
+            session.output.line(&format!("{build_id} {}", path.display()))?;
+        }
+        Ok(exit)
+    }
+}
+
+/// Sends the packs of a dump's modules; that it does not work is said and no more.
+pub(super) async fn ship(session: &Session, client: &Client, path: &Path) {
+    let sent = match tokio::task::block_in_place(|| of_dump(path)) {
+        Ok(modules) => send(client, modules).await,
+        Err(error) => Err(error),
+    };
+    match sent {
+        Ok(sent) if sent.is_empty() => {}
+        Ok(sent) => session.output.say(&format!("sent what {} modules are unwound by", sent.len())),
+        Err(error) => complain(session, &error),
+    }
+}
+
+/// Sends the packs of modules that may be anybody's, by a process of its own.
+pub(crate) async fn ship_apart(session: &Session, (url, token): (&str, Option<&str>), paths: &[String]) {
+    let work = async {
+        let mut command = tokio::process::Command::new(std::env::current_exe()?);
+        command.args(["--quiet", "--url", url, "dump", "packs"]);
+        for path in paths.iter().filter(|path| path.starts_with('/')) {
+            command.args(["--module", path]);
+        }
+        if let Some(token) = token {
+            command.env("QUARRY_TOKEN", token);
+        }
+        if let Some(file) = &session.global.ca_file {
+            command.arg("--ca-file").arg(file);
+        }
+        if let Some(tenant) = &session.global.tenant {
+            command.args(["--tenant", tenant]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let ended = tokio::time::timeout(MAX_APART, command.status()).await.context("it took too long")??;
+        anyhow::ensure!(ended.success(), "{ended}");
+        anyhow::Ok(())
+    };
+    if !paths.is_empty()
+        && let Err(error) = work.await
+    {
+        complain(session, &error);
+    }
+}
+
+fn complain(session: &Session, error: &anyhow::Error) {
+    let label = session.output.err_style(Style::Doubtful, "note:");
+    session.output.complain(&label, &format!("what modules are unwound by was not sent: {error:#}"));
+}
+
+/// Returns the modules of a dump that are on this machine, by build id.
+fn of_dump(path: &Path) -> anyhow::Result<BTreeMap<String, ModuleFile>> {
+    let cannot = || format!("the modules of `{}` cannot be told", path.display());
+    let named = dump::mapped_modules(&std::fs::File::open(path).with_context(cannot)?).with_context(cannot)?;
+    let find = |(path, build_id): (String, Vec<u8>)| {
+        let sought = Sought { path: &path, build_id: Some(&build_id), head: &[] };
+        Some((hex(&build_id), module(&sought, &places()).file?))
+    };
+    Ok(named.into_iter().filter_map(find).collect())
+}
+
+/// Returns a module by its path, with its build id.
+fn of_path(path: &Path) -> Option<(String, ModuleFile)> {
+    let text = path.to_str()?;
+    let file = module(&Sought { path: text, ..Sought::default() }, &places()).file?;
+    Some((hex(file.build_id()?), file))
+}
+
+fn places() -> Places {
+    Places { roots: vec!["/".into()], ..Places::default() }
+}
+
+/// Sends those packs that are missing, and returns of which files they are.
+async fn send(client: &Client, modules: BTreeMap<String, ModuleFile>) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let mut sent = Vec::new();
+    let ids: Vec<_> = modules.keys().filter(|id| model::pack::check_build_id(id).is_ok()).cloned().collect();
+    for ids in ids.chunks(MAX_ASKED_PACKS) {
+        for id in client.packs_missing(&PackQuery { build_ids: ids.to_vec() }).await?.missing {
+            let Some(file) = modules.get(&id) else { continue };
+            // What packs are not made of, such as 32-bit modules, is left out.
+            let Ok(pack) = tokio::task::block_in_place(|| dump::pack::write(file)) else { continue };
+            client.pack_put(&id, pack.into()).await?;
+            sent.push((id, file.path().to_owned()));
+        }
+    }
+    Ok(sent)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,181 @@
+//! `collect` in a real house: what lies about is brought once, packed as it may be, with what its attributes tell.
+
+use crate::dump::{core, noise};
+use crate::stub::Ran;
+use crate::system::{Engine, House, Server};
+use rustix::fs::{XattrFlags, setxattr};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+struct Fleet {
+    house: House,
+    server: Server,
+    token: String,
+}
+
+impl Fleet {
+    fn new() -> Self {
+        let house = House::new(Engine::Sqlite).expect("needs nothing");
+        let server = house.start();
+        let token = house.token();
+        std::fs::create_dir_all(house.home().join("cores/deeper")).expect("is made");
+        Self { house, server, token }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.house.home().join("cores").join(name)
+    }
+
+    fn core(&self, name: &str, seed: u64) -> PathBuf {
+        let path = self.path(name);
+        core(&path, &seed.to_le_bytes(), &noise(seed, 300_000));
+        path
+    }
+
+    fn collect(&self, words: &[&str]) -> Ran {
+        let lock = self.house.home().join("lock");
+        let all = [&["collect", "cores", "--lock", lock.to_str().expect("is text")], words].concat();
+        self.server.run(&self.token, &all)
+    }
+
+    /// Returns the lines of the result, without how long it took, sorted; and the exit code.
+    fn lines(&self, words: &[&str]) -> (i32, Vec<String>) {
+        let ran = self.collect(words);
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let masked = |line: &str| line.replace(&host, "HOST").replace(" in 0h0m0s", "").replace(" in 0h0m1s", "");
+        let mut lines: Vec<_> = ran.out.lines().map(masked).collect();
+        lines.sort();
+        (ran.code, lines)
+    }
+
+    fn dump(&self, path: &Path) -> Value {
+        let object = self.server.run(&self.token, &["dump", "object", path.to_str().expect("is text")]);
+        let ran = self.server.run(&self.token, &["dump", "download", object.out.trim(), "-o", "back", "--json"]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let (back, file) = (self.house.home().join("back"), std::fs::read(path).expect("is read"));
+        assert!(std::fs::read(&back).expect("is there") == file, "it is not what was there");
+        serde_json::from_str(&ran.out).expect("is JSON")
+    }
+}
+
+fn pack(tool: &str, words: &[&str], path: &Path) {
+    let ran = Command::new(tool).args(words).arg(path).output().expect("runs");
+    assert!(ran.status.success(), "{ran:?}");
+}
+
+#[test]
+fn what_lies_about_is_brought_once() {
+    let fleet = Fleet::new();
+    fleet.core("core.bc.1.ticket=OS-7.zone=west", 1);
+    fleet.core("deeper/core.bc.2", 2);
+    std::fs::write(fleet.path("notes.txt"), "no dump").expect("is written");
+    // A link may lead to what nobody meant to send.
+    std::os::unix::fs::symlink("/etc/hostname", fleet.path("core.link")).expect("is made");
+    let (code, lines) = fleet.lines(&["--dry-run"]);
+    let expected = [
+        "HOST: would upload 2 (128.5 MiB), 0 already uploaded, 0 failed",
+        "cores/core.bc.1.ticket=OS-7.zone=west: would upload core.bc.1.ticket=OS-7.zone=west (64.2 MiB)",
+        "cores/deeper/core.bc.2: would upload core.bc.2 (64.2 MiB)",
+    ];
+    assert_eq!((code, lines), (0, expected.map(str::to_owned).to_vec()));
+    let (code, lines) = fleet.lines(&[]);
+    assert_eq!(code, 0, "{lines:?}");
+    assert!(lines[0].starts_with("HOST: 2 uploaded (") && lines[0].ends_with(" sent), 0 already uploaded, 0 failed"));
+    assert_eq!(lines[1..], ["cores/core.bc.1.ticket=OS-7.zone=west: succeeded", "cores/deeper/core.bc.2: succeeded"]);
+    let (code, lines) = fleet.lines(&[]);
+    let expected = [
+        "HOST: 0 uploaded (0 B sent), 2 already uploaded, 0 failed",
+        "cores/core.bc.1.ticket=OS-7.zone=west: already uploaded",
+        "cores/deeper/core.bc.2: already uploaded",
+    ];
+    assert_eq!((code, lines), (0, expected.map(str::to_owned).to_vec()));
+    let dump = fleet.dump(&fleet.path("core.bc.1.ticket=OS-7.zone=west"));
+    assert_eq!((&dump["ticket"], &dump["properties"]["zone"]), (&json!("OS-7"), &json!("west")), "{dump}");
+    assert!(dump["properties"]["sysinfo"]["Kernel"].is_string(), "{dump}");
+    // One that somebody uploaded by hand gets what it lacks.
+    fleet.core("core.other.3", 3);
+    assert_eq!(fleet.server.run(&fleet.token, &["dump", "upload", "cores/core.other.3"]).code, 0);
+    assert!(fleet.dump(&fleet.path("core.other.3"))["properties"]["sysinfo"].is_null());
+    let (code, lines) = fleet.lines(&["--type", "other"]);
+    assert_eq!((code, &*lines[1]), (0, "cores/core.other.3: already uploaded"), "{lines:?}");
+    assert!(fleet.dump(&fleet.path("core.other.3"))["properties"]["sysinfo"].is_object());
+    fleet.server.stop();
+}
+
+#[test]
+fn systemds_store_is_understood() {
+    let fleet = Fleet::new();
+    for (seed, tool, words, ending) in [
+        (11, "zstd", &["-q", "--rm"][..], "zst"),
+        (12, "lz4", &["-q", "-m", "--rm"][..], "lz4"),
+        (13, "xz", &["-1"][..], "xz"),
+    ] {
+        let name = format!("core.demo.1000.0123abcd.{seed}.1700000000000000");
+        let plain = fleet.core(&name, seed);
+        let kept = fleet.house.home().join(&name);
+        std::fs::copy(&plain, &kept).expect("is copied");
+        pack(tool, words, &plain);
+        let packed = fleet.path(&format!("{name}.{ending}"));
+        let told = [
+            ("pid", "4711"),
+            ("uid", "1000"),
+            ("signal", "11"),
+            ("timestamp", "1700000000000000"),
+            ("comm", "demo"),
+            ("exe", "/usr/bin/demo"),
+            ("hostname", "far-away"),
+        ];
+        for (key, value) in told {
+            let key = format!("user.coredump.{key}");
+            setxattr(&packed, &*key, value.as_bytes(), XattrFlags::empty()).expect("is noted");
+        }
+        let (code, lines) = fleet.lines(&[]);
+        assert_eq!(code, 0, "{lines:?}");
+        let dump = fleet.dump(&kept);
+        assert_eq!((&dump["name"], &dump["cmd"], &dump["node"]), (&json!(name), &json!("demo"), &json!("far-away")));
+        assert_eq!((&dump["pid"], &dump["time"]), (&json!(4711), &json!("2023-11-14T22:13:20Z")), "{dump}");
+        let process = json!({ "signal": 11, "uid": 1000, "program": "/usr/bin/demo" });
+        assert_eq!(dump["properties"]["process"], process, "{dump}");
+    }
+    let (code, lines) = fleet.lines(&["--type", "demo", "--parallel", "2"]);
+    assert_eq!((code, &*lines[0]), (0, "HOST: 0 uploaded (0 B sent), 3 already uploaded, 0 failed"), "{lines:?}");
+    assert_eq!(fleet.lines(&["--type", "nobody"]).1, ["HOST: 0 uploaded (0 B sent), 0 already uploaded, 0 failed"]);
+    fleet.server.stop();
+}
+
+#[test]
+fn one_that_fails_does_not_keep_the_others() {
+    let fleet = Fleet::new();
+    fleet.core("core.good.1", 21);
+    let bad = fleet.core("core.bad.2", 22);
+    pack("zstd", &["-q", "--rm"], &bad);
+    let bad = fleet.path("core.bad.2.zst");
+    let mut bytes = std::fs::read(&bad).expect("is read");
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 4_000].fill(0x55);
+    std::fs::write(&bad, bytes).expect("is written");
+    // A bomb: little that unpacks to much is only zeros, and costs time that is bounded.
+    std::fs::write(fleet.path("vmcore.zst"), "\x28\u{0}").expect("is written");
+    let ran = fleet.collect(&["--json"]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    let lines: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).expect("is JSON")).collect();
+    let of = |name: &str| lines.iter().find(|line| line["file"].as_str().is_some_and(|file| file.ends_with(name)));
+    assert_eq!(of("core.good.1").map(|line| line["result"].clone()), Some(json!("uploaded")), "{lines:?}");
+    for name in ["core.bad.2.zst", "vmcore.zst"] {
+        assert_eq!(of(name).map(|line| line["result"].clone()), Some(json!("failed")), "{lines:?}");
+    }
+    let sum = lines.last().expect("there is a sum");
+    assert_eq!((&sum["uploaded"], &sum["failed"], &sum["found"]), (&json!(1), &json!(2), &json!(3)), "{sum}");
+    // One at a time.
+    let lock = std::fs::File::create(fleet.house.home().join("lock")).expect("is made");
+    lock.lock().expect("is locked");
+    assert_eq!(fleet.collect(&[]).code, 3);
+    drop(lock);
+    let missing = fleet.server.run(&fleet.token, &["collect", "nowhere", "--lock", "lock"]);
+    assert!(missing.code == 1 && missing.err.contains("`nowhere` cannot be looked through"), "{}", missing.err);
+    let mut away = fleet.server.command(&fleet.token, &["collect", "cores", "--lock", "lock"]);
+    away.env("QUARRY_URL", "http://127.0.0.1:9");
+    assert_eq!(crate::stub::run_with(away, b"").code, 4);
+    fleet.server.stop();
+}
