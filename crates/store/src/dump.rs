@@ -4,7 +4,11 @@
 //! where that had been cut short, could not be read, or was dropped. What a dump is searched by lies in columns of its
 //! row, in `dump/property.rs` and in `dump/stack.rs`.
 
+pub(crate) mod bulk;
+mod condition;
+mod count;
 pub(crate) mod property;
+pub(crate) mod query;
 pub(crate) mod stack;
 
 use crate::content;
@@ -19,26 +23,34 @@ use model::dump::{Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, Dum
 use model::{ApiError, Digest, Dump, DumpId, DumpState, ErrorKind, NewDump, Noun, TenantId};
 use std::collections::BTreeSet;
 
-/// The columns of a dump, in the order in which [`read`] takes them, and where they come from.
+/// The columns of a dump, in the order in which [`read`] takes them.
 macro_rules! columns {
     () => {
         "d.id, d.tenant, d.hash, d.digest, d.size, d.manifest, d.kind, d.state, d.is_truncated, d.name, d.time, d.cmd, \
          d.psargs, d.pid, d.node, d.platform, d.ticket, d.properties, s.calls, d.signature, d.signature_text, \
-         d.execution, d.report, d.created_by, d.uploaded_at \
-         FROM dump AS d LEFT JOIN stack AS s ON s.tenant = d.tenant AND s.number = d.stack"
+         d.execution, d.report, d.created_by, d.uploaded_at"
     };
 }
+/// What brings a dump's stack to it.
+macro_rules! stack {
+    () => {
+        "LEFT JOIN stack AS s ON s.tenant = d.tenant AND s.number = d.stack"
+    };
+}
+const COLUMNS: &str = columns!();
+const STACK: &str = stack!();
+
 statements! {
     INSERT = "INSERT INTO dump (id, tenant, hash, digest, size, manifest, kind, state, is_truncated, name, time, cmd, \
               psargs, pid, node, platform, properties, execution, created_by, uploaded_at) \
               VALUES ($1, $2, $3, $4, $5, $6, $7, 'received', $8, $9, $10, $11, $12, $13, $14, $15, '{}', $16, $17, $18) \
               ON CONFLICT DO NOTHING";
-    GET = concat!("SELECT ", columns!(), " WHERE d.id = $1");
-    HASHED = concat!("SELECT ", columns!(), " WHERE d.tenant = $1 AND d.hash = $2");
+    GET = concat!("SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.id = $1");
+    HASHED = concat!("SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.tenant = $1 AND d.hash = $2");
     PREFIXED = concat!(
-        "SELECT ", columns!(), " WHERE d.tenant = $1 AND d.hash >= $2 AND d.hash < $3 ORDER BY d.hash LIMIT 2"
+        "SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.tenant = $1 AND d.hash >= $2 AND d.hash < $3 ORDER BY d.hash LIMIT 2"
     );
-    LIST = concat!("SELECT ", columns!(), " WHERE d.tenant = $1 AND d.id < $2 ORDER BY d.id DESC LIMIT $3");
+    LIST = concat!("SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.tenant = $1 AND d.id < $2 ORDER BY d.id DESC LIMIT $3");
     REPLACE = "UPDATE dump SET digest = $1, size = $2, manifest = $3, kind = $4, is_truncated = $5, state = 'received' \
                WHERE id = $6 AND state IN ('received', 'analysed', 'truncated', 'unreadable', 'purged')";
     FACTS = "UPDATE dump SET time = $1, cmd = $2, psargs = $3, pid = $4, node = $5, platform = $6, \
@@ -339,19 +351,29 @@ impl Operation for DumpNote {
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Dump, StoreError> {
         let before = find(tx, &self.key, self.taken).await?;
-        let properties = self.change.apply(&before.properties).map_err(|error| StoreError::Refused(Box::new(error)))?;
-        let ticket = self.change.ticket.clone().unwrap_or_else(|| before.ticket.clone());
-        if (&ticket, &properties) == (&before.ticket, &before.properties) {
-            return Ok(before);
-        }
-        tx.execute(NOTE, &[ticket.as_deref().into(), to_json(&properties).into(), before.id.into()]).await?;
-        if properties != before.properties {
-            property::write(tx, before.id, before.tenant, &properties).await?;
-        }
-        let dump = Dump { ticket, properties, ..before };
-        note(tx, &dump, (&self.by, self.at));
-        Ok(dump)
+        Ok(noted(tx, &before, &self.change, (&self.by, self.at)).await?.unwrap_or(before))
     }
+}
+
+/// Notes something on a dump; returns it if that made a difference.
+async fn noted(
+    tx: &Tx<'_>,
+    before: &Dump,
+    change: &DumpChange,
+    who: (&str, Timestamp),
+) -> Result<Option<Dump>, StoreError> {
+    let properties = change.apply(&before.properties).map_err(|error| StoreError::Refused(Box::new(error)))?;
+    let ticket = change.ticket.clone().unwrap_or_else(|| before.ticket.clone());
+    if (&ticket, &properties) == (&before.ticket, &before.properties) {
+        return Ok(None);
+    }
+    tx.execute(NOTE, &[ticket.as_deref().into(), to_json(&properties).into(), before.id.into()]).await?;
+    if properties != before.properties {
+        property::write(tx, before.id, before.tenant, &properties).await?;
+    }
+    let dump = Dump { ticket, properties, ..before.clone() };
+    note(tx, &dump, who);
+    Ok(Some(dump))
 }
 
 /// Records what an analysis found out.
@@ -420,15 +442,20 @@ impl Operation for DumpPurge {
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Dump, StoreError> {
         let before = find(tx, &self.key, self.taken).await?;
-        if tx.write(PURGE, &[before.id.into()]).await?.is_empty() {
-            return Ok(before);
-        }
-        parcel::name(tx, before.tenant, &before.id.into(), &BTreeSet::new(), self.at).await?;
-        drop_unnamed(tx, OTHER_MANIFEST, before.manifest, before.tenant, (&self.by, self.at)).await?;
-        let dump = again(tx, before.id).await?;
-        note(tx, &dump, (&self.by, self.at));
-        Ok(dump)
+        Ok(purged(tx, &before, (&self.by, self.at)).await?.unwrap_or(before))
     }
+}
+
+/// Drops a dump's content; returns it if there was any.
+async fn purged(tx: &Tx<'_>, before: &Dump, who: (&str, Timestamp)) -> Result<Option<Dump>, StoreError> {
+    if tx.write(PURGE, &[before.id.into()]).await?.is_empty() {
+        return Ok(None);
+    }
+    parcel::name(tx, before.tenant, &before.id.into(), &BTreeSet::new(), who.1).await?;
+    drop_unnamed(tx, OTHER_MANIFEST, before.manifest, before.tenant, who).await?;
+    let dump = again(tx, before.id).await?;
+    note(tx, &dump, who);
+    Ok(Some(dump))
 }
 
 impl Store {

@@ -19,7 +19,7 @@ on_both_engines!(
     findings_are_kept,
 );
 
-fn digest(seed: &str) -> Digest {
+pub(crate) fn digest(seed: &str) -> Digest {
     Digest::from_bytes(*blake3::hash(seed.as_bytes()).as_bytes())
 }
 
@@ -28,7 +28,7 @@ fn frame(seed: &str) -> Frame {
 }
 
 /// Keeps a parcel of these frames, and returns how many of them were new.
-async fn parcel(store: &Store, whose: TenantId, frames: &[&str], ms: i64) -> u64 {
+pub(crate) async fn parcel(store: &Store, whose: TenantId, frames: &[&str], ms: i64) -> u64 {
     let index = Index { frames: frames.iter().map(|seed| frame(seed)).collect() };
     let blob = Blob {
         digest: digest(&frames.join("+")),
@@ -39,7 +39,7 @@ async fn parcel(store: &Store, whose: TenantId, frames: &[&str], ms: i64) -> u64
     store.parcel_create(blob, index, whose, "ann").await.expect("is kept").0.new_frames
 }
 
-fn new(hash: &str) -> NewDump {
+pub(crate) fn new(hash: &str) -> NewDump {
     NewDump {
         id: DumpId::new(at(1), random()),
         hash: format!("{hash:0<32}"),
@@ -52,7 +52,7 @@ fn new(hash: &str) -> NewDump {
     }
 }
 
-async fn create(
+pub(crate) async fn create(
     store: &Store,
     whose: TenantId,
     new: &NewDump,
@@ -74,7 +74,7 @@ fn everybody(whose: TenantId) -> Taken {
     Taken { reach: None, namespace: whose }
 }
 
-async fn note(store: &Store, dump: &Dump, change: serde_json::Value) -> Dump {
+pub(crate) async fn note(store: &Store, dump: &Dump, change: serde_json::Value) -> Dump {
     let change: DumpChange = serde_json::from_value(change).expect("is a change");
     let taken = everybody(dump.tenant);
     store.dump_note(DumpKey::Id(dump.id), taken, change, "bob", at(9)).await.expect("is noted")

@@ -18,6 +18,7 @@ mod node;
 mod removal;
 mod retention;
 mod sample;
+mod specification;
 mod statement;
 mod tenant;
 mod token;
