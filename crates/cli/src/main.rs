@@ -28,6 +28,7 @@ mod serve;
 mod server;
 mod session;
 mod tenant;
+mod thoth;
 mod token;
 mod top;
 mod up;
