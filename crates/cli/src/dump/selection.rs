@@ -5,7 +5,7 @@ use crate::exit::{Exit, Failure};
 use client::Client;
 use model::dump::query::{DumpOrder, DumpQuery, Selection, is_name};
 use model::dump::spec::{MAX_NAMED, Specification};
-use model::limits::MAX_PAGE;
+use model::limits::{DEFAULT_PAGE, MAX_PAGE};
 use model::{ApiError, Dump};
 use std::path::Path;
 use tokio::io::AsyncReadExt;
@@ -102,12 +102,14 @@ pub(super) async fn find(
     mut each: impl FnMut(Vec<Dump>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let order = if meant.limit.is_some() { DumpOrder::Newest } else { DumpOrder::Oldest };
-    let mut query = DumpQuery { of: meant.of.clone(), order, after: None, limit: Some(MAX_PAGE) };
+    let mut query = DumpQuery { of: meant.of.clone(), order, after: None, limit: Some(DEFAULT_PAGE) };
     let most = meant.limit.map_or(usize::MAX, |limit| limit as usize);
     let mut newest = Vec::new();
     loop {
         let page = client.dump_query(&query).await?;
         query.after = page.next;
+        // The first page shall be there soon, the others in few steps.
+        query.limit = Some(MAX_PAGE);
         match meant.limit {
             None => each(page.items)?,
             Some(_) => newest.extend(page.items),

@@ -26,7 +26,7 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 }
 
 /// A core with one note and one segment of memory, behind which is a hole.
-fn core(path: &Path, note: &[u8], memory: &[u8]) {
+pub(crate) fn core(path: &Path, note: &[u8], memory: &[u8]) {
     let mut head = vec![0x7f, b'E', b'L', b'F', 2, 1, 1];
     head.resize(16, 0);
     let mut put = |value: u64, width: usize| head.extend_from_slice(&value.to_le_bytes()[..width]);

@@ -21,6 +21,7 @@ mod run;
 mod runtime;
 mod stub;
 mod system;
+mod thoth;
 mod tour;
 mod usage;
 mod view;
