@@ -24,6 +24,9 @@ const MAX_DISTINCT: usize = if cfg!(debug_assertions) { 6 } else { 10_000 };
 /// Values, or stacks, that a pattern may become.
 const MAX_LISTED: usize = if cfg!(debug_assertions) { 2 } else { 5_000 };
 
+/// Values that a text of SQL lists one by one.
+const MAX_SPELT: usize = if cfg!(debug_assertions) { 2 } else { 16 };
+
 /// A text of SQL and the values in it. Each value is a parameter of its own, so they appear in ascending order.
 pub(super) struct Text {
     pub(super) sql: String,
@@ -54,29 +57,34 @@ impl Text {
 
     /// Appends that a column is one of some texts.
     fn among(&mut self, column: &str, texts: &[String]) {
-        if let [one] = texts {
-            self.push(column).push(" = ").bind(one);
-            return;
-        }
-        self.push(column);
-        match self.engine {
-            Engine::Sqlite => self.push(" IN (SELECT value FROM json_each(").bind(to_json(&texts)).push("))"),
-            Engine::Postgres => self
-                .push(" IN (SELECT value COLLATE \"C\" FROM json_array_elements_text(cast(")
-                .bind(to_json(&texts))
-                .push(" AS json)))"),
-        };
+        self.one_of(column, texts.iter().map(Value::from).collect(), to_json(&texts), "value COLLATE \"C\"");
     }
 
     fn among_numbers(&mut self, column: &str, numbers: &[i64]) {
-        self.push(column);
+        let values = numbers.iter().map(|number| Value::Int(*number)).collect();
+        self.one_of(column, values, to_json(&numbers), "cast(value AS bigint)");
+    }
+
+    /// Few values stand in the text, so that the engine knows how many they are; more are one value, a list.
+    fn one_of(&mut self, column: &str, values: Vec<Value>, list: String, element: &str) {
+        if values.len() <= MAX_SPELT {
+            self.push(column);
+            for (index, value) in values.into_iter().enumerate() {
+                self.push(if index == 0 { " IN (" } else { ", " }).bind(value);
+            }
+            self.push(")");
+            return;
+        }
         match self.engine {
-            Engine::Sqlite => self.push(" IN (SELECT value FROM json_each(").bind(to_json(&numbers)).push("))"),
-            Engine::Postgres => self
-                .push(" IN (SELECT cast(value AS bigint) FROM json_array_elements_text(cast(")
-                .bind(to_json(&numbers))
-                .push(" AS json)))"),
-        };
+            Engine::Sqlite => {
+                self.push(column).push(" IN (SELECT value FROM json_each(").bind(list).push("))");
+            }
+            // An array is looked up in an index, where the planner would take the rows of a list for a table to join.
+            Engine::Postgres => {
+                self.push(column).push(" = ANY (ARRAY(SELECT ").push(element);
+                self.push(" FROM json_array_elements_text(cast(").bind(list).push(" AS json))))");
+            }
+        }
     }
 
     fn fits(&mut self, column: &str, glob: &Glob) {
@@ -196,8 +204,8 @@ impl Preparation<'_> {
         let column = column(field);
         Ok(match test {
             Test::Undefined => Leaf::Gone(column),
-            Test::Kinds(kinds) => Leaf::Among(column, kinds.iter().map(|kind| word(kind)).collect()),
-            Test::States(states) => Leaf::Among(column, states.iter().map(|state| word(state)).collect()),
+            Test::Kinds(kinds) => Leaf::Among(column, kinds.iter().map(word).collect()),
+            Test::States(states) => Leaf::Among(column, states.iter().map(word).collect()),
             Test::Truth(truth) => Leaf::Compares(column, Comparison::Equal, i64::from(*truth).into()),
             Test::Number(comparison, number) => Leaf::Compares(column, *comparison, (*number).into()),
             Test::Time(comparison, moment) => Leaf::Time(column, *comparison, moment.at(self.now).as_microsecond()),
@@ -347,13 +355,15 @@ impl Leaf {
             }
             Self::Stacks(stacks) => text.among_numbers(&name("stack"), stacks),
             Self::StackFits(glob) => {
-                text.push(
-                    "EXISTS (SELECT 1 FROM stack_call AS p JOIN call AS c ON c.tenant = p.tenant AND c.number = p.call \
-                           WHERE p.tenant = ",
-                );
-                text.bind(tenant).push(" AND p.stack = d.stack AND ");
+                // Looked up once for all dumps: the stacks are fewer than they.
+                text.push(&name("stack"))
+                    .push(" IN (SELECT p.stack FROM stack_call AS p WHERE p.tenant = ")
+                    .bind(tenant);
+                text.push(" AND p.call IN (SELECT c.number FROM call AS c WHERE c.tenant = ")
+                    .bind(tenant)
+                    .push(" AND ");
                 text.fits("c.text", glob);
-                text.push(")");
+                text.push("))");
             }
             Self::PropertyGone(path) => {
                 text.push("NOT EXISTS (SELECT 1 FROM dump_property AS p WHERE p.dump = d.id AND (p.path = ").bind(path);
@@ -362,12 +372,14 @@ impl Leaf {
                 text.push(")))");
             }
             Self::Property(path, test) => {
-                let is_driver = plus.is_empty() && self.is_drivable();
-                let head = match is_driver {
-                    true => "d.id IN (SELECT p.dump FROM dump_property AS p WHERE p.tenant = ",
-                    false => "EXISTS (SELECT 1 FROM dump_property AS p WHERE p.dump = d.id AND p.tenant = ",
-                };
-                text.push(head).bind(tenant).push(" AND p.path = ").bind(path).push(" AND ");
+                if plus.is_empty() && self.is_drivable() {
+                    text.push("d.id IN (SELECT p.dump FROM dump_property AS p WHERE p.tenant = ").bind(tenant);
+                    text.push(" AND p.path = ").bind(path).push(" AND ");
+                } else {
+                    // A dump has few properties; what an index has of all dumps is not to be gone through for each.
+                    text.push("EXISTS (SELECT 1 FROM dump_property AS p WHERE p.dump = d.id AND ").push(plus);
+                    text.push("p.path = ").bind(path).push(" AND ").push(plus);
+                }
                 write_test(text, test);
                 text.push(")");
             }
@@ -384,7 +396,7 @@ fn write_test(text: &mut Text, test: &Test) {
             text.push(&format!("p.text {} ", comparison.as_str())).bind(found(with));
         }
         Test::Quoted(comparison, with) => {
-            text.push(&format!("p.kind = 'text' AND p.text {} ", comparison.as_str())).bind(found(with));
+            text.push(&format!("p.text {} ", comparison.as_str())).bind(found(with)).push(" AND p.kind = 'text'");
         }
         Test::Fits(glob) => text.fits("p.text", glob),
         // No property is asked these.
