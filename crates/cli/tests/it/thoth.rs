@@ -48,6 +48,12 @@ impl Scene {
         assert!(ran.err.contains(said) && ran.err.starts_with("thoth: "), "{words:?}: {}", ran.err);
     }
 
+    /// Returns the short names of what is listed.
+    fn names(&self, words: &[&str]) -> Vec<String> {
+        let out = self.ok(&[&["ls"], words].concat());
+        out.lines().skip(1).map(|line| line.chars().take(16).collect()).collect()
+    }
+
     /// Makes a core of its own, uploads it, and writes down what is known of it.
     fn upload(&self, name: &str, known: &str) -> String {
         core(&self.house.home().join(name), name.as_bytes(), name.as_bytes());
@@ -123,10 +129,7 @@ fn the_readme_is_true(scene: &Scene) {
     );
 
     // ls with constraints and columns
-    let names = |words: &[&str]| -> Vec<String> {
-        let out = scene.ok(&[&["ls"], words].concat());
-        out.lines().skip(1).map(|line| line.chars().take(16).collect()).collect()
-    };
+    let names = |words: &[&str]| scene.names(words);
     let shorts = |hashes: &[&String]| hashes.iter().map(|hash| hash[..16].to_owned()).collect::<Vec<_>>();
     assert_eq!(names(&[]), shorts(&[&utmpd, &hash, &svc, &crash]));
     assert_eq!(names(&["type=crash", "node=95SY9R1"]), shorts(&[&crash]));
