@@ -8,11 +8,12 @@ use crate::connection::Global;
 use crate::exit::{self, Exit, Failure, Told};
 use crate::output::{Colour, Output};
 use crate::session::Session;
+use crate::thoth::Thoth;
 use crate::{
     blob, change, collect, completion, config, doctor, dump, execution, image, log, login, migrate, node, registry,
     run, serve,
 };
-use crate::{ps, signature, tenant, token, top, up, user};
+use crate::{ps, signature, tenant, thoth, token, top, up, user};
 use clap::error::ErrorKind;
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
@@ -84,6 +85,9 @@ enum Command {
 
 /// Reads the command line, runs it, and returns the exit code.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
+    if thoth::is_called(args.first().map(OsString::as_os_str)) {
+        return run_as_thoth(args);
+    }
     let quarry = match parse(args) {
         Ok(quarry) => quarry,
         Err(error) => return refuse(&error, args).into(),
@@ -94,16 +98,30 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         return probe.run().into();
     }
     let output = Output::new(&global);
-    let mut session = Session { global, output };
+    conclude(command, Session { global, output }).into()
+}
+
+/// Reads and runs a command line of Thoth's.
+fn run_as_thoth(args: &[OsString]) -> ExitCode {
+    let read = Thoth::command().color(choice(args)).try_get_matches_from(args);
+    let ended = match read.and_then(|matches| Thoth::from_arg_matches(&matches)) {
+        Ok(Thoth { global, verb }) => {
+            let output = Output::new(&global).speaking_as(thoth::NAME);
+            conclude(Command::Dump(verb), Session { global, output })
+        }
+        Err(error) => refuse(&error, args),
+    };
+    thoth::exit(ended).into()
+}
+
+/// Runs a command to its end, and reports how that was.
+fn conclude(command: Command, mut session: Session) -> Exit {
     let ended = execute(command, &mut session).and_then(|exit| match session.output.flush() {
         // That nobody reads any more is no news to a command that has ended because of it.
         Err(error) if exit != Exit::Ok && error.kind() == std::io::ErrorKind::BrokenPipe => Ok(exit),
         flushed => Ok(flushed.map(|()| exit)?),
     });
-    match ended {
-        Ok(exit) => exit.into(),
-        Err(error) => session.report(&error).into(),
-    }
+    ended.unwrap_or_else(|error| session.report(&error))
 }
 
 fn execute(command: Command, session: &mut Session) -> anyhow::Result<Exit> {
@@ -153,13 +171,16 @@ async fn ask(command: Command, session: &mut Session) -> anyhow::Result<Exit> {
     }
 }
 
-fn parse(args: &[OsString]) -> Result<Quarry, clap::Error> {
-    let choice = match Colour::spoken(args) {
+fn choice(args: &[OsString]) -> ColorChoice {
+    match Colour::spoken(args) {
         Colour::Auto => ColorChoice::Auto,
         Colour::Always => ColorChoice::Always,
         Colour::Never => ColorChoice::Never,
-    };
-    let matches = Quarry::command().color(choice).try_get_matches_from(args)?;
+    }
+}
+
+fn parse(args: &[OsString]) -> Result<Quarry, clap::Error> {
+    let matches = Quarry::command().color(choice(args)).try_get_matches_from(args)?;
     Quarry::from_arg_matches(&matches)
 }
 

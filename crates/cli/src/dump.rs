@@ -4,22 +4,41 @@ mod catch;
 mod deliver;
 mod download;
 mod hook;
+mod info;
+mod init;
+mod ls;
+mod note;
 mod object;
 pub(crate) mod packs;
 pub(crate) mod parcels;
+mod report;
+mod selection;
 pub(crate) mod upload;
 
 use crate::exit::Exit;
 use crate::session::Session;
 use clap::Subcommand;
 
-/// Stores dumps, and fetches them again
+/// Stores dumps, finds them, notes on them what was found out, and fetches them again
 #[derive(Subcommand)]
 #[command(after_help = "Example:
   quarry dump upload core.1234
+  quarry dump ls mtime=6h cmd=java
+  quarry dump info 76998f82a450a891
+  quarry dump report type=core platform
+  quarry dump ticket 76998f82a450a891 OS-2359
   quarry dump download 76998f82a450a891 -o core")]
 pub(crate) enum Dump {
+    Init(init::Init),
     Upload(upload::Upload),
+    Ls(ls::Ls),
+    Info(info::Info),
+    Report(report::Report),
+    Set(note::Set),
+    Unset(note::Unset),
+    Ticket(note::Ticket),
+    Unticket(note::Unticket),
+    Rm(note::Rm),
     Download(download::Download),
     Object(object::Object),
     Packs(packs::Packs),
@@ -32,7 +51,16 @@ impl Dump {
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
         match self {
+            Self::Init(init) => init.run(session).await,
             Self::Upload(upload) => upload.run(session).await,
+            Self::Ls(ls) => ls.run(session).await,
+            Self::Info(info) => info.run(session).await,
+            Self::Report(report) => report.run(session).await,
+            Self::Set(set) => set.run(session).await,
+            Self::Unset(unset) => unset.run(session).await,
+            Self::Ticket(ticket) => ticket.run(session).await,
+            Self::Unticket(unticket) => unticket.run(session).await,
+            Self::Rm(rm) => rm.run(session).await,
             Self::Download(download) => download.run(session).await,
             Self::Object(object) => object.run(session).await,
             Self::Packs(packs) => packs.run(session).await,

@@ -56,7 +56,8 @@ pub(crate) async fn list<T: Serialize>(
     }
 }
 
-fn json_part<T: Serialize>(session: &mut Session, items: &[T], shown: u64) -> anyhow::Result<()> {
+/// Writes entries of a list as JSON, after its head if nothing of it is written.
+pub(crate) fn json_part<T: Serialize>(session: &mut Session, items: &[T], shown: u64) -> anyhow::Result<()> {
     if shown == 0 {
         session.output.line("{\"items\": [")?;
     }

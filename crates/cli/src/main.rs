@@ -30,6 +30,7 @@ mod server;
 mod session;
 mod signature;
 mod tenant;
+mod thoth;
 mod token;
 mod top;
 mod up;

@@ -85,6 +85,8 @@ pub(crate) struct Output {
     now: Timestamp,
     /// Whether the terminal needs to be told to go back to the beginning of a line.
     is_raw: Cell<bool>,
+    /// What begins each line of talk, if anything.
+    speaker: Option<&'static str>,
 }
 
 impl Output {
@@ -104,7 +106,14 @@ impl Output {
             width,
             now,
             is_raw: Cell::new(false),
+            speaker: None,
         }
+    }
+
+    /// Has each line of talk begin with a program's name.
+    #[must_use]
+    pub(crate) fn speaking_as(self, name: &'static str) -> Self {
+        Self { speaker: Some(name), ..self }
     }
 
     /// Tells whether the result is to be JSON.
@@ -202,12 +211,14 @@ impl Output {
     pub(crate) fn say(&self, text: &str) {
         if !self.is_quiet && !self.is_json {
             // If standard error is closed, nobody wants to hear it.
-            let _ = write!(io::stderr(), "{}{}", printable(text), self.line_end());
+            let speaker = self.speaker.map(|name| format!("{name}: ")).unwrap_or_default();
+            let _ = write!(io::stderr(), "{speaker}{}{}", printable(text), self.line_end());
         }
     }
 
     /// Says what went wrong, quiet or not.
     pub(crate) fn complain(&self, label: &str, text: &str) {
+        let label = self.speaker.map_or_else(|| label.to_owned(), |name| format!("{name}:"));
         let _ = write!(io::stderr(), "{label} {}{}", printable(text), self.line_end());
     }
 

@@ -6,6 +6,7 @@ use crate::blob::{BlobReader, ByteRange, Content, Fence, Progress};
 use crate::request::Replay;
 use crate::{Client, ClientError};
 use bytes::Bytes;
+use model::dump::query::{DumpQuery, DumpReport, DumpsChange, DumpsChanged, DumpsPurge, ReportQuery};
 use model::dump::{DumpArrived, DumpChange};
 use model::parcel::{FramePlaces, FrameQuery, FramesMissing, Parcel};
 use model::{Blob, Digest, Dump, NewDump, Page, PageQuery};
@@ -74,5 +75,25 @@ impl Client {
     pub async fn dump_purge(&self, name: &str) -> Result<Dump, ClientError> {
         let path = format!("/v1/dumps/{}/purge", crate::request::segment(name));
         self.act(Method::POST, &path, None::<&()>).await
+    }
+
+    /// Finds the dumps that a specification means, in the order of their times.
+    pub async fn dump_query(&self, query: &DumpQuery) -> Result<Page<Dump>, ClientError> {
+        self.create("/v1/dumps/query", query).await
+    }
+
+    /// Counts the dumps that a specification means by the values of a field.
+    pub async fn dump_report(&self, query: &ReportQuery) -> Result<DumpReport, ClientError> {
+        self.create("/v1/dumps/report", query).await
+    }
+
+    /// Notes something on all dumps that a specification means, or on none.
+    pub async fn dumps_change(&self, order: &DumpsChange) -> Result<DumpsChanged, ClientError> {
+        self.act(Method::POST, "/v1/dumps/change", Some(order)).await
+    }
+
+    /// Drops the content of all dumps that a specification means, and keeps what is known of them.
+    pub async fn dumps_purge(&self, order: &DumpsPurge) -> Result<DumpsChanged, ClientError> {
+        self.act(Method::POST, "/v1/dumps/purge", Some(order)).await
     }
 }

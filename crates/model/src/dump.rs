@@ -2,6 +2,10 @@
 //!
 //! Who uploads a dump names it by the hash that Thoth gave it; there is one dump of a hash in a tenant, and uploading it
 //! again merges. What somebody noted on it, its ticket and its properties, no upload and no analysis ever resets.
+//! How dumps are asked for is in `dump/spec.rs` and `dump/query.rs`.
+
+pub mod query;
+pub mod spec;
 
 use crate::digest::Digest;
 use crate::error::ApiError;
@@ -344,6 +348,25 @@ pub enum Leaf {
     Text(String),
     /// An empty list or object.
     Empty,
+}
+
+impl Leaf {
+    /// Returns the text that it is found by, which is the one that JSON has for it.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Truth(truth) => truth.to_string(),
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text.clone(),
+            Self::Empty => String::new(),
+        }
+    }
+}
+
+/// Returns as much of a property's text as it can be found by, without what PostgreSQL keeps no text with.
+pub fn found(text: &str) -> String {
+    let text = text.replace('\0', "");
+    let end = (0..=MAX_FOUND_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text[..end].to_owned()
 }
 
 /// Returns every property that holds no others, with its path: the names on the way, with a dot between each two. The

@@ -1,7 +1,10 @@
 //! Routes of dumps: made known, listed, looked at, noted on, and what they are made of.
 //!
 //! A dump's content is not put together here: whoever wants it fetches the manifest, asks where the frames stand, and
-//! fetches ranges of parcels. A node that analyses a dump does so by the routes of its execution.
+//! fetches ranges of parcels. A node that analyses a dump does so by the routes of its execution. What means many dumps is
+//! in `dump/query.rs`.
+
+mod query;
 
 use crate::app::App;
 use crate::body::{Asked, Body, Named, TenantQuery, after};
@@ -24,7 +27,8 @@ use utoipa_axum::routes;
 
 /// Returns the routes that are over soon.
 pub(crate) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get, change)).routes(routes!(purge))
+    let one = OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get, change)).routes(routes!(purge));
+    one.merge(query::routes())
 }
 
 /// Returns the routes that last as long as the content takes.

@@ -2,8 +2,8 @@
 
 use crate::app::App;
 use crate::{
-    caller, change, chunk, content, dump, execution, health, image, log, node, pack, parcel, registry, request, signature,
-    tenant, token, user,
+    caller, change, chunk, content, dump, execution, health, image, log, node, pack, parcel, registry, request,
+    signature, tenant, token, user,
 };
 use axum::Router;
 use axum::http::header;

@@ -4,7 +4,11 @@
 //! where that had been cut short, could not be read, or was dropped. What a dump is searched by lies in columns of its
 //! row, in `dump/property.rs` and in `dump/stack.rs`.
 
+pub(crate) mod bulk;
+mod condition;
+mod count;
 pub(crate) mod property;
+pub(crate) mod query;
 pub(crate) mod retention;
 pub(crate) mod stack;
 
@@ -23,27 +27,35 @@ use model::dump::{
 use model::{ApiError, Digest, Dump, DumpId, DumpState, ErrorKind, NewDump, Noun, TenantId};
 use std::collections::BTreeSet;
 
-/// The columns of a dump, in the order in which [`read`] takes them, and where they come from.
+/// The columns of a dump, in the order in which [`read`] takes them.
 macro_rules! columns {
     () => {
         "d.id, d.tenant, d.hash, d.digest, d.size, d.manifest, d.kind, d.state, d.is_truncated, d.name, d.time, d.cmd, \
          d.psargs, d.pid, d.node, d.platform, d.ticket, d.properties, s.calls, d.signature, d.signature_text, \
-         d.execution, d.report, d.created_by, d.uploaded_at, d.redaction, d.purged_at, d.purged_by, d.purged_why \
-         FROM dump AS d LEFT JOIN stack AS s ON s.tenant = d.tenant AND s.number = d.stack"
+         d.execution, d.report, d.created_by, d.uploaded_at, d.redaction, d.purged_at, d.purged_by, d.purged_why"
     };
 }
+/// What brings a dump's stack to it.
+macro_rules! stack {
+    () => {
+        "LEFT JOIN stack AS s ON s.tenant = d.tenant AND s.number = d.stack"
+    };
+}
+const COLUMNS: &str = columns!();
+const STACK: &str = stack!();
+
 statements! {
     INSERT = "INSERT INTO dump (id, tenant, hash, digest, size, manifest, kind, state, is_truncated, name, time, cmd, \
               psargs, pid, node, platform, properties, execution, created_by, uploaded_at, redaction) \
               VALUES ($1, $2, $3, $4, $5, $6, $7, 'received', $8, $9, $10, $11, $12, $13, $14, $15, '{}', $16, $17, $18, \
               $19) \
               ON CONFLICT DO NOTHING";
-    GET = concat!("SELECT ", columns!(), " WHERE d.id = $1");
-    HASHED = concat!("SELECT ", columns!(), " WHERE d.tenant = $1 AND d.hash = $2");
+    GET = concat!("SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.id = $1");
+    HASHED = concat!("SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.tenant = $1 AND d.hash = $2");
     PREFIXED = concat!(
-        "SELECT ", columns!(), " WHERE d.tenant = $1 AND d.hash >= $2 AND d.hash < $3 ORDER BY d.hash LIMIT 2"
+        "SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.tenant = $1 AND d.hash >= $2 AND d.hash < $3 ORDER BY d.hash LIMIT 2"
     );
-    LIST = concat!("SELECT ", columns!(), " WHERE d.tenant = $1 AND d.id < $2 ORDER BY d.id DESC LIMIT $3");
+    LIST = concat!("SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.tenant = $1 AND d.id < $2 ORDER BY d.id DESC LIMIT $3");
     REPLACE = "UPDATE dump SET digest = $1, size = $2, manifest = $3, kind = $4, is_truncated = $5, redaction = $6, \
                state = 'received', purged_at = NULL, purged_by = NULL, purged_why = NULL \
                WHERE id = $7 AND state IN ('received', 'analysed', 'truncated', 'unreadable', 'purged')";
@@ -353,20 +365,30 @@ impl Operation for DumpNote {
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Dump, StoreError> {
         let before = find(tx, &self.key, self.taken).await?;
-        let properties = self.change.apply(&before.properties).map_err(|error| StoreError::Refused(Box::new(error)))?;
-        let ticket = self.change.ticket.clone().unwrap_or_else(|| before.ticket.clone());
-        if (&ticket, &properties) == (&before.ticket, &before.properties) {
-            return Ok(before);
-        }
-        tx.execute(NOTE, &[ticket.as_deref().into(), to_json(&properties).into(), before.id.into()]).await?;
-        retention::look(tx, &before).await?;
-        if properties != before.properties {
-            property::write(tx, before.id, before.tenant, &properties).await?;
-        }
-        let dump = Dump { ticket, properties, ..before };
-        note(tx, &dump, (&self.by, self.at));
-        Ok(dump)
+        Ok(noted(tx, &before, &self.change, (&self.by, self.at)).await?.unwrap_or(before))
     }
+}
+
+/// Notes something on a dump; returns it if that made a difference.
+async fn noted(
+    tx: &Tx<'_>,
+    before: &Dump,
+    change: &DumpChange,
+    who: (&str, Timestamp),
+) -> Result<Option<Dump>, StoreError> {
+    let properties = change.apply(&before.properties).map_err(|error| StoreError::Refused(Box::new(error)))?;
+    let ticket = change.ticket.clone().unwrap_or_else(|| before.ticket.clone());
+    if (&ticket, &properties) == (&before.ticket, &before.properties) {
+        return Ok(None);
+    }
+    tx.execute(NOTE, &[ticket.as_deref().into(), to_json(&properties).into(), before.id.into()]).await?;
+    retention::look(tx, before).await?;
+    if properties != before.properties {
+        property::write(tx, before.id, before.tenant, &properties).await?;
+    }
+    let dump = Dump { ticket, properties, ..before.clone() };
+    note(tx, &dump, who);
+    Ok(Some(dump))
 }
 
 /// Records what an analysis found out.
@@ -436,23 +458,29 @@ impl Operation for DumpPurge {
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Dump, StoreError> {
         let before = find(tx, &self.key, self.taken).await?;
-        let purged = DumpPurged { at: self.at, by: self.by.clone(), why: "somebody dropped it".to_owned() };
-        purge(tx, before, &purged).await
+        Ok(dropped(tx, &before, (&self.by, self.at)).await?.unwrap_or(before))
     }
 }
 
-/// Drops a dump's content, saying when and why, unless it is gone already.
-async fn purge(tx: &Tx<'_>, before: Dump, purged: &DumpPurged) -> Result<Dump, StoreError> {
+/// Drops a dump's content because somebody asked for it; returns it if there was any.
+async fn dropped(tx: &Tx<'_>, before: &Dump, who: (&str, Timestamp)) -> Result<Option<Dump>, StoreError> {
+    let (by, at) = who;
+    let purged = DumpPurged { at, by: by.to_owned(), why: "somebody dropped it".to_owned() };
+    purge(tx, before, &purged).await
+}
+
+/// Drops a dump's content, saying when and why; returns it if there was any.
+async fn purge(tx: &Tx<'_>, before: &Dump, purged: &DumpPurged) -> Result<Option<Dump>, StoreError> {
     let DumpPurged { at, by, why } = purged;
     let values = [(*at).into(), by.into(), why.into(), before.id.into()];
     if tx.write(PURGE, &values).await?.is_empty() {
-        return Ok(before);
+        return Ok(None);
     }
     parcel::name(tx, before.tenant, &before.id.into(), &BTreeSet::new(), *at).await?;
     drop_unnamed(tx, OTHER_MANIFEST, before.manifest, before.tenant, (by, *at)).await?;
     let dump = again(tx, before.id).await?;
     note(tx, &dump, (by, *at));
-    Ok(dump)
+    Ok(Some(dump))
 }
 
 impl Store {

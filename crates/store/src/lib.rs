@@ -36,6 +36,8 @@ pub use change::retention::Retained;
 pub use change::{Bounds, ChangeFilter, ChangePage, Follower, Retention};
 pub use chunk::ChunkCheck;
 pub use clock::{Clock, random};
+pub use dump::bulk::DumpsOrder;
+pub use dump::query::DumpsAsked;
 pub use dump::retention::{DumpRetention, Purged};
 pub use dump::{DumpKey, Taken};
 pub use error::{StoreError, chain, is_full};

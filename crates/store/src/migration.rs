@@ -20,7 +20,7 @@ struct Migration {
 }
 
 /// The schema's history, oldest first.
-const MIGRATIONS: &[Migration] = &[GROUND, NODES, LAYERS, RETENTION, DUMPS, SIGNATURES, PACKS];
+const MIGRATIONS: &[Migration] = &[GROUND, NODES, LAYERS, RETENTION, DUMPS, DUMP_QUESTIONS, SIGNATURES, PACKS];
 
 const GROUND: Migration = Migration {
     version: 1,
@@ -54,6 +54,14 @@ const RETENTION: Migration = Migration {
 
 const DUMPS: Migration =
     Migration { version: 5, name: "dumps", both: include_str!("migration/0005_dumps.sql"), sqlite: "", postgres: "" };
+
+const DUMP_QUESTIONS: Migration = Migration {
+    version: 6,
+    name: "dump questions",
+    both: include_str!("migration/0006_dump_questions.sql"),
+    sqlite: "",
+    postgres: "",
+};
 
 const SIGNATURES: Migration = Migration {
     version: 8,

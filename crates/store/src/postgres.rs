@@ -7,7 +7,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Config};
 use tokio_util::sync::CancellationToken;
 
@@ -137,6 +137,18 @@ fn failed(source: tokio_postgres::Error) -> StoreError {
 pub(crate) async fn rows(client: &Object, sql: &'static str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
     let statement = client.prepare_cached(sql).await.map_err(failed)?;
     let found = client.query(&statement, &arguments(values)).await.map_err(failed)?;
+    found.iter().map(Row::from_postgres).collect::<Result<_, _>>().map_err(failed)
+}
+
+/// Reads rows by a text that will hardly come again: in one round trip, planned for these values, and kept by nobody.
+pub(crate) async fn ask(client: &Object, sql: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
+    let kind = |value: &Value| match value {
+        Value::Int(_) => Type::INT8,
+        Value::Bytes(_) => Type::BYTEA,
+        Value::Text(_) | Value::Null => Type::TEXT,
+    };
+    let values: Vec<_> = values.iter().map(|value| (value as &(dyn ToSql + Sync), kind(value))).collect();
+    let found = client.query_typed(sql, &values).await.map_err(failed)?;
     found.iter().map(Row::from_postgres).collect::<Result<_, _>>().map_err(failed)
 }
 

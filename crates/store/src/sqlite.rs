@@ -67,6 +67,17 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
 pub(crate) fn rows(connection: &Connection, sql: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
     let failed = |source| StoreError::Sqlite { doing: "running a statement", source };
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    found(&mut statement, values)
+}
+
+/// Reads rows by a text that will hardly come again, and so must not push out those that do.
+pub(crate) fn ask(connection: &Connection, sql: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
+    let failed = |source| StoreError::Sqlite { doing: "asking something", source };
+    found(&mut connection.prepare(sql).map_err(failed)?, values)
+}
+
+fn found(statement: &mut rusqlite::Statement<'_>, values: &[Value]) -> Result<Vec<Row>, StoreError> {
+    let failed = |source| StoreError::Sqlite { doing: "running a statement", source };
     let columns = statement.column_count();
     let mut found = statement.query(params_from_iter(values)).map_err(failed)?;
     let mut rows = Vec::new();

@@ -79,6 +79,16 @@ impl<'s> Tx<'s> {
         }
     }
 
+    /// Reads rows by a text that was put together for this one question, and that no connection keeps ready.
+    pub(crate) async fn ask(&self, sql: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
+        match self.session {
+            Session::Sqlite(connection) => {
+                sqlite::ask(&connection.lock().unwrap_or_else(PoisonError::into_inner), sql, values)
+            }
+            Session::Postgres(client) => postgres::ask(client, sql, values).await,
+        }
+    }
+
     /// Reads one row, if there is one.
     pub(crate) async fn row(&self, sql: &'static str, values: &[Value]) -> Result<Option<Row>, StoreError> {
         Ok(self.rows(sql, values).await?.pop())

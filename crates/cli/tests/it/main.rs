@@ -24,6 +24,7 @@ mod runtime;
 mod signature;
 mod stub;
 mod system;
+mod thoth;
 mod tour;
 mod usage;
 mod view;

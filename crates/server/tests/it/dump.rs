@@ -2,6 +2,7 @@
 
 use crate::app::TestApp;
 use crate::engine::{Place, on_both_engines};
+use model::dump::query::{DumpReport, DumpsChanged};
 use model::dump::{Arrival, DumpArrived};
 use model::parcel::{Extent, Frame, FramePlaces, FrameQuery, FramesMissing, Index, Manifest, Parcel};
 use model::{Digest, Dump, DumpId, DumpKind, NewDump, Page, Role, Scope};
@@ -9,7 +10,12 @@ use reqwest::Method;
 use serde_json::json;
 use store::random;
 
-on_both_engines!(a_parcel_is_proved_frame_by_frame, a_dump_is_made_known_when_all_of_it_is_there, rights_are_kept);
+on_both_engines!(
+    a_parcel_is_proved_frame_by_frame,
+    a_dump_is_made_known_when_all_of_it_is_there,
+    rights_are_kept,
+    many_are_meant_by_a_specification,
+);
 
 fn digest(bytes: &[u8]) -> Digest {
     Digest::from_bytes(*blake3::hash(bytes).as_bytes())
@@ -180,5 +186,62 @@ async fn rights_are_kept(place: &Place) {
         app.get(&eve.secret, &path).await.must(404);
         app.get(&app.house, &path).await.must(if path.contains("dmp_") { 200 } else { 404 });
     }
+    app.stop().await;
+}
+
+async fn many_are_meant_by_a_specification(place: &Place) {
+    let app = TestApp::start(place).await;
+    let ada = app.admin("acme").await;
+    let first = known(&app, &ada.secret).await;
+    let whole = manifest(&parcel(&[b"one", b"two"]).0.frames).encode();
+    put(&app, &ada.secret, "/v1/manifests", &whole).await.must(200);
+    for index in 0..4 {
+        let new = NewDump { hash: format!("{index:032x}"), name: format!("core.{index}"), ..new(&app, &whole) };
+        app.post(&ada.secret, "/v1/dumps", &new).await.must(201);
+    }
+    let ask = async |secret: &str, verb: &str, body: serde_json::Value| {
+        app.post(secret, &format!("/v1/dumps/{verb}"), &body).await
+    };
+    let of = |words: &[&str]| json!({"words": words});
+    let page: Page<Dump> =
+        ask(&ada.secret, "query", json!({"of": of(&["file=core.?"]), "limit": 3})).await.must(200).json();
+    assert_eq!((page.items.len(), page.next.is_some()), (3, true));
+    let rest = json!({"of": of(&["file=core.?"]), "limit": 3, "after": page.next});
+    let rest: Page<Dump> = ask(&ada.secret, "query", rest).await.must(200).json();
+    assert_eq!((rest.items.len(), rest.next), (1, None));
+    let named = json!({"of": {"names": [first.hash, first.id.to_string()]}});
+    assert_eq!(ask(&ada.secret, "query", named).await.must(200).json::<Page<Dump>>().items, [first.clone()]);
+    ask(&ada.secret, "query", json!({"of": {"names": ["0123"]}})).await.error(404, "dump_not_found");
+    ask(&ada.secret, "query", json!({"of": {"names": ["0000"]}})).await.error(409, "dump_ambiguous");
+    ask(&ada.secret, "query", json!({"of": of(&["frob=1"])})).await.error(400, "specification_invalid");
+    ask(&ada.secret, "query", json!({"of": of(&["dump=stdin"])})).await.error(400, "specification_invalid");
+    ask(&ada.secret, "query", json!({"after": "x"})).await.error(400, "after_invalid");
+    ask(&ada.secret, "report", json!({"of": of(&["limit=3"])})).await.error(400, "specification_invalid");
+    ask(&ada.secret, "report", json!({"property": "frob"})).await.error(400, "specification_invalid");
+    let report: DumpReport = ask(&ada.secret, "report", json!({"property": "type"})).await.must(200).json();
+    assert_eq!((report.dumps, report.values[0].count, &*report.values[0].value), (5, 5, "core"));
+
+    // Who may look may not change, and nobody means what is another tenant's.
+    let vera = app.somebody("acme", "vera", Role::Viewer).await;
+    let ticket =
+        |words: &[&str], earnest: &str| json!({"of": of(words), "change": {"ticket": "OS-1"}, "earnest": earnest});
+    ask(&vera.secret, "query", json!({})).await.must(200);
+    ask(&vera.secret, "change", ticket(&["type=core"], "dry")).await.error(403, "not_allowed");
+    ask(&vera.secret, "purge", json!({"of": of(&["type=core"])})).await.error(403, "not_allowed");
+    let eve = app.admin("evil").await;
+    let theirs: DumpsChanged = ask(&eve.secret, "change", ticket(&["type=core"], "real")).await.must(200).json();
+    assert_eq!((theirs.matched, theirs.changed), (0, 0));
+    ask(&ada.secret, "change", ticket(&[], "real")).await.error(400, "specification_invalid");
+    ask(&ada.secret, "change", ticket(&["limit=1"], "real")).await.error(400, "specification_invalid");
+    let mass = json!({"of": of(&["type=core"]), "change": {"ticket": "cmd=java"}});
+    ask(&ada.secret, "change", mass).await.error(400, "dump_invalid");
+    let dry: DumpsChanged = ask(&ada.secret, "change", ticket(&["type=core"], "dry")).await.must(200).json();
+    let real: DumpsChanged = ask(&ada.secret, "change", ticket(&["type=core"], "real")).await.must(200).json();
+    assert_eq!((dry.changed, real.changed, dry.dumps), (5, 5, real.dumps));
+    let purge = json!({"of": of(&["ticket=OS-1", "file=core.?"])});
+    let purged: DumpsChanged = ask(&ada.secret, "purge", purge).await.must(200).json();
+    assert_eq!((purged.matched, purged.changed), (4, 4));
+    let path = format!("/v1/dumps/{}/manifest", first.hash);
+    app.get(&ada.secret, &path).await.must(200);
     app.stop().await;
 }

@@ -4,7 +4,7 @@ use crate::error::StoreError;
 use crate::statement::statements;
 use crate::transaction::Tx;
 use crate::value::Value;
-use model::dump::{Leaf, MAX_FOUND_BYTES, leaves};
+use model::dump::{Leaf, found, leaves};
 use model::{DumpId, TenantId};
 use std::collections::BTreeMap;
 
@@ -25,11 +25,11 @@ pub(crate) async fn write(
     let leaves = leaves(properties).map_err(|error| StoreError::Refused(Box::new(error)))?;
     for ((path, leaf), ordinal) in leaves.into_iter().zip(0_i64..) {
         // What is no text can be found by the text that JSON has for it: nobody who looks says which it is.
-        let (kind, text, number) = match leaf {
-            Leaf::Truth(truth) => ("truth", truth.to_string(), None),
-            Leaf::Number(number) => ("number", number.to_string(), Some(sortable(number))),
-            Leaf::Text(text) => ("text", text, None),
-            Leaf::Empty => ("empty", String::new(), None),
+        let (kind, number) = match leaf {
+            Leaf::Truth(_) => ("truth", None),
+            Leaf::Number(number) => ("number", Some(sortable(number))),
+            Leaf::Text(_) => ("text", None),
+            Leaf::Empty => ("empty", None),
         };
         let values = [
             dump.into(),
@@ -37,19 +37,12 @@ pub(crate) async fn write(
             tenant.into(),
             path.into(),
             kind.into(),
-            found(&text).into(),
+            found(&leaf.text()).into(),
             number.map_or(Value::Null, Value::Int),
         ];
         tx.execute(INSERT, &values).await?;
     }
     Ok(())
-}
-
-/// Returns as much of a text as it can be found by, without what PostgreSQL keeps no text with.
-pub(crate) fn found(text: &str) -> String {
-    let text = text.replace('\0', "");
-    let end = (0..=MAX_FOUND_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text[..end].to_owned()
 }
 
 /// Returns a whole number that sorts among others as the number does.
@@ -62,6 +55,7 @@ pub(crate) fn sortable(number: f64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::dump::MAX_FOUND_BYTES;
     use proptest::prelude::*;
 
     proptest! {

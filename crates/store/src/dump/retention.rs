@@ -111,7 +111,7 @@ impl DumpsRetain {
         let purged = DumpPurged { at: self.now, by: "quarry".to_owned(), why: why.to_owned() };
         for row in rows {
             let id: DumpId = row.parsed(0)?;
-            purge(tx, again(tx, id).await?, &purged).await?;
+            purge(tx, &again(tx, id).await?, &purged).await?;
         }
         Ok(rows.len() as u64)
     }

@@ -28,7 +28,7 @@ fn frame(seed: &str) -> Frame {
 }
 
 /// Keeps a parcel of these frames, and returns how many of them were new.
-async fn parcel(store: &Store, whose: TenantId, frames: &[&str], ms: i64) -> u64 {
+pub(crate) async fn parcel(store: &Store, whose: TenantId, frames: &[&str], ms: i64) -> u64 {
     let index = Index { frames: frames.iter().map(|seed| frame(seed)).collect() };
     let blob = Blob {
         digest: digest(&frames.join("+")),

@@ -19,6 +19,7 @@ mod removal;
 mod retention;
 mod sample;
 mod signature;
+mod specification;
 mod statement;
 mod tenant;
 mod token;

@@ -1,0 +1,228 @@
+//! `quarry dump set`, `unset`, `ticket`, `unticket` and `rm`: what is done to all dumps that are meant, in one step.
+
+use super::selection::{Meant, check_said, meant, refuse, split};
+use crate::exit::{Exit, Failure};
+use crate::session::Session;
+use clap::Args;
+use model::dump::query::{DumpsChange, DumpsChanged, DumpsPurge, Earnest};
+use model::dump::{DumpChange, MAX_TICKET_CHARS};
+use model::limits::MAX_ROW_BYTES;
+use serde_json::Value;
+use tokio::io::AsyncReadExt;
+
+/// Notes a property on dumps
+///
+/// The value is JSON, or else a text; without one, JSON is read from standard input. All dumps that are meant are changed,
+/// or none.
+#[derive(Args)]
+#[command(after_help = "Example:
+  quarry dump set 086d664357716ae7 triage bmc
+  quarry dump set --dry-run cmd=svc.configd mtime=7d triage '{\"engineer\": \"bmc\"}'
+  quarry dump set cmd=svc.configd triage < triage.json")]
+pub(crate) struct Set {
+    /// Which dumps, the property's name, and its value
+    #[arg(required = true, value_name = "SPECIFICATION|PROPERTY|VALUE")]
+    words: Vec<String>,
+    /// Only tell which dumps would be changed
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+}
+
+/// Takes a property away from dumps
+#[derive(Args)]
+#[command(after_help = "Example:\n  quarry dump unset 086d664357716ae7 triage")]
+pub(crate) struct Unset {
+    /// Which dumps, and the property's name
+    #[arg(required = true, value_name = "SPECIFICATION|PROPERTY")]
+    words: Vec<String>,
+    /// Only tell which dumps would be changed
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+}
+
+/// Notes on dumps which ticket they belong to
+#[derive(Args)]
+#[command(after_help = "Example:
+  quarry dump ticket 086d664357716ae7 OS-2359
+  quarry dump ticket --dry-run 'stack=*utmpx_postfork*' OS-2359")]
+pub(crate) struct Ticket {
+    /// Which dumps, and the ticket
+    #[arg(required = true, value_name = "SPECIFICATION|TICKET")]
+    words: Vec<String>,
+    /// Only tell which dumps would be changed
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+}
+
+/// Takes the ticket away from dumps
+#[derive(Args)]
+#[command(after_help = "Example:\n  quarry dump unticket ticket=OS-2359")]
+pub(crate) struct Unticket {
+    /// Which dumps
+    #[arg(required = true, value_name = "SPECIFICATION")]
+    words: Vec<String>,
+    /// Only tell which dumps would be changed
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+}
+
+/// Drops the content of dumps; what is known of them stays
+///
+/// Dumps that are named are dropped at once, those that a specification means only with `--yes`.
+#[derive(Args)]
+#[command(after_help = "Example:
+  quarry dump rm 086d664357716ae7
+  quarry dump rm --dry-run otime=1y ticket=undefined
+  quarry dump rm --yes otime=1y ticket=undefined")]
+pub(crate) struct Rm {
+    /// Which dumps
+    #[arg(required = true, value_name = "SPECIFICATION")]
+    words: Vec<String>,
+    /// Only tell which dumps would be dropped
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    /// Drop all that are meant, however many
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl Set {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        let (words, behind) = split(&self.words);
+        let (name, value) = match behind {
+            [name] => (name, None),
+            [name, value] => (name, Some(value)),
+            [] => return Err(refuse("it is not said which property is set")),
+            [_, _, more, ..] => return Err(refuse(format!("`{more}` stands behind the value"))),
+        };
+        check_said(words)?;
+        let meant = meant(words).await?;
+        let value = match value {
+            Some(text) => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone())),
+            None if meant.took_input => {
+                return Err(refuse("standard input names the dumps, so the value must be given"));
+            }
+            None => from_input().await?,
+        };
+        let change = DumpChange { properties: [(bare(name), value)].into(), ..DumpChange::default() };
+        let told = (format!("`{}` set on", bare(name)), format!("`{}` would be set on", bare(name)));
+        carry_out(session, meant, change, (self.dry_run, told)).await
+    }
+}
+
+impl Unset {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        let (words, behind) = split(&self.words);
+        let [name] = behind else { return Err(refuse("one property is to be named behind the dumps")) };
+        check_said(words)?;
+        let change = DumpChange { properties: [(bare(name), Value::Null)].into(), ..DumpChange::default() };
+        let told = (format!("`{}` taken from", bare(name)), format!("`{}` would be taken from", bare(name)));
+        carry_out(session, meant(words).await?, change, (self.dry_run, told)).await
+    }
+}
+
+impl Ticket {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        let (words, behind) = split(&self.words);
+        // Whoever forgets the ticket must not put the last constraint on every dump.
+        let [ticket] = behind else { return Err(refuse("one ticket, without `=`, is to be named behind the dumps")) };
+        if ticket.contains('=') || ticket.chars().count() > MAX_TICKET_CHARS {
+            return Err(refuse(format!("`{}` is no ticket", ticket.chars().take(80).collect::<String>())));
+        }
+        check_said(words)?;
+        let change = DumpChange { ticket: Some(Some(ticket.clone())), ..DumpChange::default() };
+        let told = (format!("ticket {ticket} set on"), format!("ticket {ticket} would be set on"));
+        carry_out(session, meant(words).await?, change, (self.dry_run, told)).await
+    }
+}
+
+impl Unticket {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        let (words, behind) = split(&self.words);
+        if let [more, ..] = behind {
+            return Err(refuse(format!("`{more}` is no part of a specification")));
+        }
+        let change = DumpChange { ticket: Some(None), ..DumpChange::default() };
+        let told = ("ticket taken from".to_owned(), "ticket would be taken from".to_owned());
+        carry_out(session, meant(words).await?, change, (self.dry_run, told)).await
+    }
+}
+
+impl Rm {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        let (words, behind) = split(&self.words);
+        if let [more, ..] = behind {
+            return Err(refuse(format!("`{more}` is no part of a specification")));
+        }
+        let client = session.client()?;
+        let meant = meant(words).await?;
+        let is_sure = self.yes || meant.is_named;
+        let earnest = if self.dry_run || !is_sure { Earnest::Dry } else { Earnest::Real };
+        let changed = client.dumps_purge(&DumpsPurge { of: meant.of, earnest }).await?;
+        if !is_sure && !self.dry_run && changed.changed > 0 {
+            let message = format!("{} would be dropped", dumps(changed.changed));
+            let failure = Failure::usage("not_sure", message);
+            return Err(failure.hint("--dry-run shows which, --yes does it").into());
+        }
+        let told = ("the content dropped of".to_owned(), "the content would be dropped of".to_owned());
+        tell(session, &changed, (self.dry_run, told))
+    }
+}
+
+/// Returns a property's name, which may have been written as in a specification.
+fn bare(name: &str) -> String {
+    name.strip_prefix("properties.").unwrap_or(name).to_owned()
+}
+
+async fn from_input() -> anyhow::Result<Value> {
+    let mut text = String::new();
+    tokio::io::stdin().take(MAX_ROW_BYTES as u64 + 1).read_to_string(&mut text).await?;
+    if text.len() > MAX_ROW_BYTES {
+        let message = format!("standard input has more than {MAX_ROW_BYTES} bytes, which is the most for properties");
+        return Err(Failure::usage("property_too_long", message).into());
+    }
+    let wrong = |error| Failure::usage("property_not_json", format!("standard input is not JSON: {error}"));
+    Ok(serde_json::from_str(&text).map_err(wrong)?)
+}
+
+/// What is told of an order: whether it is only tried, and the words for having done it and for what would be done.
+type Telling = (bool, (String, String));
+
+async fn carry_out(session: &mut Session, meant: Meant, change: DumpChange, telling: Telling) -> anyhow::Result<Exit> {
+    let client = session.client()?;
+    change.check()?;
+    let earnest = if telling.0 { Earnest::Dry } else { Earnest::Real };
+    let changed = client.dumps_change(&DumpsChange { of: meant.of, change, earnest }).await?;
+    tell(session, &changed, telling)
+}
+
+fn tell(session: &mut Session, changed: &DumpsChanged, (is_dry, (done, would)): Telling) -> anyhow::Result<Exit> {
+    if session.output.is_json() {
+        session.output.json(changed)?;
+    } else if is_dry {
+        for dump in &changed.dumps {
+            session.output.line(&dump.hash)?;
+        }
+    }
+    if changed.matched == 0 {
+        let failure = Failure::new(Exit::NotFound, "dump_not_found", "no dump is meant");
+        return Err(failure.hint("`quarry dump ls` with the same specification shows which are").into());
+    }
+    let told = if is_dry { would } else { done };
+    let mut words = format!("{told} {}", dumps(changed.changed));
+    if changed.changed < changed.matched {
+        let same = changed.matched - changed.changed;
+        words.push_str(&format!("; {} had it so", dumps(same)));
+    }
+    session.output.say(&words);
+    Ok(Exit::Ok)
+}
+
+fn dumps(count: u64) -> String {
+    format!("{count} dump{}", if count == 1 { "" } else { "s" })
+}

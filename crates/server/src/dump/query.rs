@@ -1,0 +1,124 @@
+//! Routes that mean many dumps by a specification: found, counted, changed and purged in one step.
+
+use crate::app::App;
+use crate::body::{Asked, Body, TenantQuery};
+use crate::caller::Caller;
+use crate::error::Answer;
+use axum::Json;
+use axum::extract::State;
+use model::dump::query::{
+    DumpCursor, DumpQuery, DumpReport, DumpsChange, DumpsChanged, DumpsPurge, Earnest, ReportQuery, check_meant,
+};
+use model::page::page_limit;
+use model::{ApiError, Dump, Page, Scope};
+use store::{DumpsAsked, DumpsOrder};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// Returns the routes.
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(find)).routes(routes!(count)).routes(routes!(change)).routes(routes!(purge))
+}
+
+/// Finds the dumps that a specification means, in the order of their times.
+#[utoipa::path(
+    post, path = "/v1/dumps/query", tag = "dump", operation_id = "dump_query", params(TenantQuery), request_body = DumpQuery,
+    responses(
+        (status = 200, description = "A page of them.", body = Page<Dump>),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn find(
+    State(app): State<App>,
+    caller: Caller,
+    Asked(asked): Asked<TenantQuery>,
+    Body(query): Body<DumpQuery>,
+) -> Answer<Json<Page<Dump>>> {
+    caller.must(Scope::DumpRead)?;
+    let of = query.of.parse()?;
+    let limit = page_limit(query.limit)?;
+    let after = query.after.as_deref().map(str::parse).transpose()?;
+    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
+    let is_enough = of.limit.is_some_and(|most| most <= limit);
+    let asked = DumpsAsked { of, tenant, order: query.order, after, limit, now: app.clock.now() };
+    let (items, as_of) = app.store.dumps_find(asked).await?;
+    let last = items.get(limit as usize - 1).filter(|_| !is_enough);
+    let next = last.map(|last| DumpCursor::behind(last).to_string());
+    Ok(Json(Page { items, next, as_of }))
+}
+
+/// Counts the dumps that a specification means by the values of a field.
+#[utoipa::path(
+    post, path = "/v1/dumps/report", tag = "dump", operation_id = "dump_report", params(TenantQuery),
+    request_body = ReportQuery,
+    responses(
+        (status = 200, description = "How often each value occurs.", body = DumpReport),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn count(
+    State(app): State<App>,
+    caller: Caller,
+    Asked(asked): Asked<TenantQuery>,
+    Body(query): Body<ReportQuery>,
+) -> Answer<Json<DumpReport>> {
+    caller.must(Scope::DumpRead)?;
+    let (of, field) = (query.of.parse()?, query.field()?);
+    if of.limit.is_some() {
+        let error = ApiError::invalid("specification_invalid", "a report counts all that are meant".to_owned());
+        return Err(error.with_hint("leave `limit=` out").into());
+    }
+    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
+    Ok(Json(app.store.dumps_count(of, field, tenant, app.clock.now()).await?))
+}
+
+/// Notes something on all dumps that a specification means, or on none; or only tells on which.
+#[utoipa::path(
+    post, path = "/v1/dumps/change", tag = "dump", operation_id = "dumps_change", params(TenantQuery),
+    request_body = DumpsChange,
+    responses(
+        (status = 200, description = "What came of it.", body = DumpsChanged),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn change(
+    State(app): State<App>,
+    caller: Caller,
+    Asked(asked): Asked<TenantQuery>,
+    Body(order): Body<DumpsChange>,
+) -> Answer<Json<DumpsChanged>> {
+    caller.must(Scope::DumpWrite)?;
+    order.change.check()?;
+    check_meant(&order.of)?;
+    let of = order.of.parse()?;
+    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
+    let what = (DumpsOrder::Note(order.change), order.earnest);
+    Ok(Json(app.store.dumps_change(of, what, tenant, (&caller.user, app.clock.now())).await?))
+}
+
+/// Drops the content of all dumps that a specification means, and keeps what is known of them; or only tells of which.
+#[utoipa::path(
+    post, path = "/v1/dumps/purge", tag = "dump", operation_id = "dumps_purge", params(TenantQuery),
+    request_body = DumpsPurge,
+    responses(
+        (status = 200, description = "What came of it.", body = DumpsChanged),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn purge(
+    State(app): State<App>,
+    caller: Caller,
+    Asked(asked): Asked<TenantQuery>,
+    Body(order): Body<DumpsPurge>,
+) -> Answer<Json<DumpsChanged>> {
+    caller.must(Scope::DumpWrite)?;
+    check_meant(&order.of)?;
+    let of = order.of.parse()?;
+    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
+    let what = (DumpsOrder::Purge, order.earnest);
+    let changed = app.store.dumps_change(of, what, tenant, (&caller.user, app.clock.now())).await?;
+    if order.earnest == Earnest::Real {
+        crate::image::remove_contents(&app).await;
+    }
+    Ok(Json(changed))
+}

@@ -1,0 +1,460 @@
+//! What a specification asks, made ready for SQL, and the SQL of it.
+//!
+//! Patterns are resolved first, against the values that there are: a pattern over commands becomes the few commands that
+//! fit it, one over stacks becomes the few stacks, and both can then be looked up in an index. Where that are too many, the
+//! pattern stays a filter. A condition is two-valued: what a dump does not have meets no test, and `NOT` turns that around,
+//! so nothing below a `NOT` may come out as SQL's unknown.
+
+use super::{DumpKey, Taken, find, property::sortable};
+use crate::error::StoreError;
+use crate::statement::Engine;
+use crate::transaction::{Session, Tx};
+use crate::value::{Value, to_json};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use model::TenantId;
+use model::dump::found;
+use model::dump::spec::{Comparison, Condition, DumpName, Field, Glob, Piece, Test};
+use std::fmt::Write;
+
+/// Different values of a column that a pattern is held against before the search; of more, each dump is looked at.
+/// Where the code is tried out fewer suffice, so that both ways are gone; the same holds for the next.
+const MAX_DISTINCT: usize = if cfg!(debug_assertions) { 6 } else { 10_000 };
+/// Values, or stacks, that a pattern may become.
+const MAX_LISTED: usize = if cfg!(debug_assertions) { 2 } else { 5_000 };
+
+/// Values that a text of SQL lists one by one.
+const MAX_SPELT: usize = if cfg!(debug_assertions) { 2 } else { 16 };
+
+/// A text of SQL and the values in it. Each value is a parameter of its own, so they appear in ascending order.
+pub(super) struct Text {
+    pub(super) sql: String,
+    pub(super) values: Vec<Value>,
+    pub(super) engine: Engine,
+}
+
+impl Text {
+    pub(super) fn new(tx: &Tx<'_>) -> Self {
+        let engine = match tx.session() {
+            Session::Sqlite(_) => Engine::Sqlite,
+            Session::Postgres(_) => Engine::Postgres,
+        };
+        Self { sql: String::new(), values: Vec::new(), engine }
+    }
+
+    pub(super) fn push(&mut self, sql: &str) -> &mut Self {
+        self.sql.push_str(sql);
+        self
+    }
+
+    pub(super) fn bind(&mut self, value: impl Into<Value>) -> &mut Self {
+        self.values.push(value.into());
+        // Writing into a text cannot fail.
+        let _ = write!(self.sql, "${}", self.values.len());
+        self
+    }
+
+    /// Appends that a column is one of some texts.
+    fn among(&mut self, column: &str, texts: &[String]) {
+        self.one_of(column, texts.iter().map(Value::from).collect(), to_json(&texts), "value COLLATE \"C\"");
+    }
+
+    fn among_numbers(&mut self, column: &str, numbers: &[i64]) {
+        let values = numbers.iter().map(|number| Value::Int(*number)).collect();
+        self.one_of(column, values, to_json(&numbers), "cast(value AS bigint)");
+    }
+
+    /// Few values stand in the text, so that the engine knows how many they are; more are one value, a list.
+    fn one_of(&mut self, column: &str, values: Vec<Value>, list: String, element: &str) {
+        if values.len() <= MAX_SPELT {
+            self.push(column);
+            for (index, value) in values.into_iter().enumerate() {
+                self.push(if index == 0 { " IN (" } else { ", " }).bind(value);
+            }
+            self.push(")");
+            return;
+        }
+        match self.engine {
+            Engine::Sqlite => {
+                self.push(column).push(" IN (SELECT value FROM json_each(").bind(list).push("))");
+            }
+            // An array is looked up in an index, where the planner would take the rows of a list for a table to join.
+            Engine::Postgres => {
+                self.push(column).push(" = ANY (ARRAY(SELECT ").push(element);
+                self.push(" FROM json_array_elements_text(cast(").bind(list).push(" AS json))))");
+            }
+        }
+    }
+
+    fn fits(&mut self, column: &str, glob: &Glob) {
+        let operator = match self.engine {
+            Engine::Sqlite => " GLOB ",
+            Engine::Postgres => " LIKE ",
+        };
+        let pattern = pattern(glob, self.engine);
+        self.push(column).push(operator).bind(pattern);
+    }
+}
+
+/// Returns a pattern in the engine's own signs.
+fn pattern(glob: &Glob, engine: Engine) -> String {
+    let mut text = String::new();
+    for piece in glob.pieces() {
+        match (piece, engine) {
+            (Piece::Many, Engine::Sqlite) => text.push('*'),
+            (Piece::One, Engine::Sqlite) => text.push('?'),
+            (Piece::Char(one @ ('*' | '?' | '[')), Engine::Sqlite) => text.extend(['[', *one, ']']),
+            (Piece::Many, Engine::Postgres) => text.push('%'),
+            (Piece::One, Engine::Postgres) => text.push('_'),
+            (Piece::Char(one @ ('%' | '_' | '\\')), Engine::Postgres) => text.extend(['\\', *one]),
+            (Piece::Char(one), _) => text.push(*one),
+        }
+    }
+    text
+}
+
+/// Returns the least text behind all that begin with this one; none if there is none.
+fn behind(prefix: &str) -> Option<String> {
+    let mut chars: Vec<char> = prefix.chars().collect();
+    while let Some(last) = chars.pop() {
+        let next = if last == '\u{d7ff}' { Some('\u{e000}') } else { char::from_u32(u32::from(last) + 1) };
+        if let Some(next) = next {
+            chars.push(next);
+            return Some(chars.into_iter().collect());
+        }
+    }
+    None
+}
+
+/// A condition whose patterns are resolved.
+#[derive(Clone, Debug)]
+pub(super) enum Ready {
+    All(Vec<Self>),
+    Any(Vec<Self>),
+    Not(Box<Self>),
+    Leaf(Leaf),
+}
+
+/// Something that one field is asked.
+#[derive(Clone, Debug)]
+pub(super) enum Leaf {
+    /// The column is one of these texts.
+    Among(&'static str, Vec<String>),
+    /// It is there, or not.
+    Gone(&'static str),
+    Compares(&'static str, Comparison, Value),
+    Fits(&'static str, Glob),
+    /// When something was; 0 stands for nobody knowing.
+    Time(&'static str, Comparison, i64),
+    Stacks(Vec<i64>),
+    StackFits(Glob),
+    PropertyGone(String),
+    Property(String, Test),
+}
+
+/// Makes a specification's condition ready.
+pub(super) struct Preparation<'t> {
+    pub(super) tx: &'t Tx<'t>,
+    pub(super) tenant: TenantId,
+    pub(super) now: Timestamp,
+}
+
+impl Preparation<'_> {
+    pub(super) fn ready<'p>(&'p self, condition: &'p Condition) -> BoxFuture<'p, Result<Ready, StoreError>> {
+        async move {
+            let each = async |all: &'p [Condition]| {
+                let mut ready = Vec::with_capacity(all.len());
+                for one in all {
+                    ready.push(self.ready(one).await?);
+                }
+                Ok::<_, StoreError>(ready)
+            };
+            Ok(match condition {
+                Condition::All(all) => Ready::All(each(all).await?),
+                Condition::Any(any) => Ready::Any(each(any).await?),
+                Condition::Not(inner) => Ready::Not(Box::new(self.ready(inner).await?)),
+                Condition::Named(names) => Ready::Leaf(self.named(names).await?),
+                Condition::Field(field, test) => Ready::Leaf(self.field(field, test).await?),
+            })
+        }
+        .boxed()
+    }
+
+    async fn named(&self, names: &[DumpName]) -> Result<Leaf, StoreError> {
+        let taken = Taken { reach: Some(self.tenant), namespace: self.tenant };
+        let mut ids = Vec::with_capacity(names.len());
+        for name in names {
+            let key = match name {
+                DumpName::Id(id) => DumpKey::Id(*id),
+                DumpName::Hash(hash) => DumpKey::Hash(hash.clone()),
+            };
+            ids.push(find(self.tx, &key, taken).await?.id.to_string());
+        }
+        Ok(Leaf::Among("id", ids))
+    }
+
+    async fn field(&self, field: &Field, test: &Test) -> Result<Leaf, StoreError> {
+        if let Field::Property(path) = field {
+            return Ok(match test {
+                Test::Undefined => Leaf::PropertyGone(path.clone()),
+                test => Leaf::Property(path.clone(), test.clone()),
+            });
+        }
+        let column = column(field);
+        Ok(match test {
+            Test::Undefined => Leaf::Gone(column),
+            Test::Kinds(kinds) => Leaf::Among(column, kinds.iter().map(word).collect()),
+            Test::States(states) => Leaf::Among(column, states.iter().map(word).collect()),
+            Test::Truth(truth) => Leaf::Compares(column, Comparison::Equal, i64::from(*truth).into()),
+            Test::Number(comparison, number) => Leaf::Compares(column, *comparison, (*number).into()),
+            Test::Time(comparison, moment) => Leaf::Time(column, *comparison, moment.at(self.now).as_microsecond()),
+            Test::Text(_, text) if *field == Field::Stack => self.stacks(Some(text), None).await?,
+            Test::Fits(glob) if *field == Field::Stack => self.stacks(None, Some(glob)).await?,
+            Test::Text(Comparison::Equal, text) => Leaf::Among(column, vec![text.clone()]),
+            Test::Text(comparison, text) => Leaf::Compares(column, *comparison, text.into()),
+            Test::Fits(glob) if is_indexed(column) => self.values(column, glob).await?,
+            Test::Fits(glob) => Leaf::Fits(column, glob.clone()),
+            Test::Amount(..) | Test::Quoted(..) => Leaf::Among(column, Vec::new()),
+        })
+    }
+
+    /// Finds the values of an indexed column that fit a pattern, going from each value to the next different one.
+    async fn values(&self, column: &'static str, glob: &Glob) -> Result<Leaf, StoreError> {
+        let prefix = glob.prefix();
+        let mut text = Text::new(self.tx);
+        let next = format!("SELECT min(d.{column}) FROM dump AS d WHERE d.tenant = ");
+        text.push("WITH RECURSIVE v(value) AS (SELECT (").push(&next).bind(self.tenant);
+        text.push(&format!(" AND d.{column} >= ")).bind(&prefix);
+        text.push(") UNION ALL SELECT (").push(&next).bind(self.tenant);
+        text.push(&format!(" AND d.{column} > v.value) FROM v WHERE v.value IS NOT NULL"));
+        if let Some(end) = behind(&prefix) {
+            text.push(" AND v.value < ").bind(end);
+        }
+        text.push(") SELECT value FROM v WHERE value IS NOT NULL LIMIT ").bind(MAX_DISTINCT as u64 + 1);
+        let rows = self.tx.ask(&text.sql, &text.values).await?;
+        if rows.len() > MAX_DISTINCT {
+            return Ok(Leaf::Fits(column, glob.clone()));
+        }
+        let mut fitting = Vec::new();
+        for row in &rows {
+            let value = row.text(0)?;
+            if glob.fits(value) {
+                fitting.push(value.to_owned());
+            }
+        }
+        Ok(if fitting.len() > MAX_LISTED { Leaf::Fits(column, glob.clone()) } else { Leaf::Among(column, fitting) })
+    }
+
+    /// Finds the stacks that have a call of this text, or one that fits.
+    async fn stacks(&self, call: Option<&String>, glob: Option<&Glob>) -> Result<Leaf, StoreError> {
+        let mut text = Text::new(self.tx);
+        text.push("SELECT DISTINCT p.stack FROM stack_call AS p WHERE p.tenant = ").bind(self.tenant);
+        text.push(" AND p.call IN (SELECT c.number FROM call AS c WHERE c.tenant = ").bind(self.tenant).push(" AND ");
+        match (call, glob) {
+            (Some(call), _) => {
+                text.push("c.text = ").bind(call);
+            }
+            (None, Some(glob)) => text.fits("c.text", glob),
+            (None, None) => {
+                text.push("true");
+            }
+        }
+        text.push(") LIMIT ").bind(MAX_LISTED as u64 + 1);
+        let rows = self.tx.ask(&text.sql, &text.values).await?;
+        if rows.len() > MAX_LISTED {
+            return Ok(Leaf::StackFits(glob.cloned().unwrap_or_else(|| Glob::exact(call.map_or("", String::as_str)))));
+        }
+        Ok(Leaf::Stacks(rows.iter().map(|row| row.int(0)).collect::<Result<_, _>>()?))
+    }
+}
+
+fn word(of: &impl serde::Serialize) -> String {
+    to_json(of).trim_matches('"').to_owned()
+}
+
+/// Returns the column that holds a field.
+pub(super) const fn column(field: &Field) -> &'static str {
+    match field {
+        Field::Hash => "hash",
+        Field::Digest => "digest",
+        Field::File => "name",
+        Field::Type | Field::Kind => "kind",
+        Field::State => "state",
+        Field::Truncated => "is_truncated",
+        Field::Time => "time",
+        Field::Uploaded => "uploaded_at",
+        Field::Cmd => "cmd",
+        Field::Psargs => "psargs",
+        Field::Pid => "pid",
+        Field::Node => "node",
+        Field::Platform => "platform",
+        Field::Ticket => "ticket",
+        Field::Stack => "stack",
+        Field::Signature => "signature",
+        Field::SignatureText => "signature_text",
+        Field::Execution => "execution",
+        Field::Size => "size",
+        Field::By => "created_by",
+        // Properties have a table of their own.
+        Field::Property(_) => "properties",
+    }
+}
+
+/// Tells whether a column has few different values, and an index that tells them.
+fn is_indexed(column: &str) -> bool {
+    matches!(column, "cmd" | "node" | "platform" | "ticket" | "signature")
+}
+
+impl Leaf {
+    /// Tells whether an index leads to the dumps that meet it.
+    pub(super) fn is_drivable(&self) -> bool {
+        match self {
+            Self::Among(column, _) => {
+                is_indexed(column) || matches!(*column, "id" | "hash" | "kind" | "state" | "execution")
+            }
+            Self::Time(..) | Self::Stacks(_) => true,
+            Self::Property(_, Test::Text(Comparison::Equal, _) | Test::Quoted(Comparison::Equal, _)) => true,
+            Self::Property(_, Test::Amount(..)) => true,
+            _ => false,
+        }
+    }
+
+    /// Tells whether the index that leads there has its dumps in the order of their times.
+    pub(super) fn is_ordered(&self) -> bool {
+        matches!(self, Self::Among(column, texts) if texts.len() == 1 && !matches!(*column, "id" | "hash" | "execution"))
+    }
+
+    /// Appends it. What stands before each column keeps SQLite from taking an index for it; nothing lets it.
+    pub(super) fn write(&self, text: &mut Text, (tenant, plus): (TenantId, &str)) {
+        let name = |column: &str| format!("{plus}d.{column}");
+        match self {
+            Self::Among(_, texts) if texts.is_empty() => {
+                text.push("false");
+            }
+            Self::Among(column, texts) => text.among(&name(column), texts),
+            Self::Gone("time") => {
+                text.push("d.time = 0");
+            }
+            Self::Gone(column) => {
+                text.push(&format!("d.{column} IS NULL"));
+            }
+            Self::Compares(column, comparison, value) => {
+                text.push(&format!("{} {} ", name(column), comparison.as_str())).bind(value.clone());
+            }
+            Self::Fits(column, glob) => text.fits(&name(column), glob),
+            Self::Time(column, comparison, at) => {
+                text.push(&format!("{} {} ", name(column), comparison.as_str())).bind(*at);
+                // Whether 0 could be meant is plain where it stands; where it could not, the index is not bothered.
+                if *column == "time" && comparison.passes(0.cmp(at)) {
+                    text.push(" AND d.time <> 0");
+                }
+            }
+            Self::Stacks(stacks) if stacks.is_empty() => {
+                text.push("false");
+            }
+            Self::Stacks(stacks) => text.among_numbers(&name("stack"), stacks),
+            Self::StackFits(glob) => {
+                // Looked up once for all dumps: the stacks are fewer than they.
+                text.push(&name("stack"))
+                    .push(" IN (SELECT p.stack FROM stack_call AS p WHERE p.tenant = ")
+                    .bind(tenant);
+                text.push(" AND p.call IN (SELECT c.number FROM call AS c WHERE c.tenant = ")
+                    .bind(tenant)
+                    .push(" AND ");
+                text.fits("c.text", glob);
+                text.push("))");
+            }
+            Self::PropertyGone(path) => {
+                text.push("NOT EXISTS (SELECT 1 FROM dump_property AS p WHERE p.dump = d.id AND (p.path = ").bind(path);
+                // What is inside of it has a dot behind its path, and the slash is the next sign.
+                text.push(" OR (p.path >= ").bind(format!("{path}.")).push(" AND p.path < ").bind(format!("{path}/"));
+                text.push(")))");
+            }
+            Self::Property(path, test) => {
+                if plus.is_empty() && self.is_drivable() {
+                    text.push("d.id IN (SELECT p.dump FROM dump_property AS p WHERE p.tenant = ").bind(tenant);
+                    text.push(" AND p.path = ").bind(path).push(" AND ");
+                } else {
+                    // A dump has few properties; what an index has of all dumps is not to be gone through for each.
+                    text.push("EXISTS (SELECT 1 FROM dump_property AS p WHERE p.dump = d.id AND ").push(plus);
+                    text.push("p.path = ").bind(path).push(" AND ").push(plus);
+                }
+                write_test(text, test);
+                text.push(")");
+            }
+        }
+    }
+}
+
+fn write_test(text: &mut Text, test: &Test) {
+    match test {
+        Test::Amount(comparison, number) => {
+            text.push(&format!("p.number {} ", comparison.as_str())).bind(sortable(*number));
+        }
+        Test::Text(comparison, with) => {
+            text.push(&format!("p.text {} ", comparison.as_str())).bind(found(with));
+        }
+        Test::Quoted(comparison, with) => {
+            text.push(&format!("p.text {} ", comparison.as_str())).bind(found(with)).push(" AND p.kind = 'text'");
+        }
+        Test::Fits(glob) => text.fits("p.text", glob),
+        // No property is asked these.
+        Test::Undefined | Test::Kinds(_) | Test::States(_) | Test::Truth(_) | Test::Number(..) | Test::Time(..) => {
+            text.push("false");
+        }
+    }
+}
+
+impl Ready {
+    /// Returns the conditions that must all be met.
+    pub(super) fn conjuncts(self) -> Vec<Self> {
+        match self {
+            Self::All(all) => all.into_iter().flat_map(Self::conjuncts).collect(),
+            one => vec![one],
+        }
+    }
+
+    /// Appends it.
+    pub(super) fn write(&self, text: &mut Text, how: (TenantId, &str)) {
+        let mut list = |all: &[Self], between: &str, none: &str| {
+            if all.is_empty() {
+                text.push(none);
+            }
+            for (index, one) in all.iter().enumerate() {
+                text.push(if index == 0 { "(" } else { between });
+                one.write(text, how);
+            }
+            text.push(if all.is_empty() { "" } else { ")" });
+        };
+        match self {
+            Self::All(all) => list(all, " AND ", "true"),
+            Self::Any(any) => list(any, " OR ", "false"),
+            Self::Not(inner) => {
+                text.push("NOT coalesce((");
+                inner.write(text, how);
+                text.push("), false)");
+            }
+            Self::Leaf(leaf) => {
+                text.push("(");
+                leaf.write(text, how);
+                text.push(")");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_text_is_behind_all_with_the_prefix() {
+        let check = |prefix: &str, expected: Option<&str>| assert_eq!(behind(prefix).as_deref(), expected);
+        check("svc", Some("svd"));
+        check("a\u{d7ff}", Some("a\u{e000}"));
+        check("a\u{10ffff}", Some("b"));
+        check("\u{10ffff}", None);
+        check("", None);
+    }
+}
