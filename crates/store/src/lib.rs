@@ -34,7 +34,7 @@ pub use change::retention::Retained;
 pub use change::{Bounds, ChangeFilter, ChangePage, Follower, Retention};
 pub use chunk::ChunkCheck;
 pub use clock::{Clock, random};
-pub use dump::{DumpKey, Taken};
+pub use dump::{DumpKey, DumpLeft, Taken};
 pub use error::{StoreError, chain, is_full};
 pub use execution::ExecutionEnd;
 pub use execution::claim::{Claim, Queue};

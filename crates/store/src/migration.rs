@@ -20,7 +20,7 @@ struct Migration {
 }
 
 /// The schema's history, oldest first.
-const MIGRATIONS: &[Migration] = &[GROUND, NODES, LAYERS, RETENTION, DUMPS];
+const MIGRATIONS: &[Migration] = &[GROUND, NODES, LAYERS, RETENTION, DUMPS, ANALYSES];
 
 const GROUND: Migration = Migration {
     version: 1,
@@ -54,6 +54,14 @@ const RETENTION: Migration = Migration {
 
 const DUMPS: Migration =
     Migration { version: 5, name: "dumps", both: include_str!("migration/0005_dumps.sql"), sqlite: "", postgres: "" };
+
+const ANALYSES: Migration = Migration {
+    version: 7,
+    name: "analyses",
+    both: include_str!("migration/0007_analyses.sql"),
+    sqlite: "",
+    postgres: "",
+};
 
 /// A name for the lock under which one server at a time migrates.
 const LOCK: i64 = 0x0071_7561_7272_7931;

@@ -108,9 +108,10 @@ tables! {
         "tenant, digest, parcel, place, packed, raw" = "$1, $2, $3, $4, $5, $6";
     "dump" by "id" = [0] > "$1" limit "$2" from Text:
         "id, tenant, hash, digest, size, manifest, kind, state, is_truncated, name, time, cmd, psargs, pid, node, \
-         platform, ticket, properties, stack, signature, signature_text, execution, report, created_by, uploaded_at" =
+         platform, ticket, properties, stack, signature, signature_text, execution, report, created_by, uploaded_at, \
+         analysis, class, severity, cause" =
         "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, \
-         $24, $25";
+         $24, $25, $26, $27, $28, $29";
     "dump_parcel" by "dump, parcel" = [0, 1] > "$1, $2" limit "$3" from Mixed:
         "dump, parcel, tenant" = "$1, $2, $3";
     "dump_property" by "dump, ordinal" = [0, 1] > "$1, $2" limit "$3" from Mixed:

@@ -105,7 +105,7 @@ impl Sim {
     fn done(&mut self, held: Held, outcome: Outcome) -> Sync {
         self.held.retain(|one| *one != held);
         let finished =
-            Finished { held, outcome, usage: Usage { wall_ms: 3, ..Usage::default() }, dump: None, manifest: None };
+            Finished { held, outcome, usage: Usage { wall_ms: 3, ..Usage::default() }, dump: None, manifest: None, findings: None };
         Sync { finished: vec![finished], ..self.says() }
     }
 }
