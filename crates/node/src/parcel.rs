@@ -291,8 +291,7 @@ pub async fn fetch<D: Depot>(
             let bytes = read(depot.part(parcel, range).await?, FETCHED_BYTES * 2).await?;
             let mut rest = &bytes[..];
             for frame in &left[..count] {
-                let (packed, behind) =
-                    rest.split_at_checked(frame.packed as usize).ok_or_else(|| missing(frame))?;
+                let (packed, behind) = rest.split_at_checked(frame.packed as usize).ok_or_else(|| missing(frame))?;
                 block_in_place(|| assembly.push(packed))?;
                 rest = behind;
             }

@@ -78,8 +78,8 @@ pub struct Settings {
     pub first_id: u32,
     /// How long it finishes what it has when told to stop.
     pub drain: Duration,
-    /// The program that becomes the spawner when its first argument is `spawner`, minds a container when it is `minder`, and
-    /// unpacks when it is `unpack`.
+    /// The program that becomes the spawner when its first argument is `spawner`, minds a container when it is `minder`,
+    /// unpacks when it is `unpack`, and opens a dump when it is `analyser`.
     pub helper: PathBuf,
     /// Folders that no sandbox over the machine's own files sees: a server's data, for instance.
     pub hidden: Vec<PathBuf>,

@@ -14,8 +14,8 @@ use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
 use model::dump::DumpFindings;
 use model::{
-    Execution, ExecutionId, ExecutionState, Lease, Manifest, NewExecution, Noun, Origin, OriginKind, Outcome,
-    Recipe, SessionId, Shape, TenantId, Usage,
+    Execution, ExecutionId, ExecutionState, Lease, Manifest, NewExecution, Noun, Origin, OriginKind, Outcome, Recipe,
+    SessionId, Shape, TenantId, Usage,
 };
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! `quarry dump upload`: hash, ask, send what is missing, make known.
 
 use super::object::hash_of;
-use super::parcels::{Sent, send};
+use super::parcels::send;
 use crate::blob::{bar, progress};
 use crate::exit::{Exit, Failure};
 use crate::session::Session;
@@ -12,6 +12,7 @@ use dump::parcel::{Split, split_file, split_stream};
 use jiff::Timestamp;
 use model::dump::{Arrival, DumpArrived, DumpFacts, MAX_WORD_CHARS};
 use model::{Digest, Dump, DumpId, ErrorKind, NewDump};
+use node::parcel::Sent;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 

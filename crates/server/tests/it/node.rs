@@ -104,8 +104,14 @@ impl Sim {
 
     fn done(&mut self, held: Held, outcome: Outcome) -> Sync {
         self.held.retain(|one| *one != held);
-        let finished =
-            Finished { held, outcome, usage: Usage { wall_ms: 3, ..Usage::default() }, dump: None, manifest: None, findings: None };
+        let finished = Finished {
+            held,
+            outcome,
+            usage: Usage { wall_ms: 3, ..Usage::default() },
+            dump: None,
+            manifest: None,
+            findings: None,
+        };
         Sync { finished: vec![finished], ..self.says() }
     }
 }

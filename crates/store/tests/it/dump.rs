@@ -5,8 +5,8 @@ use crate::node::{finished, join, report};
 use crate::sample::{at, log, refused, tenant};
 use futures_util::future::join_all;
 use model::dump::{Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, DumpSignature};
-use model::parcel::{Frame, Index};
 use model::node::Held;
+use model::parcel::{Frame, Index};
 use model::{
     Blob, Digest, Dump, DumpId, DumpKind, DumpState, Execution, ExecutionId, NewDump, Noun, Outcome, Purpose, TenantId,
 };
