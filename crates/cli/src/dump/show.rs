@@ -12,7 +12,7 @@ use clap::Args;
 use client::Client;
 use futures_util::StreamExt;
 use jiff::SignedDuration;
-use model::report::{Frame, MAX_REPORT_BYTES, Module, Report, Severity, Thread, Trust};
+use model::report::{Crash, Frame, MAX_REPORT_BYTES, Module, Report, Severity, Thread, Trust};
 use model::{ChangeQuery, Dump, DumpState, Noun};
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -165,14 +165,16 @@ fn head(output: &mut Output, dump: &Dump, report: &Report) -> anyhow::Result<()>
         ("signal", signal(report)),
         ("class", crash.map(|crash| crash.class.clone())),
         ("message", crash.and_then(|crash| crash.message.clone())),
-        ("severity", crash.map(|crash| severity(crash.severity).to_owned())),
+        ("severity", crash.map(severity_text)),
         ("signature", dump.signature.as_ref().map(|signature| format!("{} ({})", signature.text, signature.id))),
     ];
-    output.fields(&fields)?;
-    for reason in crash.map(|crash| crash.reasons.as_slice()).unwrap_or_default() {
-        output.line(&printable(&format!("  {reason}")))?;
-    }
-    Ok(())
+    Ok(output.fields(&fields)?)
+}
+
+/// Writes how bad it may be, and why.
+fn severity_text(crash: &Crash) -> String {
+    let word = severity(crash.severity);
+    if crash.reasons.is_empty() { word.to_owned() } else { format!("{word}: {}", crash.reasons.join("; ")) }
 }
 
 fn signal(report: &Report) -> Option<String> {
