@@ -4,7 +4,7 @@ use crate::app::TestApp;
 use crate::engine::{Place, on_both_engines};
 use model::dump::{Arrival, DumpArrived};
 use model::parcel::{Extent, Frame, FramePlaces, FrameQuery, FramesMissing, Index, Manifest, Parcel};
-use model::{Digest, Dump, DumpId, DumpKind, NewDump, Page, Role, Scope};
+use model::{Digest, Dump, DumpId, DumpKind, Execution, NewDump, OriginKind, Page, Role, Scope};
 use reqwest::Method;
 use serde_json::json;
 use store::random;
@@ -100,7 +100,13 @@ pub(crate) async fn known(app: &TestApp, token: &str) -> Dump {
     let whole = manifest(&index.frames).encode();
     put(app, token, "/v1/parcels", &bytes).await.must(201);
     put(app, token, "/v1/manifests", &whole).await.must(201);
-    app.post(token, "/v1/dumps", &new(app, &whole)).await.must(201).json::<DumpArrived>().dump
+    let dump = app.post(token, "/v1/dumps", &new(app, &whole)).await.must(201).json::<DumpArrived>().dump;
+    // Its analysis is made a moment later, and the log tells of it.
+    let is_made = |page: &Page<Execution>| page.items.iter().any(|one| one.origin.kind == OriginKind::Dump);
+    while !is_made(&app.get(token, "/v1/executions").await.must(200).json()) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    dump
 }
 
 async fn a_dump_is_made_known_when_all_of_it_is_there(place: &Place) {
