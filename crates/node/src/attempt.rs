@@ -267,7 +267,7 @@ impl Attempt {
             () = wished(&mut wish, Wish::Cancel) => return Ok(Product::bare(Outcome::Cancelled)),
             prepared = self.prepare(image) => prepared?,
         };
-        let order = recipe::order(&self.assignment, image)?;
+        let order = recipe::order(&self.assignment, image, &self.shop.settings)?;
         let stdio = self.stdio().await?;
         Egress::check(&self.assignment.recipe.sandbox.egress).map_err(|error| Trouble::Refused(whole(&error)))?;
         let begun = match recipe::runtime(&self.assignment, image) {

@@ -8,10 +8,11 @@
 //! What a child found out about symbols it keeps in a folder that is its tenant's alone: whoever could make it write
 //! nonsense there only ever misleads their own tenant. The folder is emptied when it has grown too large.
 
-use super::{Attempt, Product, Trouble, Wish, whole, wished};
+use super::{Attempt, MAX_AFTERMATH, Product, Trouble, Wish, whole, wished};
 use crate::files::Form;
 use crate::output::{Output, Source};
 use crate::parcel::{Fenced, ParcelError, fetch, read};
+use crate::recipe::host_user;
 use crate::scratch::Scratch;
 use client::blob::Content as BlobContent;
 use model::analysis::{DumpOrder, MAX_FINDINGS_BYTES};
@@ -19,7 +20,7 @@ use model::chunk::Stream;
 use model::dump::DumpFindings;
 use model::parcel::{MAX_MANIFEST_BYTES, Manifest};
 use model::report::MAX_REPORT_BYTES;
-use model::{Access, Digest, Network, Outcome};
+use model::{Access, Network, Outcome};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use sandbox::{Bind, Order, Plan, Root};
@@ -30,15 +31,16 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 
 /// Where the child finds what is for it: a folder that is empty in every sandbox.
 const INSIDE: &str = "/run/quarry";
-/// Who the child is inside.
-const USER: &str = "1000:1000";
 /// The word by which our program knows that it is to open a dump.
 const CHILD: &str = "analyser";
+/// Who is root inside, and nobody in particular outside.
+const ROOT: &str = "0:0";
 /// Bytes that a tenant's symbols may take before they are made anew.
 const MAX_SYMBOL_BYTES: u64 = 2 << 30;
 /// Layers of an image that are looked through.
@@ -49,12 +51,6 @@ struct Ground {
     plan: Plan,
     order: Order,
     _keep: Vec<Box<dyn Any + Send + Sync>>,
-}
-
-/// What the child wrote.
-struct Told {
-    findings: DumpFindings,
-    report: (Digest, u64),
 }
 
 impl Attempt {
@@ -78,28 +74,37 @@ impl Attempt {
         let begun = crate::worker::Worker { handle, events, wire: None };
         let outside = super::Outside { feed: None, sources: vec![Source { stream: Stream::Error, fd: said }] };
         let scratch = self.scratch().map_err(machine)?;
-        let taking = take(told, scratch.path().to_owned());
-        let (ending, taken) = tokio::join!(self.accompany(begun, outside, output), taking);
+        let (ending, taken) = {
+            let mut taking = pin!(take(told, scratch.path().to_owned()));
+            let mut accompanying = pin!(self.accompany(begun, outside, output));
+            let mut taken = None;
+            let ending = loop {
+                tokio::select! {
+                    ending = &mut accompanying => break ending,
+                    done = &mut taking, if taken.is_none() => taken = Some(done),
+                }
+            };
+            if taken.is_none() {
+                taken = tokio::time::timeout(MAX_AFTERMATH, taking).await.ok();
+            }
+            (ending, taken)
+        };
         let mut product = self.result(ending?);
         drop(ground);
         if product.outcome != (Outcome::Exited { code: 0 }) {
             return Ok(product);
         }
-        match taken.map_err(machine)? {
-            // What it says makes no sense, so it is not ours any more: somebody took it over.
+        match taken.transpose().map_err(machine)?.flatten() {
+            // The dump is then unreadable: our own child does not speak like that, unless somebody took it over.
             None => output.remark("[the analysis wrote no findings that can be read]\n").await,
             Some(findings) => {
-                let told = self.keep_report(findings, scratch.path()).await?;
-                product.findings = Some(DumpFindings { report: Some(told.report.0), ..told.findings });
+                let stored = self.fence.store(BlobContent::File(scratch.path().to_owned())).await;
+                let (report, _) = stored
+                    .map_err(|error| Trouble::Machine(format!("the report of a dump cannot be stored: {error}")))?;
+                product.findings = Some(DumpFindings { report: Some(report), ..findings });
             }
         }
         Ok(product)
-    }
-
-    async fn keep_report(&self, findings: DumpFindings, path: &Path) -> Result<Told, Trouble> {
-        let stored = self.fence.store(BlobContent::File(path.to_owned())).await;
-        let report = stored.map_err(|error| Trouble::Machine(format!("the report cannot be stored: {error}")))?;
-        Ok(Told { findings, report })
     }
 
     /// Fetches what the child is to see, and says how it is begun.
@@ -146,10 +151,12 @@ impl Attempt {
                 Err(error) => output.remark(&format!("[the image is not there: {error}]\n")).await,
             }
         }
+        // What an image keeps from others is kept from its own dumps no more than from its own programs.
+        let user = if order.image.is_some() { ROOT } else { host_user(&self.shop.settings) };
         roots.push(PathBuf::from("/"));
         let debug: Vec<_> = roots.iter().map(|root| root.join("usr/lib/debug")).collect();
         let places = json!({ "roots": roots, "debug": debug, "cache": inside("symbols") }).to_string();
-        Ok(Ground { plan: self.plan(binds), order: command(places), _keep: keep })
+        Ok(Ground { plan: self.plan(binds), order: command(places, user), _keep: keep })
     }
 
     fn plan(&self, binds: Vec<Bind>) -> Plan {
@@ -215,13 +222,13 @@ fn inside(inner: &str) -> PathBuf {
     Path::new(INSIDE).join(inner)
 }
 
-fn command(places: String) -> Order {
+fn command(places: String, user: &str) -> Order {
     let path = |inner: &str| inside(inner).display().to_string();
     Order {
         command: vec![path("program"), CHILD.to_owned(), path("dump"), places],
         env: Vec::new(),
         cwd: "/".to_owned(),
-        user: USER.to_owned(),
+        user: user.to_owned(),
         window: None,
     }
 }
