@@ -5,7 +5,10 @@
 //! guard is a mark that costs no mapping of its own, and she is no thread to the standard library nor to the allocator, but
 //! the spawner's main thread on another stack. The two take turns by one word: whoever has not the turn waits in the kernel
 //! and touches nothing. Measured: with a heap for each of twenty mothers a sandbox copied four times as many pages.
-#![expect(unsafe_code, reason = "a thread on a stack of our own, which shares its maker's own memory, has no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "a thread on a stack of our own, which shares its maker's own memory, has no safe wrapper"
+)]
 
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};

@@ -11,12 +11,12 @@ use store::random;
 
 on_both_engines!(a_parcel_is_proved_frame_by_frame, a_dump_is_made_known_when_all_of_it_is_there, rights_are_kept);
 
-fn digest(bytes: &[u8]) -> Digest {
+pub(crate) fn digest(bytes: &[u8]) -> Digest {
     Digest::from_bytes(*blake3::hash(bytes).as_bytes())
 }
 
 /// Contents that stand for packed frames: nothing here unpacks them.
-fn parcel(contents: &[&[u8]]) -> (Index, Vec<u8>) {
+pub(crate) fn parcel(contents: &[&[u8]]) -> (Index, Vec<u8>) {
     let frame = |bytes: &&[u8]| Frame { digest: digest(bytes), packed: bytes.len() as u32, raw: 4096 };
     let index = Index { frames: contents.iter().map(frame).collect() };
     let bytes = [index.encode(), contents.concat()].concat();
@@ -28,7 +28,7 @@ async fn put(app: &TestApp, token: &str, path: &str, bytes: &[u8]) -> crate::ans
     app.send(app.request(Method::PUT, token, &path).body(bytes.to_vec())).await
 }
 
-fn manifest(frames: &[Frame]) -> Manifest {
+pub(crate) fn manifest(frames: &[Frame]) -> Manifest {
     let bytes = frames.iter().map(|frame| u64::from(frame.raw)).sum();
     Manifest {
         size: bytes + 100,
@@ -38,7 +38,7 @@ fn manifest(frames: &[Frame]) -> Manifest {
     }
 }
 
-fn new(app: &TestApp, manifest: &[u8]) -> NewDump {
+pub(crate) fn new(app: &TestApp, manifest: &[u8]) -> NewDump {
     NewDump {
         id: DumpId::new(app.clock.now(), random()),
         hash: "76998f82a450a8914037e4da838ec609".to_owned(),
