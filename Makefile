@@ -1,8 +1,8 @@
-# The commands of this house. `make run` and `make test` are all that is needed; the rest is comfort.
+# The commands of this house. `make demo`, `make run` and `make test` are all that is needed; the rest is comfort.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test test-catch test-cgroup2 soak fuzz bench fmt clean
+.PHONY: help demo run test test-catch test-cgroup2 soak fuzz bench fmt clean
 
 # Where `make run` keeps its database and blobs.
 DATA ?= quarry-data
@@ -11,6 +11,11 @@ ARGS ?=
 
 help: ## Print what there is
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: ## Build, and show what becomes of a program that crashes; leaves nothing behind (DEMO_KEEP=1 keeps it running)
+	@scripts/install run
+	@cargo build --locked --package cli
+	@scripts/demo
 
 # The development profile: it starts minutes sooner, and what is hot in it is optimised all the same (Cargo.toml).
 run: ## Install what is missing, build, and start the embedded server (ARGS="…", DATA=folder)

@@ -8,7 +8,7 @@ mod candidate;
 mod packing;
 
 use crate::blob::bar;
-use crate::dump::parcels::{Sent, send};
+use crate::dump::parcels::send;
 use crate::dump::upload::{announce, is_as_full, there};
 use crate::exit::{Exit, Failure, Told};
 use crate::quantity;
@@ -22,6 +22,7 @@ use indicatif::ProgressBar;
 use jiff::SignedDuration;
 use model::Dump;
 use model::dump::{Arrival, DumpChange};
+use node::parcel::Sent;
 use packing::Packing;
 use rustix::fs::{Mode, OFlags};
 use serde_json::json;

@@ -11,18 +11,21 @@ mod note;
 mod object;
 pub(crate) mod packs;
 pub(crate) mod parcels;
+pub(crate) mod redaction;
 mod report;
 mod selection;
+mod show;
 pub(crate) mod upload;
 
 use crate::exit::Exit;
 use crate::session::Session;
 use clap::Subcommand;
 
-/// Stores dumps, finds them, notes on them what was found out, and fetches them again
+/// Stores dumps, finds them, shows what is in them, notes on them what was found out, and fetches them again
 #[derive(Subcommand)]
 #[command(after_help = "Example:
   quarry dump upload core.1234
+  quarry dump show 76998f82a450a891
   quarry dump ls mtime=6h cmd=java
   quarry dump info 76998f82a450a891
   quarry dump report type=core platform
@@ -39,6 +42,7 @@ pub(crate) enum Dump {
     Ticket(note::Ticket),
     Unticket(note::Unticket),
     Rm(note::Rm),
+    Show(show::Show),
     Download(download::Download),
     Object(object::Object),
     Packs(packs::Packs),
@@ -61,6 +65,7 @@ impl Dump {
             Self::Ticket(ticket) => ticket.run(session).await,
             Self::Unticket(unticket) => unticket.run(session).await,
             Self::Rm(rm) => rm.run(session).await,
+            Self::Show(show) => show.run(session).await,
             Self::Download(download) => download.run(session).await,
             Self::Object(object) => object.run(session).await,
             Self::Packs(packs) => packs.run(session).await,

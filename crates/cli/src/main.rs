@@ -46,6 +46,7 @@ fn main() -> std::process::ExitCode {
         Some("spawner") => ::node::spawner(),
         Some("minder") => ::node::minder(),
         Some("unpack") => ::node::unpack(),
+        Some("analyser") => ::node::analyser(),
         _ => command::run(&args),
     }
 }

@@ -9,6 +9,7 @@ use crate::{Client, ClientError};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use model::node::Held;
+use model::parcel::Parcel;
 use model::{Blob, Digest, ErrorKind, Page, PageQuery, Purpose, SessionId};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
 use reqwest::{Body, Method, RequestBuilder, Response};
@@ -191,6 +192,18 @@ impl Client {
         content: &Content,
     ) -> Result<Blob, ClientError> {
         self.blob_put_at(&fence.address(digest), size, content, Arc::new(|_| ())).await
+    }
+
+    /// Stores a parcel for the tenant of an execution that a node holds.
+    pub async fn execution_parcel_put(
+        &self,
+        fence: Fence,
+        digest: Digest,
+        parcel: Bytes,
+    ) -> Result<Parcel, ClientError> {
+        let path = format!("/v1/executions/{}/parcels/{digest}", fence.held.execution);
+        let (address, size) = (Address { path, query: fence.query() }, parcel.len() as u64);
+        self.blob_put_at(&address, size, &Content::Bytes(parcel), Arc::new(|_| ())).await
     }
 
     /// Opens a blob of the tenant of an execution that a node holds.
@@ -482,6 +495,11 @@ impl Fence {
     /// Returns where it is asked for the packs of modules.
     pub(crate) fn modules(&self) -> (String, Vec<(&'static str, String)>) {
         (format!("/v1/executions/{}/modules", self.held.execution), self.query())
+    }
+
+    /// Returns where it is asked which frames are missing.
+    pub(crate) fn frames_missing(&self) -> (String, Vec<(&'static str, String)>) {
+        (format!("/v1/executions/{}/frames/missing", self.held.execution), self.query())
     }
 
     fn query(&self) -> Vec<(&'static str, String)> {

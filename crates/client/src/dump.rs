@@ -29,6 +29,16 @@ impl Client {
         self.json(Replay::Safe, || self.request(Method::POST, &path).query(&pairs).json(query)).await
     }
 
+    /// Returns those of some frames that the tenant of an execution does not have that a node holds.
+    pub async fn execution_frames_missing(
+        &self,
+        fence: Fence,
+        query: &FrameQuery,
+    ) -> Result<FramesMissing, ClientError> {
+        let (path, pairs) = fence.frames_missing();
+        self.json(Replay::Safe, || self.request(Method::POST, &path).query(&pairs).json(query)).await
+    }
+
     /// Stores a parcel; it is sent again if the connection breaks.
     pub async fn parcel_put(&self, digest: Digest, parcel: Bytes, progress: Progress) -> Result<Parcel, ClientError> {
         self.put_named(&format!("/v1/parcels/{digest}"), &Content::Bytes(parcel.clone()), parcel.len() as u64, progress)

@@ -7,6 +7,7 @@
 mod analyse;
 mod core;
 mod crash;
+mod finding;
 mod id;
 mod illumos;
 mod kernel;
@@ -28,6 +29,7 @@ mod unwind;
 pub use analyse::{analyse, main};
 pub use core::mapped_modules;
 pub use core::{EXTRA_KIND, EXTRA_OWNER, Extra, MAX_EXTRA_BYTES};
+pub use finding::{child, findings};
 pub use id::{IdError, QuickId, quick_id};
 pub use kind::{MAX_HEAD_BYTES, kind};
 pub use mapped::Mapped;

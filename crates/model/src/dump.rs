@@ -12,7 +12,7 @@ use crate::error::ApiError;
 use crate::id::{DumpId, ExecutionId, TenantId};
 use crate::limits::{MAX_NAME_CHARS, MAX_ROW_BYTES};
 use crate::parcel::MAX_DUMP_BYTES;
-use crate::report::DumpKind;
+use crate::report::{DumpKind, Severity};
 use crate::signature::Signed;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -206,6 +206,15 @@ pub struct Dump {
     /// Which crashes it is one of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<DumpSignature>,
+    /// What went wrong: a word of `docs/report.md`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// How bad that may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub severity: Option<Severity>,
+    /// Why nothing could be made of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
     /// The execution that died.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execution: Option<ExecutionId>,
@@ -424,7 +433,16 @@ pub struct DumpFindings {
     /// Which crashes it is one of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<DumpSignature>,
-    /// The same with the stack that was signed and the reasons, which is what dumps are counted and compared by.
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// How bad that may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub severity: Option<Severity>,
+    /// Why nothing could be made of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// The signature with the stack that was signed and the reasons, which is what dumps are counted and compared by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed: Option<Box<Signed>>,
     /// The report, a blob.
@@ -433,6 +451,27 @@ pub struct DumpFindings {
 }
 
 impl DumpFindings {
+    /// Returns findings that say no more than how it ended.
+    pub fn new(state: DumpState, kind: DumpKind) -> Self {
+        Self {
+            state,
+            kind,
+            facts: DumpFacts::default(),
+            stack: Vec::new(),
+            signature: None,
+            class: None,
+            severity: None,
+            cause: None,
+            signed: None,
+            report: None,
+        }
+    }
+
+    /// Returns the findings of an analysis that came to nothing, with the reason.
+    pub fn unreadable(kind: DumpKind, cause: impl Into<String>) -> Self {
+        Self { cause: Some(cause.into()), ..Self::new(DumpState::Unreadable, kind) }
+    }
+
     /// Returns them cut to what a row may hold: they were made of foreign bytes, and a name too long must not lose them.
     #[must_use]
     pub fn fitted(mut self) -> Self {
@@ -453,6 +492,12 @@ impl DumpFindings {
         }
         if let Some(text) = &mut facts.psargs {
             cut(text, MAX_WORD_CHARS * 4);
+        }
+        if let Some(class) = &mut self.class {
+            cut(class, MAX_WORD_CHARS);
+        }
+        if let Some(cause) = &mut self.cause {
+            cut(cause, MAX_WORD_CHARS * 4);
         }
         if let Some(signature) = &mut self.signature {
             cut(&mut signature.id, MAX_WORD_CHARS);
@@ -554,13 +599,9 @@ mod tests {
     #[test]
     fn findings_fit_a_row() {
         let findings = DumpFindings {
-            state: DumpState::Analysed,
-            kind: DumpKind::Core,
             facts: DumpFacts { cmd: Some("a\0b".repeat(1000)), ..DumpFacts::default() },
             stack: vec!["ü".repeat(1000); 1000],
-            signature: None,
-            signed: None,
-            report: None,
+            ..DumpFindings::new(DumpState::Analysed, DumpKind::Core)
         };
         let findings = findings.fitted();
         assert_eq!(findings.facts.cmd.map(|cmd| cmd.len()), Some(MAX_WORD_CHARS));

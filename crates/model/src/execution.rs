@@ -6,7 +6,7 @@
 
 use crate::digest::Digest;
 use crate::error::ApiError;
-use crate::id::{ExecutionId, ImageId, NodeId, SessionId, TenantId};
+use crate::id::{DumpId, ExecutionId, ImageId, NodeId, SessionId, TenantId};
 use crate::limits::{
     MAX_COMMAND_WORDS, MAX_CPU_MILLI, MAX_ENV_NAME_CHARS, MAX_ENV_VARIABLES, MAX_GRACE_MS, MAX_IMAGE_CHARS,
     MAX_LANE_CHARS, MAX_LOG_BYTES, MAX_MEMORY_BYTES, MAX_PIDS, MAX_ROW_BYTES, MAX_WALL_MS,
@@ -436,9 +436,9 @@ pub struct Execution {
     /// What it used; while it runs, what its node last told, of which the log says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
-    /// The core that it left, as a blob.
+    /// The dump that it left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dump: Option<Digest>,
+    pub dump: Option<DumpId>,
     /// Why nobody has it yet, if it waits for more than its turn; found out when asked, so absent from the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,

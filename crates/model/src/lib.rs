@@ -4,6 +4,7 @@
 //! share every type. What a type accepts from outside is checked here (`check`), once, for all of them.
 #![forbid(unsafe_code)]
 
+pub mod analysis;
 pub mod blob;
 pub mod change;
 pub mod chunk;

@@ -4,8 +4,9 @@
 //! when it runs out, everything returns to the queue. What a sync says is the whole truth about what the node holds, so
 //! a lost answer repairs itself at the next one.
 
+use crate::analysis::DumpOrder;
 use crate::chunk::Chunk;
-use crate::digest::Digest;
+use crate::dump::{DumpFindings, NewDump};
 use crate::error::ApiError;
 use crate::execution::{Class, LimitSet, Outcome, Recipe, Usage};
 use crate::id::{ExecutionId, NodeId, SessionId, TenantId};
@@ -264,12 +265,15 @@ pub struct Finished {
     pub outcome: Outcome,
     /// What it used.
     pub usage: Usage,
-    /// The core that it left, as a blob of its tenant.
+    /// The core that it left, whose frames and manifest are its tenant's already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dump: Option<Digest>,
+    pub dump: Option<NewDump>,
     /// The image that it made, if that was its work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Manifest>,
+    /// What it found out about a dump, if that was its work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub findings: Option<DumpFindings>,
 }
 
 /// What a node says: everything that it holds, and what has happened since it was last heard.
@@ -338,6 +342,11 @@ pub enum Work {
     Image {
         /// From what.
         order: ImageOrder,
+    },
+    /// Find out what is in a dump.
+    Dump {
+        /// Which.
+        order: DumpOrder,
     },
 }
 

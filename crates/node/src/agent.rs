@@ -1,6 +1,6 @@
 //! The agent: a node's life, from its folder and its spawner to its last goodbye.
 
-use crate::attempt::Shop;
+use crate::attempt::{DUMPS, SYMBOLS, Shop};
 use crate::cache::{Cache, CacheError, CacheSettings};
 use crate::dispatcher::Dispatcher;
 use crate::files::Files;
@@ -15,6 +15,8 @@ use model::{Network, NodeId, Offer};
 use sandbox::{SandboxError, Spawner};
 use std::fs;
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -88,6 +90,8 @@ impl Agent {
             CacheSettings { folder: settings.state.join("layers"), budget_bytes: settings.cache_bytes, unpack };
         let cache = Cache::open(layers).await?;
         let files = Files::open(settings.state.join("files"), settings.cache_bytes / 4).map_err(folder)?;
+        fresh(&settings.state.join(DUMPS)).map_err(folder)?;
+        private(&settings.state.join(SYMBOLS)).map_err(folder)?;
         let runtimes = Runtimes::open(&settings).map_err(folder)?;
         let offer = offer(&settings, &sandboxes, &runtimes);
         let notes = [&sandboxes.abilities().notes, runtimes.notes()].concat();
@@ -122,6 +126,21 @@ impl Agent {
         let Self { shop, client, id, offer, joined, .. } = self;
         Dispatcher::new(shop, client, id, offer, joined).run(stop).await
     }
+}
+
+/// Makes a folder that nobody else on this machine may enter, unless it is there.
+fn private(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+}
+
+/// Makes a folder of this process's own, without what an earlier one left in it.
+fn fresh(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::DirBuilder::new().mode(0o700).create(folder)
 }
 
 fn offer(settings: &Settings, sandboxes: &Sandboxes, runtimes: &Runtimes) -> Offer {

@@ -1,11 +1,14 @@
 //! An attempt: one execution on this node, from its assignment to what is reported of its end.
 //!
 //! ```text
-//! prepare ─► (worker | cold sandbox) ─► started ─► ended ─► output flushed, core stored ─► finished
+//! prepare ─► (worker | cold sandbox) ─► started ─► ended ─► output flushed, core sent ─► finished
 //!    └── trouble ─► finished: set-up failed     └── cancel ─► stop gently ─► ended
 //! ```
 //! An attempt that is abandoned, because its lease is gone, ends its sandbox and reports nothing. Everything that it says
 //! carries its fence, so what a slow attempt says after it was given to another node does not count.
+
+mod analysis;
+mod core;
 
 use crate::cache::Cache;
 use crate::egress::Egress;
@@ -22,6 +25,7 @@ use crate::worker::{Keep, Worker, Workers};
 use client::blob::Content as BlobContent;
 use client::{Client, ClientError};
 use model::chunk::{Content, Stream};
+use model::dump::DumpFindings;
 use model::image::{ImageOrder, Manifest};
 use model::limits::MAX_CHUNK_BLOB_BYTES;
 use model::node::{Assignment, Finished, Held, Work};
@@ -30,7 +34,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use sandbox::{Core, Ending, Event, FaultKind, Order, Plan, Status, Stop};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -41,6 +45,11 @@ use tokio_util::task::TaskTracker;
 
 /// How long output is read after everything inside has ended; then somebody outside holds it open.
 const MAX_AFTERMATH: Duration = Duration::from_secs(10);
+
+/// Where dumps and reports lie while they are worked on, beneath the node's folder.
+pub(crate) const DUMPS: &str = "dumps";
+/// Where what was found out about symbols is kept, a folder for each tenant; nobody else on the machine may enter it.
+pub(crate) const SYMBOLS: &str = "symbols";
 
 /// What a dispatcher wants of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,11 +117,12 @@ struct Product {
     usage: Usage,
     core: Option<Core>,
     manifest: Option<Manifest>,
+    findings: Option<DumpFindings>,
 }
 
 impl Product {
     fn bare(outcome: Outcome) -> Self {
-        Self { outcome, usage: Usage::default(), core: None, manifest: None }
+        Self { outcome, usage: Usage::default(), core: None, manifest: None, findings: None }
     }
 
     fn unbegun(fault: SetUpFault, cause: String) -> Self {
@@ -206,14 +216,15 @@ impl Attempt {
             Some(core) => self.keep_core(core, &mut output).await,
         };
         result.usage.log_bytes = output.finish().await.bytes;
-        let Product { outcome, usage, manifest, .. } = result;
-        Ended { held, finished: Some(Finished { held, outcome, usage, dump, manifest }), failure }
+        let Product { outcome, usage, manifest, findings, .. } = result;
+        Ended { held, finished: Some(Finished { held, outcome, usage, dump, manifest, findings }), failure }
     }
 
     async fn work(&mut self, output: &mut Output) -> Result<Product, Trouble> {
         match self.assignment.work.clone() {
             Work::Run { image } => self.run_recipe(image.as_ref(), output).await,
             Work::Image { order } => self.make_image(&order, output).await,
+            Work::Dump { order } => self.analyse(&order, output).await,
         }
     }
 
@@ -256,7 +267,7 @@ impl Attempt {
             () = wished(&mut wish, Wish::Cancel) => return Ok(Product::bare(Outcome::Cancelled)),
             prepared = self.prepare(image) => prepared?,
         };
-        let order = recipe::order(&self.assignment, image)?;
+        let order = recipe::order(&self.assignment, image, &self.shop.settings)?;
         let stdio = self.stdio().await?;
         Egress::check(&self.assignment.recipe.sandbox.egress).map_err(|error| Trouble::Refused(whole(&error)))?;
         let begun = match recipe::runtime(&self.assignment, image) {
@@ -429,21 +440,7 @@ impl Attempt {
             Status::Signalled(signal) => Outcome::Signalled { signal },
             Status::Exited(code) => Outcome::Exited { code },
         };
-        Product { outcome, usage: ending.usage, core: ending.core, manifest: None }
-    }
-
-    /// Stores a core; if that fails the execution still ends as it ended, and its log says why there is no core.
-    async fn keep_core(&self, core: Core, output: &mut Output) -> Option<Digest> {
-        // By its descriptor, as it has no name.
-        let path = format!("/proc/self/fd/{}", core.file.as_raw_fd());
-        match self.fence.store(BlobContent::File(path.into())).await {
-            Ok((digest, _)) => Some(digest),
-            Err(error) => {
-                tracing::warn!(execution = %self.fence.held.execution, %error, "a core cannot be stored");
-                output.remark(&format!("[the core of {} bytes could not be stored: {error}]\n", core.bytes)).await;
-                None
-            }
-        }
+        Product { usage: ending.usage, core: ending.core, ..Product::bare(outcome) }
     }
 }
 

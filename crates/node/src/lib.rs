@@ -17,6 +17,7 @@ mod input;
 mod meter;
 mod outbox;
 mod output;
+pub mod parcel;
 mod recipe;
 mod runtime;
 mod sandboxes;
@@ -36,6 +37,12 @@ pub fn spawner() -> std::process::ExitCode {
 /// Becomes the minder of one container of another OCI runtime; what a node starts its own program for.
 pub fn minder() -> std::process::ExitCode {
     sandbox::bundle::main()
+}
+
+/// Becomes the child that opens one dump; what a node starts its own program for, in a sandbox.
+pub fn analyser() -> std::process::ExitCode {
+    let arguments: Vec<String> = std::env::args_os().skip(2).map(|one| one.to_string_lossy().into_owned()).collect();
+    dump::child(&arguments)
 }
 
 /// Becomes the child that unpacks one layer; what a node starts its own program for.

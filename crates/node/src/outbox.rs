@@ -4,12 +4,15 @@
 //! dispatcher does not listen to the attempts, they do not read their pipes, and a program that floods waits.
 
 use model::chunk::Content;
+use model::dump::DumpFindings;
 use model::limits::{MAX_HELD, MAX_SYNC_BYTES, MAX_SYNC_CHUNKS};
 use model::node::{Finished, Held, Written};
 use std::collections::VecDeque;
 
 /// Bytes of chunks in one sync; base64 makes four thirds of them.
 const MAX_PARCEL_BYTES: usize = MAX_SYNC_BYTES / 2;
+/// Bytes of findings in one sync, unless one attempt alone has more.
+const MAX_TOLD_BYTES: usize = MAX_SYNC_BYTES / 8;
 /// Bytes of a chunk besides what it holds.
 const CHUNK_OVERHEAD_BYTES: usize = 256;
 
@@ -70,9 +73,13 @@ impl Outbox {
             parcel.chunks.extend(self.chunks.pop_front());
         }
         let mut later = VecDeque::new();
+        let mut told = 0;
         for finished in self.finished.drain(..) {
             let waits = self.chunks.iter().any(|written| written.held == finished.held);
-            if waits || parcel.finished.len() == MAX_HELD {
+            let findings = finished.findings.as_ref().map_or(0, DumpFindings::bytes);
+            told += findings;
+            let is_much = told > MAX_TOLD_BYTES && findings < told;
+            if waits || is_much || parcel.finished.len() == MAX_HELD {
                 later.push_back(finished);
             } else {
                 parcel.finished.push(finished);
@@ -119,7 +126,7 @@ mod tests {
 
     fn finished(of: u128) -> Finished {
         let outcome = Outcome::Exited { code: 0 };
-        Finished { held: held(of), outcome, usage: Usage::default(), dump: None, manifest: None }
+        Finished { held: held(of), outcome, usage: Usage::default(), dump: None, manifest: None, findings: None }
     }
 
     #[test]

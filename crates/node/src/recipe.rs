@@ -6,7 +6,7 @@ use model::image::{ImageConfig, Manifest};
 use model::limits::{MAX_COMMAND_WORDS, MAX_ROW_BYTES};
 use model::node::Assignment;
 use model::{Network, Recipe};
-use sandbox::{Bind, Order, Plan, Root};
+use sandbox::{Bind, Order, Place, Plan, Root};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -14,6 +14,8 @@ use std::path::PathBuf;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Who a program is inside, over the machine's own files: nobody in particular.
 const HOST_USER: &str = "1000:1000";
+/// Who it is where there is but one id inside, which is that of the node itself.
+const ONLY_USER: &str = "0:0";
 /// Where it begins then, and its home.
 const HOST_FOLDER: &str = "/tmp";
 
@@ -73,8 +75,20 @@ pub(crate) fn runtime<'a>(assignment: &'a Assignment, manifest: Option<&'a Manif
     assignment.recipe.sandbox.runtime.as_deref().or_else(of_image)
 }
 
+/// Returns who a program is inside, over the machine's own files, unless somebody says otherwise.
+pub(crate) fn host_user(settings: &Settings) -> &'static str {
+    match settings.place() {
+        Place::Range { .. } => HOST_USER,
+        Place::Own => ONLY_USER,
+    }
+}
+
 /// Writes the order for the program that a recipe names, or that its image does.
-pub(crate) fn order(assignment: &Assignment, manifest: Option<&Manifest>) -> Result<Order, Trouble> {
+pub(crate) fn order(
+    assignment: &Assignment,
+    manifest: Option<&Manifest>,
+    settings: &Settings,
+) -> Result<Order, Trouble> {
     let recipe = &assignment.recipe;
     let none = ImageConfig::default();
     let config = manifest.map_or(&none, |manifest| &manifest.config);
@@ -89,7 +103,7 @@ pub(crate) fn order(assignment: &Assignment, manifest: Option<&Manifest>) -> Res
     let order = Order {
         env: env(assignment, config, in_image),
         cwd: folder.unwrap_or_else(|| if in_image { "/" } else { HOST_FOLDER }.to_owned()),
-        user: user.unwrap_or_else(|| if in_image { "0:0" } else { HOST_USER }.to_owned()),
+        user: user.unwrap_or_else(|| if in_image { "0:0" } else { host_user(settings) }.to_owned()),
         window: sandbox.terminal.map(|window| (window.rows, window.columns)),
         command,
     };

@@ -3,12 +3,14 @@
 use crate::debuginfod::{DebuginfodSettings, Servers};
 use crate::image::Registries;
 use crate::runtime::NamedRuntime;
+use dump::redact::RedactionRules;
 use model::{Access, NodeId};
 use sandbox::Place;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Ids inside a sandbox: all that sixteen bits can name.
@@ -73,6 +75,8 @@ pub struct Settings {
     pub host_network: bool,
     /// Which debuginfod servers are asked for modules and debug files.
     pub debuginfod: Servers,
+    /// What is left out of the cores of executions.
+    pub redaction: Option<Arc<RedactionRules>>,
     /// How it deals with the registries that images are pulled from.
     pub registries: Registries,
     /// Bytes that the cache of blobs and layers may take.
@@ -81,8 +85,8 @@ pub struct Settings {
     pub first_id: u32,
     /// How long it finishes what it has when told to stop.
     pub drain: Duration,
-    /// The program that becomes the spawner when its first argument is `spawner`, minds a container when it is `minder`, and
-    /// unpacks when it is `unpack`.
+    /// The program that becomes the spawner when its first argument is `spawner`, minds a container when it is `minder`,
+    /// unpacks when it is `unpack`, and opens a dump when it is `analyser`.
     pub helper: PathBuf,
     /// Folders that no sandbox over the machine's own files sees: a server's data, for instance.
     pub hidden: Vec<PathBuf>,
@@ -162,6 +166,7 @@ mod tests {
             runtimes: Vec::new(),
             host_network: false,
             debuginfod: Servers::default(),
+            redaction: None,
             registries: Registries::default(),
             cache_bytes: 0,
             first_id: 100_000,

@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
 use store::blob::Blobs;
 use store::{Clock, Store};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// What every handler shares.
@@ -34,6 +35,8 @@ pub(crate) struct Parts {
     pub(crate) sessions: Sessions,
     pub(crate) followers: Followers,
     pub(crate) hearing: Hearing,
+    /// Rung when a dump has come that nobody has looked into.
+    pub(crate) arrivals: Notify,
     pub(crate) seal: Seal,
     pub(crate) metrics: PrometheusHandle,
     /// Cancelled when the server is told to stop: whoever waits for changes is let go.

@@ -217,7 +217,7 @@ pub(crate) struct FenceQuery {
 }
 
 /// Returns the tenant of an execution that the caller's node holds.
-async fn fenced(app: &App, caller: &Caller, execution: ExecutionId, asked: FenceQuery) -> Answer<TenantId> {
+pub(crate) async fn fenced(app: &App, caller: &Caller, execution: ExecutionId, asked: FenceQuery) -> Answer<TenantId> {
     let held = Held { execution, attempt: asked.attempt };
     Ok(app.store.fence_check(held, asked.session, caller.owner()).await?)
 }

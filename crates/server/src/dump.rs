@@ -81,6 +81,7 @@ async fn create(
     let parcels = app.store.frame_parcels(&manifest.frames, tenant).await?;
     let made = (manifest.digest, manifest.size);
     let arrived = app.store.dump_create(new, made, parcels, tenant, (&caller.user, app.clock.now())).await?;
+    app.arrivals.notify_one();
     if arrived.arrival == Arrival::New {
         return Ok((StatusCode::CREATED, Json(arrived)));
     }
@@ -90,7 +91,7 @@ async fn create(
 }
 
 /// Reads a manifest that was stored; it is our own form, bounded, and names frames without holding any.
-async fn read_manifest(app: &App, new: &NewDump, tenant: TenantId) -> Answer<Manifest> {
+pub(crate) async fn read_manifest(app: &App, new: &NewDump, tenant: TenantId) -> Answer<Manifest> {
     let blob = app.store.blob_get(new.manifest, tenant).await?;
     if blob.size > MAX_MANIFEST_BYTES {
         let message = format!("blob `{}` is too long for a dump's manifest", blob.digest);

@@ -26,6 +26,12 @@ impl Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         let retry_after_seconds = matches!(error.kind, ErrorKind::Unavailable | ErrorKind::TooMany).then_some(1);

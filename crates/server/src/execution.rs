@@ -1,5 +1,6 @@
 //! Routes of executions: make, list, look, cancel, retry.
 
+pub(crate) mod core;
 mod waiting;
 
 use crate::app::App;

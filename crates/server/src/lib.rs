@@ -3,6 +3,7 @@
 //! It never runs or takes apart what foreign people send: contents go in and out as they are.
 #![forbid(unsafe_code)]
 
+mod analysis;
 mod app;
 mod body;
 mod caller;

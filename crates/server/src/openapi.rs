@@ -33,6 +33,7 @@ fn lasting() -> OpenApiRouter<App> {
         .merge(change::routes())
         .merge(content::lasting_routes())
         .merge(chunk::lasting_routes())
+        .merge(execution::core::lasting_routes())
         .merge(dump::lasting_routes())
         .merge(parcel::lasting_routes())
         .merge(pack::lasting_routes())
@@ -43,6 +44,7 @@ fn lasting() -> OpenApiRouter<App> {
 fn brief() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .merge(execution::routes())
+        .merge(execution::core::routes())
         .merge(tenant::routes())
         .merge(user::routes())
         .merge(token::routes())

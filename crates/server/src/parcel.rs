@@ -21,7 +21,7 @@ use model::parcel::{
     FramePlaces, FrameQuery, FramesMissing, Index, MAX_MANIFEST_BYTES, MAX_PARCEL_BYTES, PARCEL_HEAD_BYTES, Parcel,
     ParcelError,
 };
-use model::{ApiError, Blob, Digest, Purpose, Scope};
+use model::{ApiError, Blob, Digest, Purpose, Scope, TenantId};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::blob::{BlobError, BodyError};
@@ -109,11 +109,22 @@ async fn put(
 ) -> Answer<Made<Parcel>> {
     caller.must(Scope::DumpWrite)?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
+    store(&app, &caller.user, tenant, digest, request).await
+}
+
+/// Stores a parcel that comes with a request, for a tenant.
+pub(crate) async fn store(
+    app: &App,
+    by: &str,
+    tenant: TenantId,
+    digest: Digest,
+    request: Request,
+) -> Answer<Made<Parcel>> {
     let max_bytes = content::announced(&request, MAX_PARCEL_BYTES)?;
     let (index, checked) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
     let proof =
         Proof { body: request.into_body().into_data_stream(), index: Arc::clone(&index), checked: checked.clone() };
-    let body = proof.stream(&app);
+    let body = proof.stream(app);
     let stored = app.blobs.put(Some(digest), body, max_bytes).await;
     let stored = match (stored, checked.get()) {
         (Err(_), Some(why)) => return Err(ApiError::from(*why).into()),
@@ -121,9 +132,9 @@ async fn put(
     };
     let index = index.get().cloned().unwrap_or_default();
     let blob = Blob { digest: stored.digest, size: stored.size, created_at: app.clock.now(), purpose: Purpose::Kept };
-    let (parcel, is_new) = app.store.parcel_create(blob, index, tenant, &caller.user).await?;
-    if is_new && content::is_going(&app, digest).await? {
-        app.store.parcel_drop(digest, tenant, &caller.user, app.clock.now()).await?;
+    let (parcel, is_new) = app.store.parcel_create(blob, index, tenant, by).await?;
+    if is_new && content::is_going(app, digest).await? {
+        app.store.parcel_drop(digest, tenant, by, app.clock.now()).await?;
         return Err(failure(&BlobError::Vanished { digest }));
     }
     Ok((parcel, is_new).into())

@@ -16,7 +16,7 @@ use crate::rate::Rates;
 use crate::seal::{Seal, SealError};
 use crate::session::{self, Sessions};
 use crate::tls::{POLL_EVERY, Tls, TlsError};
-use crate::{openapi, parcel, retention};
+use crate::{analysis, openapi, parcel, retention};
 use axum_server::Handle;
 use axum_server::accept::DefaultAcceptor;
 use axum_server::tls_rustls::RustlsAcceptor;
@@ -35,6 +35,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::blob::{BlobConfig, BlobError, Blobs};
 use store::{Bearer, Clock, Place, Store, StoreConfig, StoreError, TenantKey, TokenRow, UserKey, chain, random};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -170,6 +171,7 @@ impl Server {
             sessions: Sessions::default(),
             followers: Followers::default(),
             hearing: Hearing::default(),
+            arrivals: Notify::default(),
             seal,
             metrics: metrics_handle(),
             stop: CancellationToken::new(),
@@ -193,6 +195,7 @@ impl Server {
         self.tasks.spawn(retention::run(app.store.clone(), retention, app.clock.clone(), stop.clone()));
         self.tasks.spawn(look_at_blobs(app.clone()));
         self.tasks.spawn(parcel::run(app.clone()));
+        self.tasks.spawn(analysis::run(app.clone()));
         self.tasks.spawn(session::watch::run(app.clone()));
         if let Some(log) = app.log.clone() {
             self.tasks.spawn(async move { log.run(stop).await });

@@ -4,6 +4,7 @@
 //! where that had been cut short, could not be read, or was dropped. What a dump is searched by lies in columns of its
 //! row, in `dump/property.rs` and in `dump/stack.rs`.
 
+pub(crate) mod analysis;
 pub(crate) mod bulk;
 mod condition;
 mod count;
@@ -24,7 +25,7 @@ use jiff::Timestamp;
 use model::dump::{
     Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, DumpPurged, DumpSignature, MAX_HASH_CHARS, is_hash,
 };
-use model::{ApiError, Digest, Dump, DumpId, DumpState, ErrorKind, NewDump, Noun, TenantId};
+use model::{ApiError, Digest, Dump, DumpId, DumpState, ErrorKind, Execution, NewDump, Noun, TenantId};
 use std::collections::BTreeSet;
 
 /// The columns of a dump, in the order in which [`read`] takes them.
@@ -32,7 +33,8 @@ macro_rules! columns {
     () => {
         "d.id, d.tenant, d.hash, d.digest, d.size, d.manifest, d.kind, d.state, d.is_truncated, d.name, d.time, d.cmd, \
          d.psargs, d.pid, d.node, d.platform, d.ticket, d.properties, s.calls, d.signature, d.signature_text, \
-         d.execution, d.report, d.created_by, d.uploaded_at, d.redaction, d.purged_at, d.purged_by, d.purged_why"
+         d.execution, d.report, d.created_by, d.uploaded_at, d.redaction, d.purged_at, d.purged_by, d.purged_why, \
+         d.class, d.severity, d.cause"
     };
 }
 /// What brings a dump's stack to it.
@@ -57,13 +59,14 @@ statements! {
     );
     LIST = concat!("SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.tenant = $1 AND d.id < $2 ORDER BY d.id DESC LIMIT $3");
     REPLACE = "UPDATE dump SET digest = $1, size = $2, manifest = $3, kind = $4, is_truncated = $5, redaction = $6, \
-               state = 'received', purged_at = NULL, purged_by = NULL, purged_why = NULL \
+               state = 'received', analysis = NULL, cause = NULL, purged_at = NULL, purged_by = NULL, purged_why = NULL \
                WHERE id = $7 AND state IN ('received', 'analysed', 'truncated', 'unreadable', 'purged')";
     FACTS = "UPDATE dump SET time = $1, cmd = $2, psargs = $3, pid = $4, node = $5, platform = $6, \
              execution = coalesce(execution, $7) WHERE id = $8";
     NOTE = "UPDATE dump SET ticket = $1, properties = $2 WHERE id = $3";
-    FIND_OUT = "UPDATE dump SET state = $1, kind = $2, stack = $3, signature = $4, signature_text = $5, report = $6 \
-                WHERE id = $7 AND state IN ('received', 'analysed', 'truncated', 'unreadable') RETURNING id";
+    FIND_OUT = "UPDATE dump SET state = $1, kind = $2, stack = $3, signature = $4, signature_text = $5, report = $6, \
+                class = $7, severity = $8, cause = $9 \
+                WHERE id = $10 AND state IN ('received', 'analysed', 'truncated', 'unreadable') RETURNING id";
     PURGE = "UPDATE dump SET state = 'purged', manifest = NULL, purged_at = $1, purged_by = $2, purged_why = $3 \
              WHERE id = $4 AND state IN ('received', 'analysed', 'truncated', 'unreadable') RETURNING id";
     OTHER_MANIFEST = "SELECT id FROM dump WHERE tenant = $1 AND manifest = $2 LIMIT 1";
@@ -112,6 +115,9 @@ pub(crate) fn read(row: &Row) -> Result<Dump, StoreError> {
         uploaded_at: row.time(24)?,
         redaction: row.maybe_json(25)?,
         purged,
+        class: text(29)?,
+        severity: text(30)?.map(|_| row.word(30)).transpose()?,
+        cause: text(31)?,
     })
 }
 
@@ -196,6 +202,54 @@ async fn again(tx: &Tx<'_>, id: DumpId) -> Result<Dump, StoreError> {
 struct Made {
     digest: Digest,
     size: u64,
+}
+
+/// A dump that an execution left, with what its manifest says.
+#[derive(Clone, Debug)]
+pub struct DumpLeft {
+    /// The dump.
+    pub new: NewDump,
+    /// The digest of its content.
+    pub digest: Digest,
+    /// How long that is.
+    pub size: u64,
+    /// The parcels that its frames are in.
+    pub parcels: BTreeSet<i64>,
+}
+
+impl DumpLeft {
+    /// Tells whether it can be made known: whoever is in the middle of something must not be refused.
+    pub(crate) async fn is_whole(&self, tx: &Tx<'_>, tenant: TenantId) -> Result<bool, StoreError> {
+        match content::must_have(tx, tenant, self.new.manifest).await {
+            Err(StoreError::NotFound { .. }) => return Ok(false),
+            other => other?,
+        }
+        let is_known = tx.row(HASHED, &[tenant.into(), self.new.hash.as_str().into()]).await?.is_some();
+        if !is_known && tx.row(GET, &[self.new.id.into()]).await?.is_some() {
+            return Ok(false);
+        }
+        parcel::are_there(tx, tenant, &self.parcels).await
+    }
+
+    /// Makes it known as what an execution left, and returns its id; it must be whole.
+    pub(crate) async fn keep(
+        &self,
+        tx: &Tx<'_>,
+        execution: &Execution,
+        (by, at): (&str, Timestamp),
+    ) -> Result<DumpId, StoreError> {
+        let mut new = NewDump { execution: Some(execution.id), ..self.new.clone() };
+        new.facts.time = new.facts.time.or(Some(at));
+        content::keep(tx, execution.tenant, new.manifest).await?;
+        let made = Made { digest: self.digest, size: self.size };
+        let (parcels, tenant, by) = (self.parcels.clone(), execution.tenant, by.to_owned());
+        match (DumpCreate { new, made, parcels, tenant, by, at }).run(tx).await {
+            Ok(arrived) => Ok(arrived.dump.id),
+            Err(error) if error.is_failure() => Err(error),
+            // It was whole a moment ago: somebody else was quicker, and what was done so far must be undone.
+            Err(_) => Err(StoreError::Again),
+        }
+    }
 }
 
 /// Makes a dump known, or merges it with the one of its hash.
@@ -415,34 +469,56 @@ impl Operation for DumpFind {
         if before.digest != self.digest || !is_end {
             return Err(conflict(before.state.as_str()));
         }
-        let DumpFindings { state, kind, facts, stack, report, .. } = &self.findings;
-        if let Some(report) = report {
-            content::must_have(tx, before.tenant, *report).await?;
+        if let Some(report) = self.findings.report {
+            content::must_have(tx, before.tenant, report).await?;
         }
-        let stack = stack::write(tx, before.tenant, stack).await?;
-        let signature = count(tx, &before, &self.findings, self.at).await?;
-        let values = [
-            state.as_str().into(),
-            word(kind),
-            stack.into(),
-            signature.as_ref().map(|signature| signature.id.as_str()).into(),
-            signature.as_ref().map(|signature| signature.text.as_str()).into(),
-            (*report).into(),
-            self.id.into(),
-        ];
-        if tx.write(FIND_OUT, &values).await?.is_empty() {
-            return Err(conflict(before.state.as_str()));
-        }
-        let facts = facts.clone().or(before.facts);
-        let values: Vec<_> = facts_values(&facts).into_iter().chain([Value::Null, self.id.into()]).collect();
-        tx.execute(FACTS, &values).await?;
-        if before.report != *report {
-            drop_unnamed(tx, OTHER_REPORT, before.report, before.tenant, (&self.by, self.at)).await?;
-        }
-        let dump = again(tx, self.id).await?;
-        note(tx, &dump, (&self.by, self.at));
-        Ok(dump)
+        let state = before.state.as_str();
+        fill(tx, before, &self.findings, (&self.by, self.at)).await?.ok_or_else(|| conflict(state))
     }
+}
+
+/// Fills a dump's record with what an analysis found out: the one place where findings enter. Their report must be there;
+/// nothing is returned, and nothing done, if the dump has gone into a state that takes none.
+pub(crate) async fn fill(
+    tx: &Tx<'_>,
+    before: Dump,
+    findings: &DumpFindings,
+    (by, at): (&str, Timestamp),
+) -> Result<Option<Dump>, StoreError> {
+    if before.state == DumpState::Purged {
+        return Ok(None);
+    }
+    let DumpFindings { state, kind, facts, stack, class, severity, cause, report, .. } = findings;
+    let signature = count(tx, &before, findings, at).await?;
+    let stack = stack::write(tx, before.tenant, stack).await?;
+    let values = [
+        state.as_str().into(),
+        word(kind),
+        stack.into(),
+        signature.as_ref().map(|signature| signature.id.as_str()).into(),
+        signature.as_ref().map(|signature| signature.text.as_str()).into(),
+        (*report).into(),
+        class.as_deref().into(),
+        severity.map_or(Value::Null, word),
+        cause.as_deref().into(),
+        before.id.into(),
+    ];
+    if tx.write(FIND_OUT, &values).await?.is_empty() {
+        return Ok(None);
+    }
+    let facts = facts.clone().or(before.facts);
+    let values: Vec<_> = facts_values(&facts).into_iter().chain([Value::Null, before.id.into()]).collect();
+    tx.execute(FACTS, &values).await?;
+    if let Some(report) = report {
+        // It came as an execution's, which may go; the dump stays.
+        content::keep(tx, before.tenant, *report).await?;
+    }
+    if before.report != *report {
+        drop_unnamed(tx, OTHER_REPORT, before.report, before.tenant, (by, at)).await?;
+    }
+    let dump = again(tx, before.id).await?;
+    note(tx, &dump, (by, at));
+    Ok(Some(dump))
 }
 
 /// Drops a dump's content, and keeps what is known of it.

@@ -6,14 +6,16 @@ pub(crate) mod retention;
 pub(crate) mod retry;
 
 use crate::bulk::{Insert, Kind};
+use crate::dump::DumpLeft;
 use crate::error::StoreError;
 use crate::statement::statements;
 use crate::transaction::{NewChange, Operation, Tx};
 use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
+use model::dump::DumpFindings;
 use model::{
-    Digest, Execution, ExecutionId, ExecutionState, Lease, Manifest, NewExecution, Noun, Origin, OriginKind, Outcome,
-    Recipe, SessionId, Shape, TenantId, Usage,
+    Execution, ExecutionId, ExecutionState, Lease, Manifest, NewExecution, Noun, Origin, OriginKind, Outcome, Recipe,
+    SessionId, Shape, TenantId, Usage,
 };
 use std::sync::Arc;
 
@@ -55,9 +57,10 @@ statements! {
         "UPDATE execution SET state = 'cancelling' WHERE id = $1 AND state IN ($2, $3) RETURNING ", columns!()
     );
     FINISH = concat!(
-        "UPDATE execution SET state = $1, node = NULL, session = NULL, ended_at = $2, outcome = $3, usage = $4, \
-         dump = $5 WHERE id = $6 AND attempt = $7 AND session = $8 AND state IN ($9, $10) RETURNING ", columns!()
+        "UPDATE execution SET state = $1, node = NULL, session = NULL, ended_at = $2, outcome = $3, usage = $4 \
+         WHERE id = $5 AND attempt = $6 AND session = $7 AND state IN ($8, $9) RETURNING ", columns!()
     );
+    LEAVE = "UPDATE execution SET dump = $1 WHERE id = $2";
     USE = "INSERT INTO blob_use (execution, digest) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     COUNT_WAITING = "SELECT count(*) FROM (SELECT 1 FROM execution WHERE ready = 1 LIMIT 10000) AS waiting";
 }
@@ -212,17 +215,26 @@ pub(crate) fn queued(new: &NewExecution, tenant: TenantId, origin: Origin, by: &
     }
 }
 
-/// Does what the end of an execution brings about: the next one of its lane may go, and the image that it was to make
-/// is ready or has failed.
+/// What an execution made: an image, or findings about a dump; mostly neither.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Made<'e> {
+    pub(crate) manifest: Option<&'e Manifest>,
+    pub(crate) findings: Option<&'e DumpFindings>,
+}
+
+/// Does what the end of an execution brings about: the next one of its lane may go, the image that it was to make is ready
+/// or has failed, and the dump that it was to analyse has its findings or the reason why not.
 pub(crate) async fn ended(
     tx: &Tx<'_>,
     execution: &Execution,
-    manifest: Option<&Manifest>,
+    made: Made<'_>,
     at: Timestamp,
     by: &str,
 ) -> Result<(), StoreError> {
-    if execution.origin.kind == OriginKind::Image {
-        crate::image::finish(tx, execution, manifest, at, by).await?;
+    match execution.origin.kind {
+        OriginKind::Image => crate::image::finish(tx, execution, made.manifest, at, by).await?,
+        OriginKind::Dump => crate::dump::analysis::finish(tx, execution, made.findings, at, by).await?,
+        OriginKind::Hand | OriginKind::Message | OriginKind::Job | OriginKind::Engine | OriginKind::Retry => {}
     }
     lane::leave(tx, execution).await
 }
@@ -339,7 +351,7 @@ impl Operation for ExecutionCancel {
         if let Some(row) = tx.write(CANCEL, &[self.at.into(), outcome.into(), self.id.into()]).await?.pop() {
             let cancelled = read(&row)?;
             note(tx, &cancelled, self.at, &self.by);
-            ended(tx, &cancelled, None, self.at, &self.by).await?;
+            ended(tx, &cancelled, Made::default(), self.at, &self.by).await?;
             return Ok(cancelled);
         }
         let [first, last] = sources(ExecutionState::Cancelling);
@@ -379,10 +391,12 @@ pub struct ExecutionEnd {
     pub outcome: Outcome,
     /// What it used.
     pub usage: Usage,
-    /// The core that it left, as a blob of its tenant.
-    pub dump: Option<Digest>,
+    /// The dump that it left.
+    pub dump: Option<DumpLeft>,
     /// The image that it made, if that was its work.
     pub manifest: Option<Manifest>,
+    /// What it found out about a dump, if that was its work.
+    pub findings: Option<DumpFindings>,
 }
 
 /// Records the end of an attempt, once.
@@ -401,16 +415,19 @@ impl Operation for ExecutionFinish {
         let [first, last] = sources(to);
         // A node cannot cancel what still waits; from `queued` only a user leads to `cancelled`.
         let first = if to == ExecutionState::Cancelled { last.clone() } else { first };
-        if let Some(dump) = end.dump {
-            let found = get(tx, end.id).await?.ok_or_else(|| missing(end.id))?;
-            crate::content::name(tx, found.tenant, dump).await?;
-        }
+        // Looked at first: once the execution has moved, nothing may be refused any more.
+        let dump = match &end.dump {
+            None => None,
+            Some(dump) => {
+                let found = get(tx, end.id).await?.ok_or_else(|| missing(end.id))?;
+                dump.is_whole(tx, found.tenant).await?.then_some(dump)
+            }
+        };
         let values = [
             to.as_str().into(),
             self.at.into(),
             to_json(&end.outcome).into(),
             to_json(&end.usage).into(),
-            end.dump.into(),
             end.id.into(),
             end.attempt.into(),
             end.session.into(),
@@ -418,9 +435,15 @@ impl Operation for ExecutionFinish {
             last,
         ];
         if let Some(row) = tx.write(FINISH, &values).await?.pop() {
-            let finished = read(&row)?;
+            let mut finished = read(&row)?;
+            if let Some(dump) = dump {
+                let dump = dump.keep(tx, &finished, (&self.by, self.at)).await?;
+                tx.execute(LEAVE, &[dump.into(), end.id.into()]).await?;
+                finished.dump = Some(dump);
+            }
             note(tx, &finished, self.at, &self.by);
-            ended(tx, &finished, end.manifest.as_ref(), self.at, &self.by).await?;
+            let made = Made { manifest: end.manifest.as_ref(), findings: end.findings.as_ref() };
+            ended(tx, &finished, made, self.at, &self.by).await?;
             return Ok(finished);
         }
         let found = get(tx, end.id).await?.ok_or_else(|| missing(end.id))?;

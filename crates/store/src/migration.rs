@@ -20,7 +20,8 @@ struct Migration {
 }
 
 /// The schema's history, oldest first.
-const MIGRATIONS: &[Migration] = &[GROUND, NODES, LAYERS, RETENTION, DUMPS, DUMP_QUESTIONS, SIGNATURES, PACKS];
+const MIGRATIONS: &[Migration] =
+    &[GROUND, NODES, LAYERS, RETENTION, DUMPS, DUMP_QUESTIONS, ANALYSES, SIGNATURES, PACKS];
 
 const GROUND: Migration = Migration {
     version: 1,
@@ -59,6 +60,14 @@ const DUMP_QUESTIONS: Migration = Migration {
     version: 6,
     name: "dump questions",
     both: include_str!("migration/0006_dump_questions.sql"),
+    sqlite: "",
+    postgres: "",
+};
+
+const ANALYSES: Migration = Migration {
+    version: 7,
+    name: "analyses",
+    both: include_str!("migration/0007_analyses.sql"),
     sqlite: "",
     postgres: "",
 };

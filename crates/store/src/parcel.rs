@@ -194,6 +194,16 @@ pub(crate) async fn name(
     Ok(())
 }
 
+/// Tells whether parcels of a tenant are all there.
+pub(crate) async fn are_there(tx: &Tx<'_>, tenant: TenantId, parcels: &BTreeSet<i64>) -> Result<bool, StoreError> {
+    for parcel in parcels {
+        if tx.row(GET, &[tenant.into(), (*parcel).into()]).await?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Makes the refusal of a dump whose frames are not all there.
 fn missing() -> StoreError {
     let error = ApiError::new(ErrorKind::Conflict, "frames_missing", "some frames of the dump are not here");

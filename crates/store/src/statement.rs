@@ -47,6 +47,7 @@ pub fn statements_of(engine: Engine) -> impl Iterator<Item = (&'static str, &'st
         crate::content::STATEMENTS,
         crate::content::loose::STATEMENTS,
         crate::dump::STATEMENTS,
+        crate::dump::analysis::STATEMENTS,
         crate::dump::property::STATEMENTS,
         crate::dump::retention::STATEMENTS,
         crate::dump::stack::STATEMENTS,

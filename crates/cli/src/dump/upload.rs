@@ -2,7 +2,8 @@
 
 use super::object::hash_of;
 use super::packs;
-use super::parcels::{Sent, send};
+use super::parcels::send;
+use super::redaction::{LeftOut, left_out};
 use crate::blob::{bar, progress};
 use crate::exit::{Exit, Failure};
 use crate::session::Session;
@@ -10,14 +11,12 @@ use anyhow::Context;
 use clap::Args;
 use client::{Client, ClientError};
 use dump::parcel::{Split, split_file_by, split_stream_by};
-use dump::redact::{MAX_RULES_BYTES, RedactionRules};
 use jiff::Timestamp;
 use model::dump::{Arrival, DumpArrived, DumpFacts, MAX_WORD_CHARS};
 use model::{Digest, Dump, DumpId, ErrorKind, NewDump};
+use node::parcel::Sent;
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Uploads dumps, unless they are there already
 ///
@@ -42,19 +41,6 @@ pub(crate) struct Upload {
     /// Do not send what it takes to walk stacks through the modules of a dump that are found on this machine
     #[arg(long = "no-packs")]
     no_packs: bool,
-}
-
-/// What is left out of dumps.
-type LeftOut = Option<Arc<RedactionRules>>;
-
-/// Reads a file of rules.
-fn left_out(path: &Path) -> anyhow::Result<Arc<RedactionRules>> {
-    let cannot = || format!("`{}` cannot be read", path.display());
-    let mut text = String::new();
-    let file = File::open(path).with_context(cannot)?;
-    file.take(MAX_RULES_BYTES as u64 + 1).read_to_string(&mut text).with_context(cannot)?;
-    let refuse = |why| Failure::usage("redaction_invalid", format!("`{}`: {why}", path.display()));
-    Ok(Arc::new(RedactionRules::read(&text).map_err(refuse)?))
 }
 
 impl Upload {

@@ -106,7 +106,7 @@ pub(crate) fn tell(session: &Session, execution: &Execution) {
         _ => {}
     }
     if let Some(dump) = execution.dump {
-        output.say(&format!("dump {dump}: `quarry blob get {dump} -o core`"));
+        output.say(&format!("dump {dump}: `quarry dump show {dump}`"));
     }
 }
 

@@ -2,13 +2,16 @@
 //!
 //! Where the node lives, what it is called and how long it may tidy up is left to whoever starts it.
 
+use crate::dump::redaction;
 use crate::quantity;
 use crate::registry::Reach;
+use ::dump::redact::RedactionRules;
 use ::node::debuginfod::Servers;
 use ::node::image::AllowedRegistry;
 use ::node::{AllowedMount, NamedRuntime, Settings};
 use clap::Args;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The first id, outside, of the users inside sandboxes: above those of people and packages.
@@ -43,6 +46,9 @@ pub(crate) struct Offered {
     /// A host of such a server that is asked although its address is not public
     #[arg(long, value_name = "HOST[:PORT]", value_parser = AllowedRegistry::parse)]
     allow_debuginfod: Vec<AllowedRegistry>,
+    /// A file of rules (docs/redaction.md) that say what is left out of the cores of executions before they are kept
+    #[arg(long, value_name = "RULES", value_parser = redaction::parse)]
+    redact: Option<Arc<RedactionRules>>,
     #[command(flatten)]
     reach: Reach,
     /// Bytes that the cache of images and files may take
@@ -76,6 +82,7 @@ impl Offered {
             runtimes: self.runtimes.clone(),
             host_network: self.allow_host_network,
             debuginfod: Servers { urls: self.debuginfod.clone(), allowed: self.allow_debuginfod.clone() },
+            redaction: self.redact.clone(),
             registries: self.reach.registries(),
             cache_bytes: self.cache,
             first_id: FIRST_ID,

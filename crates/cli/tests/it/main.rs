@@ -1,5 +1,6 @@
 //! The binary as its users meet it: words in, words and an exit code out.
 
+mod analysis;
 mod blob;
 mod catch;
 mod change;

@@ -6,7 +6,7 @@ use crate::stub::{Ran, Seen, Stub, answer, quarry, refuse, run_with};
 use axum::response::Response;
 use model::chunk::Bytes;
 use model::{
-    Chunk, ChunkPage, Content, Digest, Execution, ExecutionState, Input, NewExecution, Outcome, SetUpFault, Stream,
+    Chunk, ChunkPage, Content, DumpId, Execution, ExecutionState, Input, NewExecution, Outcome, SetUpFault, Stream,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 struct Play {
     attempts: Vec<Vec<(Stream, &'static [u8])>>,
     outcome: Option<Outcome>,
-    dump: Option<Digest>,
+    dump: Option<DumpId>,
     made: Arc<Mutex<Option<NewExecution>>>,
     /// Whether it was stopped.
     is_cancelled: Arc<Mutex<bool>>,
@@ -153,7 +153,8 @@ async fn each_end_has_its_exit_code_and_its_words() {
         let mut play =
             play(&[(Stream::Output, b"out\xff"), (Stream::Error, b"err\n"), (Stream::Output, b"\0\n")], outcome);
         play.attempts[0][0].1 = b"out";
-        play.dump = matches!(play.outcome, Some(Outcome::Signalled { .. })).then(|| Digest::from_bytes([7; 32]));
+        play.dump = matches!(play.outcome, Some(Outcome::Signalled { .. }))
+            .then(|| DumpId::new(jiff::Timestamp::UNIX_EPOCH, 7));
         let ran = ran(&play, &["--", "work"], b"").await;
         assert_eq!((ran.code, ran.out.as_str()), (code, "out\0\n"), "{}", ran.err);
         ran.err.replace(&play.made().id.to_string(), "exe_…")
@@ -182,7 +183,7 @@ async fn each_end_has_its_exit_code_and_its_words() {
     -- 139
     err
     error: ended by signal 11 (SEGV)
-    dump 0707070707070707070707070707070707070707070707070707070707070707: `quarry blob get 0707070707070707070707070707070707070707070707070707070707070707 -o core`
+    dump dmp_00000000000000000000000007: `quarry dump show dmp_00000000000000000000000007`
     -- 124
     err
     error: needed more time than its limit

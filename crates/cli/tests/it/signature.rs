@@ -5,7 +5,7 @@
 use crate::stub::Ran;
 use crate::system::{Engine, House};
 use dump::signature::Rules;
-use model::dump::{DumpFacts, DumpFindings};
+use model::dump::DumpFindings;
 use model::report::DumpKind;
 use model::signature::{STACK_VERSION, Signed, Stack, StackFrame};
 use model::{DumpId, DumpState};
@@ -80,15 +80,7 @@ fn findings(keys: &[&str]) -> DumpFindings {
     };
     let signed = Rules::builtin().sign(&stack);
     let signed = Signed { signature: signed.signature, stack, explanation: signed.explanation };
-    DumpFindings {
-        state: DumpState::Analysed,
-        kind: DumpKind::Core,
-        facts: DumpFacts::default(),
-        stack: Vec::new(),
-        signature: None,
-        signed: Some(Box::new(signed)),
-        report: None,
-    }
+    DumpFindings { signed: Some(Box::new(signed)), ..DumpFindings::new(DumpState::Analysed, DumpKind::Core) }
 }
 
 /// Writes what was found out about dumps, while no server runs.

@@ -5,6 +5,7 @@
 mod accuracy;
 mod arm;
 mod core;
+mod document;
 mod kernel;
 mod locate;
 mod minidump;

@@ -5,6 +5,7 @@ use crate::app::App;
 use crate::body::Attention;
 use crate::caller::Caller;
 use crate::error::Answer;
+use crate::execution::core::left;
 use crate::session::watch::moved;
 use crate::session::{Need, TELL_AGAIN, Turn, Word};
 use jiff::Timestamp;
@@ -55,7 +56,8 @@ pub(super) async fn answer(
     let serves = (!caller.tenant.is_house()).then_some(caller.tenant.id);
     let lease = super::lease(app);
     let (tenant, by) = caller.owner();
-    let mut report = Report { node, owner: (tenant, by.to_owned()), sync, serves, at: asked_at, lease };
+    let dumps = left(app, caller, sync.session, &sync.finished).await?;
+    let mut report = Report { node, owner: (tenant, by.to_owned()), sync, dumps, serves, at: asked_at, lease };
     let mut is_first = true;
     loop {
         let mut said = Said::default();
@@ -121,6 +123,9 @@ fn take_in(app: &App, report: &mut Report, heard: &Heard, need: Need) -> Said {
     let sync = &mut report.sync;
     let is_heard =
         !(sync.chunks.is_empty() && sync.finished.is_empty() && sync.used.is_empty()) || sync.trouble.is_some();
+    if !std::mem::take(&mut report.dumps).is_empty() {
+        app.arrivals.notify_one();
+    }
     for written in &sync.chunks {
         app.followers.ring(written.held.execution);
     }
@@ -169,9 +174,10 @@ fn farewell(heard: &Heard, said: Said) -> SyncAnswer {
 
 fn assignment(app: &App, assigned: &Assigned) -> Assignment {
     let execution = &assigned.execution;
-    let work = match &assigned.image {
-        None => Work::Run { image: assigned.manifest.clone() },
-        Some((image, plain_http, sealed)) => Work::Image {
+    let work = match (&assigned.dump, &assigned.image) {
+        (Some(order), _) => Work::Dump { order: order.clone() },
+        (None, None) => Work::Run { image: assigned.manifest.clone() },
+        (None, Some((image, plain_http, sealed))) => Work::Image {
             order: ImageOrder {
                 id: image.id,
                 source: image.source.clone(),

@@ -5,7 +5,7 @@ use crate::engine::{Place, on_both_engines};
 use model::dump::query::{DumpReport, DumpsChanged};
 use model::dump::{Arrival, DumpArrived};
 use model::parcel::{Extent, Frame, FramePlaces, FrameQuery, FramesMissing, Index, Manifest, Parcel};
-use model::{Digest, Dump, DumpId, DumpKind, NewDump, Page, Role, Scope};
+use model::{Digest, Dump, DumpId, DumpKind, Execution, NewDump, OriginKind, Page, Role, Scope};
 use reqwest::Method;
 use serde_json::json;
 use store::random;
@@ -17,12 +17,12 @@ on_both_engines!(
     many_are_meant_by_a_specification,
 );
 
-fn digest(bytes: &[u8]) -> Digest {
+pub(crate) fn digest(bytes: &[u8]) -> Digest {
     Digest::from_bytes(*blake3::hash(bytes).as_bytes())
 }
 
 /// Contents that stand for packed frames: nothing here unpacks them.
-fn parcel(contents: &[&[u8]]) -> (Index, Vec<u8>) {
+pub(crate) fn parcel(contents: &[&[u8]]) -> (Index, Vec<u8>) {
     let frame = |bytes: &&[u8]| Frame { digest: digest(bytes), packed: bytes.len() as u32, raw: 4096 };
     let index = Index { frames: contents.iter().map(frame).collect() };
     let bytes = [index.encode(), contents.concat()].concat();
@@ -34,7 +34,7 @@ async fn put(app: &TestApp, token: &str, path: &str, bytes: &[u8]) -> crate::ans
     app.send(app.request(Method::PUT, token, &path).body(bytes.to_vec())).await
 }
 
-fn manifest(frames: &[Frame]) -> Manifest {
+pub(crate) fn manifest(frames: &[Frame]) -> Manifest {
     let bytes = frames.iter().map(|frame| u64::from(frame.raw)).sum();
     Manifest {
         size: bytes + 100,
@@ -44,7 +44,7 @@ fn manifest(frames: &[Frame]) -> Manifest {
     }
 }
 
-fn new(app: &TestApp, manifest: &[u8]) -> NewDump {
+pub(crate) fn new(app: &TestApp, manifest: &[u8]) -> NewDump {
     NewDump {
         id: DumpId::new(app.clock.now(), random()),
         hash: "76998f82a450a8914037e4da838ec609".to_owned(),
@@ -107,7 +107,13 @@ pub(crate) async fn known(app: &TestApp, token: &str) -> Dump {
     let whole = manifest(&index.frames).encode();
     put(app, token, "/v1/parcels", &bytes).await.must(201);
     put(app, token, "/v1/manifests", &whole).await.must(201);
-    app.post(token, "/v1/dumps", &new(app, &whole)).await.must(201).json::<DumpArrived>().dump
+    let dump = app.post(token, "/v1/dumps", &new(app, &whole)).await.must(201).json::<DumpArrived>().dump;
+    // Its analysis is made a moment later, and the log tells of it.
+    let is_made = |page: &Page<Execution>| page.items.iter().any(|one| one.origin.kind == OriginKind::Dump);
+    while !is_made(&app.get(token, "/v1/executions").await.must(200).json()) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    dump
 }
 
 /// Makes a dump of this hash known; of several the content is the same.

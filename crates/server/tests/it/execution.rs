@@ -57,7 +57,16 @@ async fn an_execution_is_cancelled_once(place: &Place) {
     let again: Execution = app.order(&app.house, &path).await.must(200).json();
     assert_eq!(again, stopping);
     let (outcome, usage) = (Outcome::Exited { code: 0 }, Usage::default());
-    let end = ExecutionEnd { id: running.id, attempt: 1, session, outcome, usage, dump: None, manifest: None };
+    let end = ExecutionEnd {
+        id: running.id,
+        attempt: 1,
+        session,
+        outcome,
+        usage,
+        dump: None,
+        manifest: None,
+        findings: None,
+    };
     app.store().execution_finish(end, "node", app.clock.now()).await.unwrap();
     app.order(&app.house, &path).await.error(409, "execution_succeeded");
     app.stop().await;

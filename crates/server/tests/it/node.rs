@@ -1,15 +1,18 @@
 //! Nodes, as far as the protocol goes: a simulated one joins, syncs, is given work, loses answers, is cut off and drained.
 
 use crate::app::TestApp;
+use crate::dump;
 use crate::engine::{Place, on_both_engines, on_postgres};
 use jiff::SignedDuration;
 use model::chunk::{Bytes, Content};
+use model::dump::DumpFindings;
 use model::image::{ArchiveKind, Layer, Platform};
-use model::node::{Cordon, Finished, Held, Written};
+use model::node::{Cordon, Finished, Held, Work, Written};
+use model::parcel::{FrameQuery, FramesMissing};
 use model::{
-    Chunk, ChunkPage, Execution, ExecutionId, ExecutionState, Image, ImageId, ImageSource, ImageState, Input, LimitSet,
-    Manifest, Network, NewExecution, NewImage, NewNode, NewRegistry, Node, NodeId, NodeState, Offer, Outcome, Retry,
-    Role, SandboxKind, SessionId, Stream, Sync, SyncAnswer, Usage,
+    Chunk, ChunkPage, Dump, DumpKind, DumpState, Execution, ExecutionId, ExecutionState, Image, ImageId, ImageSource,
+    ImageState, Input, LimitSet, Manifest, Network, NewDump, NewExecution, NewImage, NewNode, NewRegistry, Node,
+    NodeId, NodeState, Offer, Outcome, Retry, Role, SandboxKind, SessionId, Stream, Sync, SyncAnswer, Usage,
 };
 use reqwest::Method;
 use std::collections::BTreeMap;
@@ -29,6 +32,7 @@ on_both_engines!(
     reads_its_input,
     lets_an_older_sync_go,
     may_touch_the_blobs_of_what_it_holds,
+    brings_the_dump_of_what_it_holds_and_analyses_it,
 );
 on_postgres!(serves_what_another_server_accepted);
 
@@ -104,8 +108,14 @@ impl Sim {
 
     fn done(&mut self, held: Held, outcome: Outcome) -> Sync {
         self.held.retain(|one| *one != held);
-        let finished =
-            Finished { held, outcome, usage: Usage { wall_ms: 3, ..Usage::default() }, dump: None, manifest: None };
+        let finished = Finished {
+            held,
+            outcome,
+            usage: Usage { wall_ms: 3, ..Usage::default() },
+            dump: None,
+            manifest: None,
+            findings: None,
+        };
         Sync { finished: vec![finished], ..self.says() }
     }
 }
@@ -471,7 +481,7 @@ async fn makes_images_and_runs_in_them(place: &Place) {
     app.post(&app.house, "/v1/images", &new).await.must(200);
     app.post(&app.house, "/v1/executions", &in_image("example.org:5000/box")).await.error(409, "image_importing");
     let given = sim.ask(&app).await.assigned;
-    let model::node::Work::Image { order } = &given[0].work else { panic!("{given:?}") };
+    let Work::Image { order } = &given[0].work else { panic!("{given:?}") };
     assert_eq!((order.id, order.plain_http), (new.id, true));
     assert_eq!(order.credential.as_ref().map(|shown| shown.secret.as_str()), Some("hush"));
     // Its layers are stored by the right of holding the execution that makes it.
@@ -497,7 +507,7 @@ async fn makes_images_and_runs_in_them(place: &Place) {
     let freed: model::image::ImageFreed = app.order(&app.house, "/v1/images/gc").await.must(200).json();
     assert_eq!(freed.blobs, 0, "something waits to run in it");
     let given = sim.ask(&app).await.assigned;
-    let model::node::Work::Run { image: Some(found) } = &given[0].work else { panic!("{given:?}") };
+    let Work::Run { image: Some(found) } = &given[0].work else { panic!("{given:?}") };
     assert_eq!(*found, manifest(&blob, "amd64"));
     let done = sim.done(given[0].held, GOOD);
     sim.sync(&app, &done).await;
@@ -596,6 +606,71 @@ async fn may_touch_the_blobs_of_what_it_holds(place: &Place) {
     let done = sim.done(held, GOOD);
     sim.sync(&app, &done).await;
     app.get(&app.house, &path(1, sim.session)).await.error(409, "attempt_stale");
+    app.stop().await;
+}
+
+async fn brings_the_dump_of_what_it_holds_and_analyses_it(place: &Place) {
+    let app = TestApp::start(place).await;
+    let ada = app.admin("one").await;
+    let mut sim = Sim::join(&app, &app.house, "house").await;
+    let crash = async |sim: &mut Sim, dump: Option<NewDump>| {
+        let made = app.execution(&ada.secret).await;
+        let held = sim.ask(&app).await.assigned[0].held;
+        let mut done = sim.done(held, Outcome::Signalled { signal: 11 });
+        done.finished[0].dump = dump;
+        (made.id, held, done)
+    };
+    let get = async |id: ExecutionId| -> Execution {
+        app.get(&ada.secret, &format!("/v1/executions/{id}")).await.must(200).json()
+    };
+    let (index, bytes) = dump::parcel(&[b"one", b"two"]);
+    let whole = dump::manifest(&index.frames).encode();
+    let new = dump::new(&app, &whole);
+    // One that is not there is none; the execution has ended all the same.
+    let (id, _, done) = crash(&mut sim, Some(new.clone())).await;
+    assert_eq!(sim.sync(&app, &done).await.refused, []);
+    assert_eq!((get(id).await.state, get(id).await.dump), (ExecutionState::Failed, None));
+
+    let (id, held, done) = crash(&mut sim, Some(new.clone())).await;
+    let path =
+        |what: &str, attempt: u32| format!("/v1/executions/{id}/{what}?session={}&attempt={attempt}", sim.session);
+    let query = FrameQuery { digests: index.frames.iter().map(|frame| frame.digest).collect() };
+    app.post(&app.house, &path("frames/missing", 2), &query).await.error(409, "attempt_stale");
+    let missing: FramesMissing = app.post(&app.house, &path("frames/missing", 1), &query).await.must(200).json();
+    assert_eq!(missing.missing, query.digests);
+    let put = async |what: &str, bytes: &[u8], attempt: u32| {
+        let path = path(&format!("{what}/{}", dump::digest(bytes)), attempt);
+        app.send(app.request(Method::PUT, &app.house, &path).body(bytes.to_vec())).await
+    };
+    put("parcels", &bytes, 2).await.error(409, "attempt_stale");
+    put("parcels", b"no parcel", 1).await.error(400, "parcel_invalid");
+    put("parcels", &bytes, 1).await.must(201);
+    put("blobs", &whole, 1).await.must(201);
+    let mut given = None;
+    for _ in 0..2 {
+        let answer = sim.sync(&app, &done).await;
+        assert_eq!(answer.refused, [], "saying it again is harmless");
+        given = given.or(answer.assigned.first().cloned());
+    }
+    let linked = get(id).await.dump.expect("is linked");
+    let record: Dump = app.get(&ada.secret, &format!("/v1/dumps/{linked}")).await.must(200).json();
+    assert_eq!((record.id, record.execution, record.tenant), (new.id, Some(held.execution), ada.user.tenant));
+
+    // It is given to be analysed without anybody asking, and what is found out goes into its record.
+    let given = loop {
+        match given {
+            Some(given) => break given,
+            None => given = sim.wait(&app).await.assigned.first().cloned(),
+        }
+    };
+    let Work::Dump { order } = &given.work else { panic!("it is to analyse: {given:?}") };
+    assert_eq!((order.id, order.manifest), (linked, Some(new.manifest)));
+    let mut done = sim.done(given.held, GOOD);
+    let class = Some("null_read".to_owned());
+    done.finished[0].findings = Some(DumpFindings { class, ..DumpFindings::new(DumpState::Analysed, DumpKind::Core) });
+    assert_eq!(sim.sync(&app, &done).await.refused, []);
+    let record: Dump = app.get(&ada.secret, &format!("/v1/dumps/{linked}")).await.must(200).json();
+    assert_eq!((record.state, record.class.as_deref()), (DumpState::Analysed, Some("null_read")));
     app.stop().await;
 }
 

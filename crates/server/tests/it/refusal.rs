@@ -22,8 +22,15 @@ on_both_engines!(
 on_sqlite!(no_route_takes_a_malformed_body, no_route_waits_for_a_slow_body, nothing_waits_for_slow_headers);
 
 /// What only nodes do: their sessions are the fence, and a stranger's is as good as none.
-const BY_NODES: [&str; 5] =
-    ["node_sync", "execution_blob_put", "execution_blob_get", "execution_frame_places", "execution_pack_places"];
+const BY_NODES: [&str; 7] = [
+    "node_sync",
+    "execution_blob_put",
+    "execution_blob_get",
+    "execution_frame_places",
+    "execution_frames_missing",
+    "execution_pack_places",
+    "execution_parcel_put",
+];
 
 /// What asks with a body, because what is asked for does not fit a path, and changes nothing.
 const ASKING: [&str; 2] = ["frame_places", "pack_places"];
@@ -325,7 +332,8 @@ async fn no_route_waits_for_a_slow_body(place: &Place) {
     };
     let takes = |operation: &&Operation| operation.body.is_some() || operation.takes_bytes;
     // What only the holder of an execution may store is refused before it comes.
-    let cases = interface.guarded().filter(takes).filter(|operation| operation.id != "execution_blob_put");
+    let is_fenced = |operation: &&Operation| ["execution_blob_put", "execution_parcel_put"].contains(&&*operation.id);
+    let cases = interface.guarded().filter(takes).filter(|operation| !is_fenced(operation));
     let checks = cases.flat_map(|operation| {
         // Announced and not sent; begun and not ended; in pieces that do not come.
         let announced = slow(operation, "content-type: application/json\r\ncontent-length: 10");

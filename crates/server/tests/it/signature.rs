@@ -44,15 +44,8 @@ async fn find(app: &TestApp, dump: &Dump, called: &str, keys: &[&str]) -> Dump {
         },
         explanation: Explanation::default(),
     };
-    let findings = DumpFindings {
-        state: DumpState::Analysed,
-        kind: DumpKind::Core,
-        facts: model::dump::DumpFacts::default(),
-        stack: Vec::new(),
-        signature: None,
-        signed: Some(Box::new(signed)),
-        report: None,
-    };
+    let findings =
+        DumpFindings { signed: Some(Box::new(signed)), ..DumpFindings::new(DumpState::Analysed, DumpKind::Core) };
     app.store().dump_find(dump.id, dump.digest, findings, "node", app.clock.now()).await.expect("is kept")
 }
 

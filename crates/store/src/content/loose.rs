@@ -1,5 +1,5 @@
 //! Loose content: stored for an execution, and perhaps named by nothing any more. It is looked at once a grace is over,
-//! and goes if nothing names it then: no chunk, dump or recipe of an execution, and no image.
+//! and goes if nothing names it then: no chunk or recipe of an execution, and no image. What a dump names is kept.
 //!
 //! What names a blob comes a little later than the blob itself, so whoever stores content that is loose already, or passing
 //! and new, puts the look off. What is named at the look is loose no more; it becomes so again when what names it goes.
@@ -32,9 +32,7 @@ statements! {
                AND NOT EXISTS (SELECT 1 FROM chunk JOIN execution ON execution.id = chunk.execution \
                    WHERE chunk.blob = content.digest AND execution.tenant = content.tenant) \
                AND NOT EXISTS (SELECT 1 FROM blob_use JOIN execution ON execution.id = blob_use.execution \
-                   WHERE blob_use.digest = content.digest AND execution.tenant = content.tenant) \
-               AND NOT EXISTS (SELECT 1 FROM execution \
-                   WHERE execution.dump = content.digest AND execution.tenant = content.tenant)";
+                   WHERE blob_use.digest = content.digest AND execution.tenant = content.tenant)";
     MANIFESTS = "SELECT manifest FROM image WHERE tenant = $1 AND manifest IS NOT NULL";
 }
 

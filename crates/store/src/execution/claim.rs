@@ -5,7 +5,7 @@
 //! next, so a million executions that need something else cost one step. What is running is counted, never kept as a
 //! number that could leak. Two servers that claim at once pass over each other's rows.
 
-use super::{columns, ended, note, read, sources};
+use super::{Made, columns, ended, note, read, sources};
 use crate::error::StoreError;
 use crate::statement::statements;
 use crate::store::Store;
@@ -286,7 +286,7 @@ impl Return<'_> {
         let Some(row) = tx.write(DROP, &values).await?.pop() else { return Ok(None) };
         let done = read(&row)?;
         note(tx, &done, self.at, self.by);
-        ended(tx, &done, None, self.at, self.by).await?;
+        ended(tx, &done, Made::default(), self.at, self.by).await?;
         Ok(Some(done))
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! First the row goes, with a word in the log, and its name is noted; then its chunks, slice by slice, and the note last.
 //! A server that dies in between leaves the note, which the next pass finds. The blobs that its chunks and its recipe named
-//! become loose (`content/loose.rs`). A dump is not its execution's alone: its content is kept.
+//! become loose (`content/loose.rs`). The dump that it left stays.
 
 use super::{columns, note_as, read};
-use crate::content::{self, loose};
+use crate::content::loose;
 use crate::error::StoreError;
 use crate::statement::statements;
 use crate::store::Store;
@@ -73,9 +73,6 @@ impl Operation for ExecutionsRemove {
                 continue;
             }
             tx.execute(GONE, &[execution.id.into(), execution.tenant.into()]).await?;
-            if let Some(dump) = execution.dump {
-                content::keep(tx, execution.tenant, dump).await?;
-            }
             note_as(tx, &execution, REMOVED, self.now, "quarry");
             removed += 1;
         }

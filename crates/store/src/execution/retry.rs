@@ -38,6 +38,9 @@ impl Operation for ExecutionRetry {
         if old.origin.kind == OriginKind::Image {
             return refuse("execution_of_image", "made an image", "pull or import the image again");
         }
+        if old.origin.kind == OriginKind::Dump {
+            return refuse("execution_of_dump", "analysed a dump", "upload the dump again if it was not whole");
+        }
         let shape = tx.row(SHAPE, &[self.old.into()]).await?;
         let shape = shape.map(|row| row.text(0).map(Shape::parse)).transpose()?.flatten();
         let execution = Execution {

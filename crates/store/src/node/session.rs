@@ -5,6 +5,7 @@
 
 use super::{Return, get, go, hold, shut};
 use crate::chunk::Appender;
+use crate::dump::{DumpLeft, analysis};
 use crate::error::StoreError;
 use crate::execution::claim::{Claim, claim};
 use crate::execution::{self, ExecutionEnd, ExecutionFinish};
@@ -15,6 +16,7 @@ use crate::value::to_json;
 use crate::{image, registry};
 use futures_util::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
+use model::analysis::DumpOrder;
 use model::node::{Held, Hold, HoldKind, Refused};
 use model::{
     ApiError, Execution, ExecutionId, ExecutionState, Image, ImageId, Lease, Manifest, Node, NodeId, NodeState, Offer,
@@ -49,6 +51,8 @@ pub struct Report {
     pub owner: (TenantId, String),
     /// What it says.
     pub sync: Sync,
+    /// The dumps that what it says has ended left, with what their manifests say.
+    pub dumps: BTreeMap<Held, DumpLeft>,
     /// Whom alone it serves; nobody named means everybody.
     pub serves: Option<TenantId>,
     /// When it was heard.
@@ -66,6 +70,8 @@ pub struct Assigned {
     pub manifest: Option<Manifest>,
     /// The image that it makes, whether its registry is spoken to without TLS, and the credential for it.
     pub image: Option<(Image, bool, Option<registry::Sealed>)>,
+    /// The dump that it analyses.
+    pub dump: Option<DumpOrder>,
 }
 
 /// What a node is told, and how it stands now.
@@ -175,8 +181,9 @@ impl Exchange {
                 session: self.report.sync.session,
                 outcome: finished.outcome.clone(),
                 usage: finished.usage,
-                dump: finished.dump,
+                dump: self.report.dumps.get(&finished.held).cloned(),
                 manifest: finished.manifest.clone(),
+                findings: finished.findings.clone(),
             };
             let ended = ExecutionFinish { end, at: self.report.at, by: by.to_owned() }.run(tx).await;
             let moved = unless_refused(ended, finished.held, heard)?;
@@ -294,15 +301,16 @@ async fn assign(tx: &Tx<'_>, execution: Execution) -> Result<Assigned, StoreErro
         (OriginKind::Image, Some(id)) => id.parse::<ImageId>().ok(),
         _ => None,
     };
-    let Some(made) = made else { return Ok(Assigned { execution, manifest, image: None }) };
+    let dump = if execution.origin.kind == OriginKind::Dump { analysis::order(tx, &execution).await? } else { None };
+    let Some(made) = made else { return Ok(Assigned { execution, manifest, image: None, dump }) };
     let Some((made, plain_http)) = image::get(tx, made).await? else {
-        return Ok(Assigned { execution, manifest, image: None });
+        return Ok(Assigned { execution, manifest, image: None, dump });
     };
     let sealed = match made.source.host() {
         Some(host) => registry::get(tx, made.tenant, &host).await?,
         None => None,
     };
-    Ok(Assigned { execution, manifest, image: Some((made, plain_http, sealed)) })
+    Ok(Assigned { execution, manifest, image: Some((made, plain_http, sealed)), dump })
 }
 
 /// Renews a lease when there is nothing else to say; shares its round trips with its equals.

@@ -1,14 +1,18 @@
 //! Parcels and dumps: what is there is known, uploading again merges, and what no dump needs goes, but nothing else.
 
 use crate::engine::{Fresh, on_both_engines};
+use crate::node::{finished, join, report};
 use crate::sample::{at, log, refused, tenant};
 use futures_util::future::join_all;
 use model::dump::{Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, DumpSignature};
+use model::node::Held;
 use model::parcel::{Frame, Index};
-use model::{Blob, Digest, Dump, DumpId, DumpKind, DumpState, NewDump, Noun, Purpose, TenantId};
+use model::{
+    Blob, Digest, Dump, DumpId, DumpKind, DumpState, Execution, ExecutionId, NewDump, Noun, Outcome, Purpose, TenantId,
+};
 use serde_json::json;
 use std::collections::BTreeSet;
-use store::{DumpKey, Store, StoreError, Taken, random};
+use store::{DumpKey, DumpLeft, Store, StoreError, Taken, random};
 
 on_both_engines!(
     frames_are_known_by_the_parcel_that_brought_them,
@@ -17,6 +21,7 @@ on_both_engines!(
     what_no_dump_needs_goes,
     naming_a_parcel_and_removing_it_meet,
     findings_are_kept,
+    a_dump_is_analysed_once_and_whatever_happens,
 );
 
 pub(crate) fn digest(seed: &str) -> Digest {
@@ -254,13 +259,12 @@ async fn findings_are_kept(fresh: &Fresh) {
     }
     let stack = ["libc.so.1`abort+0x10e()", "main+0x379()", "main+0x379()"].map(str::to_owned).to_vec();
     let findings = DumpFindings {
-        state: DumpState::Analysed,
-        kind: DumpKind::Core,
         facts: DumpFacts { cmd: Some("utmpd".to_owned()), ..DumpFacts::default() },
         stack: stack.clone(),
         signature: Some(DumpSignature { id: "sig".to_owned(), text: "abort | main".to_owned() }),
-        signed: None,
-        report: None,
+        class: Some("abort".to_owned()),
+        severity: Some(model::Severity::Low),
+        ..DumpFindings::new(DumpState::Analysed, DumpKind::Core)
     };
     for dump in &made {
         let found = store.dump_find(dump.id, dump.digest, findings.clone(), "node", at(9)).await.expect("is kept");
@@ -270,6 +274,8 @@ async fn findings_are_kept(fresh: &Fresh) {
             facts,
             stack: stack.clone(),
             signature: findings.signature.clone(),
+            class: findings.class.clone(),
+            severity: findings.severity,
             ..dump.clone()
         };
         assert_eq!(found, expected);
@@ -291,21 +297,92 @@ async fn findings_are_kept(fresh: &Fresh) {
     store.close().await;
 }
 
+/// Returns a dump that an execution left, of no content to speak of.
+pub(crate) fn left(manifest: Digest, hash: &str, ms: i64) -> DumpLeft {
+    let facts = DumpFacts::default();
+    let new = NewDump { manifest, facts, id: DumpId::new(at(ms), random()), ..new(hash) };
+    DumpLeft { new, digest: manifest, size: 0, parcels: BTreeSet::new() }
+}
+
+async fn a_dump_is_analysed_once_and_whatever_happens(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    let get = async |dump: &Dump| store.dump_get(DumpKey::Id(dump.id), everybody(ours)).await.expect("is there");
+    let ids = || (0..8).map(|_| ExecutionId::new(at(4), random())).collect::<Vec<_>>();
+    parcel(&store, ours, &["a"], 1).await;
+    let mut made = Vec::new();
+    for hash in ["a", "b", "c"] {
+        made.push(create(&store, ours, &new(hash), (hash, 1), &["a"]).await.expect("is made").dump);
+    }
+    made.sort_by_key(|dump| dump.id.to_string());
+    assert!(store.analyses_wait().await.expect("an answer"));
+    let (one, other) = tokio::join!(store.analyses_make(ids(), at(5)), store.analyses_make(ids(), at(5)));
+    let mut analyses = [one.expect("are made"), other.expect("are made")].concat();
+    analyses.sort_by_key(|analysis| analysis.origin.id.clone());
+    let of: Vec<_> = analyses.iter().filter_map(|analysis| analysis.origin.id.clone()).collect();
+    assert_eq!(of, made.iter().map(|dump| dump.id.to_string()).collect::<Vec<_>>(), "each is analysed once");
+    assert!(!store.analyses_wait().await.expect("an answer"));
+    assert_eq!(store.analyses_make(ids(), at(6)).await.expect("are made").len(), 0);
+
+    let takes = |ms| {
+        let mut report = report(&node, ours, ms);
+        report.sync.free = 8;
+        report
+    };
+    let heard = store.node_exchange(takes(7)).await.expect("is heard");
+    let order = |dump: &Dump| heard.assigned.iter().find_map(|given| given.dump.clone().filter(|of| of.id == dump.id));
+    assert_eq!(order(&made[0]).map(|order| order.manifest), Some(made[0].manifest));
+    let held_of = |analysis: &Execution| Held { execution: analysis.id, attempt: 1 };
+    let say = async |analysis: &Execution, outcome: Outcome, findings: Option<DumpFindings>, ms| {
+        let mut said = finished(&node, ours, held_of(analysis), ms);
+        (said.sync.finished[0].outcome, said.sync.finished[0].findings) = (outcome, findings);
+        assert_eq!(store.node_exchange(said).await.expect("is heard").refused, []);
+    };
+    let findings = DumpFindings {
+        class: Some("null_read".to_owned()),
+        stack: vec!["main".to_owned()],
+        ..DumpFindings::new(DumpState::Truncated, DumpKind::Core)
+    };
+    say(&analyses[0], Outcome::Exited { code: 0 }, Some(findings.clone()), 8).await;
+    let found = get(&made[0]).await;
+    assert_eq!((found.state, found.class.as_deref(), found.stack.len()), (DumpState::Truncated, Some("null_read"), 1));
+    // Whatever else happens ends it too, with the reason.
+    say(&analyses[1], Outcome::OutOfMemory, None, 9).await;
+    let found = get(&made[1]).await;
+    assert_eq!(found.state, DumpState::Unreadable);
+    assert_eq!(found.cause.as_deref(), Some("its analysis needed more memory than it may"));
+    assert!(!store.analyses_wait().await.expect("an answer"), "it is not tried for ever");
+    let retry = store.execution_retry(analyses[1].id, ExecutionId::new(at(9), random()), None, "ann", at(9)).await;
+    refused(retry, &format!("execution `{}` analysed a dump", analyses[1].id));
+    // A report that nobody stored is none; and what was said of content that has been dropped does not count.
+    let lost = DumpFindings { report: Some(digest("nowhere")), ..findings.clone() };
+    say(&analyses[2], Outcome::Exited { code: 0 }, Some(lost), 10).await;
+    assert_eq!(get(&made[2]).await.cause.as_deref(), Some("its report was not stored"));
+
+    // Fuller content is analysed anew, and the analysis of what was there before tells nothing of it.
+    let cut = NewDump { is_truncated: true, ..new("d") };
+    let dump = create(&store, ours, &cut, ("half", 1), &["a"]).await.expect("is made").dump;
+    let old = store.analyses_make(ids(), at(11)).await.expect("are made").remove(0);
+    create(&store, ours, &new("d"), ("whole", 2), &["a"]).await.expect("is made");
+    let fresh_one = store.analyses_make(ids(), at(12)).await.expect("are made").remove(0);
+    store.node_exchange(takes(13)).await.expect("is heard");
+    say(&old, Outcome::Exited { code: 0 }, Some(findings.clone()), 14).await;
+    assert_eq!(get(&dump).await.state, DumpState::Received);
+    let analysed = DumpFindings { state: DumpState::Analysed, ..findings };
+    say(&fresh_one, Outcome::Exited { code: 0 }, Some(analysed), 15).await;
+    assert_eq!(get(&dump).await.state, DumpState::Analysed);
+    store.close().await;
+}
+
 /// Makes one of everything, for tests that want every table to hold something.
 pub(crate) async fn fill(store: &Store, whose: TenantId) {
     parcel(store, whose, &["a", "b"], 1).await;
     let pack = Blob { digest: digest("pack"), size: 4, created_at: at(2), purpose: Purpose::Kept };
     assert!(store.pack_put("abcd", pack, whose, "ann").await.expect("is kept").1);
     let made = create(store, whose, &new("a"), ("x", 1), &["a"]).await.expect("is made").dump;
-    let findings = DumpFindings {
-        state: DumpState::Analysed,
-        kind: DumpKind::Core,
-        facts: DumpFacts::default(),
-        stack: vec!["main".to_owned()],
-        signature: None,
-        signed: None,
-        report: None,
-    };
+    let stack = vec!["main".to_owned()];
+    let findings = DumpFindings { stack, ..DumpFindings::new(DumpState::Analysed, DumpKind::Core) };
     store.dump_find(made.id, made.digest, findings, "node", at(9)).await.expect("is kept");
     note(store, &made, json!({"properties": {"a": 1}})).await;
     crate::signature::fill(store, &made).await;

@@ -94,6 +94,7 @@ impl Member {
             usage: Usage { wall_ms: 1, ..Usage::default() },
             dump: None,
             manifest: None,
+            findings: None,
         });
         report.sync.finished = finished.collect();
         report

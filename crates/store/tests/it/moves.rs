@@ -267,6 +267,7 @@ impl Trial {
             usage: Usage { wall_ms: 5, ..Usage::default() },
             dump: None,
             manifest: None,
+            findings: None,
         }
     }
 

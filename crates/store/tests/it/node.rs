@@ -1,5 +1,6 @@
 //! Nodes, sessions, chunks and images in the store: what a report does, who wins where two meet, and what a claim costs.
 
+use crate::dump::left;
 use crate::engine::{Fresh, on_both_engines};
 use crate::sample::{accepted, at, check_replay, execution, laned, refused, tenant};
 use futures_util::future::join_all;
@@ -62,7 +63,8 @@ pub(crate) fn report(node: &NewNode, whose: TenantId, ms: i64) -> Report {
         trouble: None,
         leaving: false,
     };
-    Report { node: node.id, owner: (whose, "ann".to_owned()), sync, serves: None, at: at(ms), lease: LEASE }
+    let dumps = BTreeMap::new();
+    Report { node: node.id, owner: (whose, "ann".to_owned()), sync, dumps, serves: None, at: at(ms), lease: LEASE }
 }
 
 /// Returns what an assignment stands for.
@@ -85,7 +87,8 @@ pub(crate) fn finished(node: &NewNode, whose: TenantId, held: Held, ms: i64) -> 
     let mut report = report(node, whose, ms);
     report.sync.free = 0;
     let outcome = Outcome::Exited { code: 0 };
-    report.sync.finished = vec![Finished { held, outcome, usage: Usage::default(), dump: None, manifest: None }];
+    report.sync.finished =
+        vec![Finished { held, outcome, usage: Usage::default(), dump: None, manifest: None, findings: None }];
     report
 }
 
@@ -338,18 +341,33 @@ async fn links_a_dump_that_is_there(fresh: &Fresh) {
         created_at: at(0),
         purpose: model::Purpose::Execution,
     };
-    let mut said = finished(&node, ours, held, 3);
-    let end = &mut said.sync.finished[0];
-    (end.outcome, end.dump) = (Outcome::Signalled { signal: 11 }, Some(core.digest));
-    // One that nobody stored ends nothing.
-    let heard = store.node_exchange(said.clone()).await.expect("is heard");
-    assert_eq!(heard.refused[0].error.code, "blob_not_found");
+    let crash = |held, ms| {
+        let mut said = finished(&node, ours, held, ms);
+        said.sync.finished[0].outcome = Outcome::Signalled { signal: 11 };
+        said.dumps.insert(held, left(core.digest, "1", ms));
+        said
+    };
+    // One whose manifest nobody stored is no dump; the execution has ended all the same.
+    assert_eq!(store.node_exchange(crash(held, 3)).await.expect("is heard").refused, []);
     let there = store.execution_get(new.id, None).await.expect("is there");
-    assert_eq!((there.state, there.dump), (ExecutionState::Running, None));
+    assert_eq!((there.state, there.dump), (ExecutionState::Failed, None));
     store.blob_create(core, ours, "ann").await.expect("is noted");
-    assert_eq!(store.node_exchange(said).await.expect("is heard").refused, []);
-    let there = store.execution_get(new.id, None).await.expect("is there");
-    assert_eq!((there.state, there.dump), (ExecutionState::Failed, Some(core.digest)));
+    accepted(&store, &execution(2), ours, 4).await;
+    let heard = store.node_exchange(report(&node, ours, 5)).await.expect("is heard");
+    let held = self::held(&heard.assigned[0]);
+    let said = crash(held, 6);
+    for _ in 0..2 {
+        assert_eq!(store.node_exchange(said.clone()).await.expect("is heard").refused, []);
+    }
+    let there = store.execution_get(held.execution, None).await.expect("is there");
+    let taken = store::Taken { reach: None, namespace: ours };
+    let key = store::DumpKey::Id(there.dump.expect("is linked"));
+    let dump = store.dump_get(key, taken).await.expect("is there");
+    assert_eq!((dump.execution, dump.facts.time), (Some(held.execution), Some(at(6))));
+    // What a stale attempt left is nobody's.
+    let stale = Held { attempt: 9, ..held };
+    let heard = store.node_exchange(crash(stale, 7)).await.expect("is heard");
+    assert_eq!(heard.refused[0].error.code, "attempt_stale");
     check_replay(&store, &fresh.raw().await).await;
     store.close().await;
 }

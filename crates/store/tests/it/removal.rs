@@ -1,6 +1,7 @@
 //! The old end of the executions: what goes with them, what stays because something else names it, and a pass that broke
 //! off.
 
+use crate::dump::left;
 use crate::engine::{Fresh, on_both_engines};
 use crate::node::{held, new_node, report};
 use crate::sample::{accepted, at, check_replay, execution, log, refused, tenant};
@@ -62,9 +63,10 @@ async fn run(
     });
     let mut said = long(ms + 2);
     (said.sync.free, said.sync.chunks) = (0, chunks.collect());
-    let dump = dump.map(|number| blob(number, 0, true).digest);
+    said.dumps.extend(dump.map(|number| (held, left(blob(number, 0, true).digest, &number.to_string(), ms))));
     let outcome = Outcome::Exited { code: 0 };
-    said.sync.finished = vec![Finished { held, outcome, usage: Usage::default(), dump, manifest: None }];
+    said.sync.finished =
+        vec![Finished { held, outcome, usage: Usage::default(), dump: None, manifest: None, findings: None }];
     assert_eq!(store.node_exchange(said).await.expect("is heard").refused, []);
     held
 }

@@ -107,7 +107,16 @@ pub(crate) fn end(held: &Execution, outcome: Outcome) -> ExecutionEnd {
     let session = held.lease.expect("a node holds it").session;
     let usage =
         Usage { wall_ms: 7, cpu_ms: 5, memory_peak_bytes: 1 << 20, read_bytes: 3, write_bytes: 4, ..Usage::default() };
-    ExecutionEnd { id: held.id, attempt: held.attempt, session, outcome, usage, dump: None, manifest: None }
+    ExecutionEnd {
+        id: held.id,
+        attempt: held.attempt,
+        session,
+        outcome,
+        usage,
+        dump: None,
+        manifest: None,
+        findings: None,
+    }
 }
 
 /// Makes sure that something was refused with these words.

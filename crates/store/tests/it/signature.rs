@@ -64,13 +64,10 @@ fn found(frame: &str, called: &str, ms: i64) -> DumpFindings {
         addresses: Vec::new(),
     };
     DumpFindings {
-        state: DumpState::Analysed,
-        kind: DumpKind::Core,
         facts: DumpFacts { time: Some(at(ms)), ..DumpFacts::default() },
         stack: vec!["main".to_owned()],
-        signature: None,
         signed: Some(Box::new(Signed { signature: text(called, "r1"), stack, explanation: explained("a stop") })),
-        report: None,
+        ..DumpFindings::new(DumpState::Analysed, DumpKind::Core)
     }
 }
 

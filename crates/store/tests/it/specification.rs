@@ -63,8 +63,7 @@ async fn fill(store: &Store, whose: TenantId, count: usize) -> Vec<Dump> {
                 text: format!("raise | f{}", pick(4, 18)),
             });
             let state = [DumpState::Analysed, DumpState::Truncated, DumpState::Unreadable][pick(3, 19)];
-            let findings =
-                DumpFindings { state, kind, facts: DumpFacts::default(), stack, signature, report: None, signed: None };
+            let findings = DumpFindings { stack, signature, ..DumpFindings::new(state, kind) };
             dump = store.dump_find(dump.id, digest(&content), findings, "node", at(5)).await.expect("is kept");
         }
         let mut properties = serde_json::Map::new();

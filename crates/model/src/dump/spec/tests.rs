@@ -46,6 +46,9 @@ fn dump() -> Dump {
         by: "ann".to_owned(),
         redaction: None,
         purged: None,
+        class: None,
+        severity: None,
+        cause: None,
         uploaded_at: "2017-11-18T00:00:00Z".parse().expect("is an instant"),
     }
 }
