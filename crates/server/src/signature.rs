@@ -326,8 +326,9 @@ async fn stacks(
 ) -> Answer<Json<Page<SignedStack>>> {
     caller.must(Scope::DumpRead)?;
     let limit = page_limit(asked.limit)?.min(MAX_STACKS_PAGE);
-    let refuse = |_| ApiError::invalid("after_invalid", "`after` is no page's `next`");
-    let after = asked.after.as_deref().map(str::parse).transpose().map_err(refuse)?;
+    let number = |text: &str| text.parse::<u64>().ok().and_then(|number| i64::try_from(number).ok());
+    let refuse = || ApiError::invalid("after_invalid", "`after` is no page's `next`");
+    let after = asked.after.as_deref().map(|text| number(text).ok_or_else(refuse)).transpose()?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
     let (items, as_of) = app.store.signed_stacks(tenant, asked.signature, after, limit).await?;
     let next = items.get(limit as usize - 1).map(|last| last.number.to_string());

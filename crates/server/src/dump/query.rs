@@ -88,10 +88,10 @@ async fn change(
     Body(order): Body<DumpsChange>,
 ) -> Answer<Json<DumpsChanged>> {
     caller.must(Scope::DumpWrite)?;
+    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
     order.change.check()?;
     check_meant(&order.of)?;
     let of = order.of.parse()?;
-    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
     let what = (DumpsOrder::Note(order.change), order.earnest);
     Ok(Json(app.store.dumps_change(of, what, tenant, (&caller.user, app.clock.now())).await?))
 }
@@ -112,9 +112,9 @@ async fn purge(
     Body(order): Body<DumpsPurge>,
 ) -> Answer<Json<DumpsChanged>> {
     caller.must(Scope::DumpWrite)?;
+    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
     check_meant(&order.of)?;
     let of = order.of.parse()?;
-    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
     let what = (DumpsOrder::Purge, order.earnest);
     let changed = app.store.dumps_change(of, what, tenant, (&caller.user, app.clock.now())).await?;
     if order.earnest == Earnest::Real {

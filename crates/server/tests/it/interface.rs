@@ -181,7 +181,7 @@ pub(crate) fn text_of(pattern: &str) -> String {
         "^[A-Za-z0-9+/]*={0,2}$" => "aGVsbG8=".to_owned(),
         "^[0-9a-f]{64}$" => random.repeat(2),
         "^([0-9a-f]{2}){2,64}$" => random,
-        "^[0-9a-f]{32}$" | "^(dmp_[0-9a-z]{26}|[0-9a-f]{1,32})$" => random,
+        "^[0-9a-f]{32}$" | "^[0-9a-f]{1,32}$" | "^(dmp_[0-9a-z]{26}|[0-9a-f]{1,32})$" => random,
         "^[A-Za-z0-9._-]{1,64}$" | "^[!-~]{1,512}$" | "^[A-Za-z0-9._:\\[\\]-]{1,128}$" => format!("x{random}"),
         "^[A-Za-z0-9][A-Za-z0-9._@-]*$" => format!("x{random}"),
         other => panic!("teach `text_of` the pattern {other}"),

@@ -33,7 +33,7 @@ const BY_NODES: [&str; 7] = [
 ];
 
 /// What asks with a body, because what is asked for does not fit a path, and changes nothing.
-const ASKING: [&str; 2] = ["frame_places", "pack_places"];
+const ASKING: [&str; 4] = ["frame_places", "pack_places", "dump_query", "dump_report"];
 
 /// Calls an operation as it wants to be called, but for the token and the path.
 async fn call(app: &TestApp, interface: &Interface, operation: &Operation, token: &str, path: &str) -> Answer {
@@ -182,6 +182,8 @@ async fn no_route_shows_what_another_tenant_has(place: &Place) {
     let node = crate::node::join(&app, &one.secret).await;
     let image = crate::node::image(&app, &one.secret).await;
     let dump = crate::dump::known(&app, &one.secret).await;
+    let found = crate::signature::find(&app, &dump, "raise | last", &["raise", "last"]).await;
+    let signature = found.signature.expect("it was signed");
     let module = "0123456789abcdef";
     let path = format!("/v1/modules/{module}");
     app.send(app.request(Method::PUT, &one.secret, &path).body("a pack")).await.must(201);
@@ -204,6 +206,7 @@ async fn no_route_shows_what_another_tenant_has(place: &Place) {
             "^[0-9a-f]{64}$" => blob.digest.to_string(),
             "^img" | "^[!-~]{1,512}$" => image.id.to_string(),
             "^(dmp" => dump.hash.clone(),
+            "^[0-9a-f]{1,32}$" => signature.id.clone(),
             "^([0-9a-f]{2}){2,64}$" => module.to_owned(),
             "^nod" | "^[A-Za-z0-9." => node.id.to_string(),
             other => panic!("make a thing named {other}, so that `{}` can be tried on it", operation.id),

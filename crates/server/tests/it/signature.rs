@@ -19,7 +19,7 @@ fn id(text: &str) -> SignatureId {
 }
 
 /// Says of a dump that it crashed here, called so.
-async fn find(app: &TestApp, dump: &Dump, called: &str, keys: &[&str]) -> Dump {
+pub(crate) async fn find(app: &TestApp, dump: &Dump, called: &str, keys: &[&str]) -> Dump {
     let frame = |key: &&str| StackFrame { key: (*key).to_owned(), ..StackFrame::default() };
     let signed = Signed {
         signature: SignatureText {
