@@ -2,13 +2,16 @@
 //!
 //! Left out is written over with zeros, in the place where it stood: addresses stay what they are, and zero pages are not
 //! even sent. What rules ask for and what cannot be found is no reason to send the rest: then nothing is sent (`Refusal`).
-//! A value of the environment is found where the kernel put it when the program began. Copies that the program made of it
-//! are memory like any other: rules on memory can leave that out, and nothing else does.
+//! A value of the environment is found where the kernel put it when the program began. Of a file it is read there before
+//! anything else, and its copies go too, wherever they stand (`echo.rs`); in a stream it comes last, when most has been sent,
+//! so there copies are memory like any other, which rules on memory can leave out.
 
+mod echo;
 mod rules;
 
 pub use rules::{MAX_RULES_BYTES, RedactionError, RedactionRules};
 
+use self::echo::Echoes;
 use crate::core::elf::{Layout, Segment};
 use crate::core::note::{AT_EXECFN, AT_RANDOM, Mapping, NT_AUXV, NT_FILE, Notes, auxv, mappings};
 use model::dump::Redaction;
@@ -104,6 +107,19 @@ impl Redactor {
     /// Returns where its notes are, for whoever can hand them in before anything else.
     pub(crate) fn notes(&self) -> Vec<Range<u64>> {
         self.outline.notes.iter().map(|(range, _)| range.clone()).collect()
+    }
+
+    /// Gets ready for a file whose notes were heard: reads the values that are left out, so that their copies go as well.
+    pub(crate) fn prepare(&mut self, mut read: impl FnMut(u64, &mut [u8]) -> usize) -> Result<(), Refusal> {
+        let mut plan = self.make()?;
+        if let Some(strings) = &plan.strings {
+            let mut words = vec![0; usize::try_from(strings.end - strings.start).unwrap_or(0)];
+            let length = read(strings.start, &mut words);
+            plan.echoes = Echoes::of(&words[..length], &self.rules)
+                .ok_or(Refusal("its environment is longer than is looked for elsewhere"))?;
+        }
+        self.plan = Some(plan);
+        Ok(())
     }
 
     /// Takes notes in.
@@ -208,6 +224,8 @@ struct Plan {
     /// Where the words of the arguments and the environment are.
     strings: Option<Range<u64>>,
     word: Word,
+    /// What of the environment is left out wherever it stands.
+    echoes: Echoes,
 }
 
 /// How far a word of the environment has come.
@@ -243,6 +261,7 @@ impl Plan {
             done.bytes += place.len() as u64;
             bytes[place].fill(0);
         }
+        done.bytes += self.echoes.silence(bytes);
     }
 }
 

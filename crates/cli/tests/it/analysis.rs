@@ -35,12 +35,17 @@ struct Scene {
 
 impl Scene {
     fn open(engine: Engine) -> Option<Self> {
+        Self::open_with(engine, &[])
+    }
+
+    /// Opens a house whose node is told more; files are named in the house's home.
+    fn open_with(engine: Engine, more: &[&str]) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             return None;
         }
         let house = House::new(engine)?;
         let server = house.start();
-        let node = Node::start(&house, &server);
+        let node = Node::start_with(&house, &server, more);
         let token = house.token();
         Some(Self { node, server, token, house })
     }
@@ -242,6 +247,26 @@ fn what_cannot_be_read_says_why(scene: &Scene) {
     assert!(shown.code == 1 && shown.err.contains("has no report: its analysis was cancelled"), "{shown:?}");
     assert_eq!(scene.run(&["execution", "retry", &analysis]).code, 3);
     assert_eq!(scene.run(&["node", "uncordon", "hand"]).code, 0);
+}
+
+#[test]
+fn what_rules_say_is_left_out_of_a_crash() {
+    let rules = tempfile::NamedTempFile::new().expect("is made");
+    std::fs::write(rules.path(), "[environment]\nleave_out = [\"*TOKEN*\"]\n").expect("is written");
+    let named = rules.path().to_str().expect("is text");
+    let Some(scene) = Scene::open_with(Engine::Sqlite, &["--redact", named]) else { return };
+    scene.compile("crash", &[]);
+    let dump = scene.crash(&["--env", "A_TOKEN=hush-8462", "--env", "KIND=plain-8462", "--", "./crash"]);
+    explained(&scene.report(&dump));
+    assert_eq!(scene.record(&dump)["redaction"]["values"], 1);
+    let core = scene.path("core");
+    let fetched = scene.run(&["dump", "download", &dump, "-o", core.to_str().expect("is text")]);
+    assert_eq!(fetched.code, 0, "{fetched:?}");
+    let content = std::fs::read(core).expect("is there");
+    let holds = |word: &str| content.windows(word.len()).any(|part| part == word.as_bytes());
+    assert!(holds("KIND=plain-8462") && !holds("hush-8462"));
+    assert_eq!(scene.node.stop(), Some(0));
+    scene.server.stop();
 }
 
 #[test]

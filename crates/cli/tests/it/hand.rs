@@ -18,9 +18,14 @@ pub(crate) struct Node {
 impl Node {
     /// Starts a node and waits until it has joined.
     pub(crate) fn start(house: &House, server: &Server) -> Self {
+        Self::start_with(house, server, &[])
+    }
+
+    /// Starts a node that is told more, and waits until it has joined.
+    pub(crate) fn start_with(house: &House, server: &Server, more: &[&str]) -> Self {
         let state = house.home().join("node").display().to_string();
         let words = ["node", "--join", &server.url, "--name", "hand", "--slots", "4", "--warm", "1", "--state", &state];
-        let mut command = server.command(&house.token(), &words);
+        let mut command = server.command(&house.token(), &[&words, more].concat());
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null()).stdout(Stdio::piped());
         let log = std::fs::File::create(house.home().join("node.log")).expect("is made");
         let mut child = command.stderr(log).spawn().expect("starts");

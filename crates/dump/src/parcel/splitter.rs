@@ -110,6 +110,10 @@ pub fn split_file_by(file: &File, rules: Option<&RedactionRules>, sink: Sink<'_>
             redactor.hear(range.start, &bytes[..read]);
         }
     }
+    if let Some(redactor) = &mut redactor {
+        // What cannot be read here cannot be read later either, and is an error then.
+        redactor.prepare(|from, into| fill(&mut |into, at| file.read_at(into, from + at), into).unwrap_or(0))?;
+    }
     let source = Holed { file, at: 0, data: 0..0, size: file.metadata().map_err(SplitError::Unreadable)?.len() };
     split(head, source, redactor, sink)
 }
