@@ -3,14 +3,19 @@
 //! A path comes from a dump or from a file that a dump led to, so it is foreign: it is only ever resolved inside the
 //! folder that stands for `/`, links included (`openat2` with `RESOLVE_IN_ROOT`), and what is opened must be a regular file. A
 //! file counts only if it has the build id that was asked for; where a module has none, its first page must be the one the
-//! dump holds. Nothing is fetched here: `wanted` says what a caller may put into `Places::by_build_id` before it asks again.
+//! dump holds. Nothing is fetched here: `wanted` says what a caller may put into
+//! `Places::by_build_id` and `Places::packs` before it asks again.
 
+use crate::core::VDSO;
 use crate::module::{Home, ModuleFile};
 use crate::places::Places;
 use lzma_rust2::XzReader;
+use model::analysis::{Lack, MAX_WANTED, Wanted};
+use model::pack::check_build_id;
 use model::report::{Found, Report};
 use object::Object;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -74,6 +79,17 @@ pub fn module(sought: &Sought<'_>, places: &Places) -> Located {
     }
     let Some(id) = sought.build_id else { return located };
     let Some((stem, folder)) = names(id) else { return located };
+    for place in &places.packs {
+        let path = PathBuf::from(format!("/{folder}/{stem}.elf"));
+        let Some(file) = open_module(place, &path, &mut located.notes) else { continue };
+        match crate::pack::prove(&file, id) {
+            Ok(()) => {
+                located.file = Some(file);
+                return located;
+            }
+            Err(error) => located.notes.push(format!("`{}` is refused: {error}", file.path().display())),
+        }
+    }
     // A debug file alone names what it cannot unwind, which is better than nothing.
     let packs = places.by_build_id.iter().map(|place| (place, PathBuf::from(format!("/{folder}/{stem}.elf"))));
     let links = places.debug.iter().map(|place| (place, PathBuf::from(format!("/.build-id/{folder}/{stem}"))));
@@ -89,25 +105,35 @@ pub fn module(sought: &Sought<'_>, places: &Places) -> Located {
     located
 }
 
-/// Returns the build ids of a report's modules of which nothing, or no debug information, was found, those first that
-/// frames lie in.
-pub fn wanted(report: &Report) -> Vec<String> {
+/// Returns the modules of a report of which nothing, or no debug information, was found, those first that frames lie in; of
+/// the others only those of which nothing was found, since a stack may go through them once it can be followed that far.
+pub fn wanted(report: &Report) -> Vec<Wanted> {
     let mut used: Vec<usize> =
         report.threads.iter().flat_map(|thread| &thread.frames).filter_map(|frame| frame.module).collect();
     used.sort_unstable();
-    let rank = |index: &usize| used.binary_search(index).is_err();
     let mut indices: Vec<usize> = (0..report.modules.len()).collect();
-    indices.sort_by_key(rank);
-    let mut ids = Vec::new();
-    for module in indices.into_iter().filter_map(|index| report.modules.get(index)) {
-        if let Some(id) = &module.build_id
-            && module.found != Found::Debug
-            && !ids.contains(id)
-        {
-            ids.push(id.clone());
+    indices.sort_by_key(|index| used.binary_search(index).is_err());
+    let (mut wanted, mut known) = (Vec::new(), HashSet::new());
+    for index in indices {
+        let Some(module) = report.modules.get(index) else { continue };
+        let Some(build_id) = module.build_id.as_deref().filter(|id| check_build_id(id).is_ok()) else { continue };
+        let has_frames = used.binary_search(&index).is_ok();
+        let lack = match module.found {
+            Found::Debug => continue,
+            Found::Missing | Found::Core => Lack::Module,
+            Found::Symbols | Found::Unwind if has_frames => Lack::Debug,
+            Found::Symbols | Found::Unwind => continue,
+        };
+        // The kernel's own page is nobody's file.
+        if module.path == VDSO || !known.insert(build_id) {
+            continue;
+        }
+        wanted.push(Wanted { build_id: build_id.to_owned(), lack, has_frames });
+        if wanted.len() >= MAX_WANTED {
+            break;
         }
     }
-    ids
+    wanted
 }
 
 /// Finds the debug information of a module's file.

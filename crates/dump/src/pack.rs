@@ -100,8 +100,17 @@ pub fn accept(path: &Path, bytes: Vec<u8>, build_id: &[u8]) -> Result<ModuleFile
         return Err(PackError::Long(bytes.len()));
     }
     let file = ModuleFile::of_bytes(path, bytes)?;
-    let parts = Parts::of(&file, &PACKED)?;
-    let found = file.build_id().ok_or_else(|| PackError::Nameless(shown(&file)))?;
+    prove(&file, build_id)?;
+    Ok(file)
+}
+
+/// Refuses what is no pack of the module with this build id.
+pub(crate) fn prove(file: &ModuleFile, build_id: &[u8]) -> Result<(), PackError> {
+    if file.bytes().len() > MAX_PACK_BYTES + (MAX_HEADERS * (SECTION_BYTES + SEGMENT_BYTES)) {
+        return Err(PackError::Long(file.bytes().len()));
+    }
+    let parts = Parts::of(file, &PACKED)?;
+    let found = file.build_id().ok_or_else(|| PackError::Nameless(shown(file)))?;
     if found != build_id {
         let (found, expected) = (crate::locate::hex(found), crate::locate::hex(build_id));
         return Err(PackError::Other { found, expected });
@@ -110,7 +119,7 @@ pub fn accept(path: &Path, bytes: Vec<u8>, build_id: &[u8]) -> Result<ModuleFile
     if parts.write() != file.bytes() {
         return Err(PackError::Odd("its parts are not laid out as those of a pack are".to_owned()));
     }
-    Ok(file)
+    Ok(())
 }
 
 /// A section with its name, and its content if that is packed.

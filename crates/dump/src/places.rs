@@ -13,6 +13,10 @@ pub struct Places {
     pub debug: Vec<PathBuf>,
     /// Files by build id, `ab/cdef….{elf,debug}`: unwind packs, and what a debuginfod server gave.
     pub by_build_id: Vec<PathBuf>,
+    /// Unwind packs by build id, laid out alike; each is proved to be one before it is used.
+    pub packs: Vec<PathBuf>,
     /// Where symbol caches are kept; nothing is kept without it.
     pub cache: Option<PathBuf>,
+    /// Where symbol caches that were made or have grown are put instead, if nothing may be written to `cache`.
+    pub fresh: Option<PathBuf>,
 }

@@ -82,6 +82,7 @@ struct State {
     kept: usize,
     debug: Option<Debug>,
     has_debug: bool,
+    /// Where what is found out is kept.
     place: Option<PathBuf>,
     steps: u64,
     names: HashMap<Box<str>, String>,
@@ -112,8 +113,10 @@ impl Symbols {
             }
             _ => lack.push("there is neither debug information of it nor a table of symbols".to_owned()),
         }
-        let place = places.cache.as_deref().map(|folder| cache_path(folder, file, &files));
-        let layers: Vec<_> = place.as_deref().and_then(Cache::open).into_iter().collect();
+        let name = cache_name(file, &files);
+        let layers: Vec<_> =
+            places.cache.as_ref().and_then(|folder| Cache::open(&folder.join(&name))).into_iter().collect();
+        let place = places.fresh.as_ref().or(places.cache.as_ref()).map(|folder| folder.join(&name));
         let state = State {
             module: file.clone(),
             files,
@@ -407,8 +410,8 @@ impl State {
     }
 }
 
-/// Returns where the cache of these files is: called after what they are, so that others have another.
-fn cache_path(folder: &Path, file: &ModuleFile, files: &DebugFiles) -> PathBuf {
+/// Returns where in its folder the cache of these files is: called after what they are, so that others have another.
+fn cache_name(file: &ModuleFile, files: &DebugFiles) -> PathBuf {
     let mut hasher = blake3::Hasher::new();
     for part in [Some(file), files.debug.as_ref(), files.supplementary.as_ref()] {
         hasher.update(&part.map_or([0; 32], ModuleFile::stamp));
@@ -416,7 +419,7 @@ fn cache_path(folder: &Path, file: &ModuleFile, files: &DebugFiles) -> PathBuf {
     let digest = hex(&hasher.finalize().as_bytes()[..12]);
     let id = file.build_id().map_or_else(|| "none".to_owned(), hex);
     let (first, rest) = id.split_at(2);
-    folder.join(first).join(format!("{rest}-{digest}.symbols"))
+    Path::new(first).join(format!("{rest}-{digest}.symbols"))
 }
 
 fn told(fault: &Fault) -> String {

@@ -2,6 +2,7 @@
 
 use crate::attempt::{DUMPS, SYMBOLS, Shop};
 use crate::cache::{Cache, CacheError, CacheSettings};
+use crate::debuginfod::{Debuginfod, DebuginfodError};
 use crate::dispatcher::Dispatcher;
 use crate::files::Files;
 use crate::meter::Meters;
@@ -40,6 +41,9 @@ pub enum NodeError {
     /// Its cache.
     #[error("the cache cannot be opened")]
     Cache(#[from] CacheError),
+    /// Whom it asks for modules.
+    #[error("the debuginfod servers cannot be used")]
+    Debuginfod(#[from] DebuginfodError),
     /// The server does not want it.
     #[error("the server refused this node")]
     Refused(#[source] Box<ClientError>),
@@ -97,7 +101,9 @@ impl Agent {
         let notes = [&sandboxes.abilities().notes, runtimes.notes()].concat();
         let workers = Workers::new(sandboxes.clone(), settings.warm, settings.slots + settings.warm);
         let (meters, networks) = (Meters::default(), TaskTracker::new());
-        let shop = Arc::new(Shop { settings, sandboxes, runtimes, workers, cache, files, meters, networks });
+        let debuginfod = settings.debuginfod().map(Debuginfod::open).transpose()?;
+        let shop =
+            Arc::new(Shop { settings, sandboxes, runtimes, workers, cache, files, debuginfod, meters, networks });
         Ok(Self { shop, client, id, offer, notes, joined: watch::Sender::new(None) })
     }
 

@@ -9,8 +9,10 @@
 
 mod analysis;
 mod core;
+mod modules;
 
 use crate::cache::Cache;
+use crate::debuginfod::Debuginfod;
 use crate::egress::Egress;
 use crate::files::{FileError, Files, Form};
 use crate::image::{self, BlobFault, Blobs, Step};
@@ -88,6 +90,8 @@ pub(crate) struct Shop {
     pub(crate) workers: Workers,
     pub(crate) cache: Cache,
     pub(crate) files: Files,
+    /// Who is asked for modules and debug files, if anybody.
+    pub(crate) debuginfod: Option<Debuginfod>,
     pub(crate) meters: Meters,
     /// The networks of sandboxes; each ends with its attempt.
     pub(crate) networks: TaskTracker,

@@ -49,7 +49,7 @@ impl Part {
         }
     }
 
-    const fn ending(self) -> &'static str {
+    pub(crate) const fn ending(self) -> &'static str {
         match self {
             Self::Module => "elf",
             Self::Debug => "debug",

@@ -1,13 +1,17 @@
 //! The analysis of a dump: fetched and put together here, opened by a child in a sandbox, and what that says stored.
 //!
 //! Nothing of a dump is parsed in this process. The child is our own program under another name, in a sandbox over the
-//! machine's own files with no network and 60 seconds; it writes one short line of findings, which are read, and a report,
-//! which is stored as it is. Beside the dump it sees the files that the execution that died had brought along and the
-//! layers of its image, so that modules and debug information of both are found.
+//! machine's own files with no network and 60 seconds; it writes one line, which is read, then a report, which is stored as
+//! it is, and what it found out about symbols. Beside the dump it sees the files that the execution that died had brought
+//! along and the layers of its image, so that modules and debug information of both are found. If it says that it lacks
+//! some and any of them can be fetched (`modules.rs`), another child looks again with them beside it; what that comes to
+//! counts only if it ends well. So a dump of which nothing is missing costs one child.
 //!
-//! What a child found out about symbols it keeps in a folder that is its tenant's alone: whoever could make it write
-//! nonsense there only ever misleads their own tenant. The folder is emptied when it has grown too large.
+//! What was found out about symbols is kept in a folder that is its tenant's alone: whoever could make a child write
+//! nonsense only ever misleads their own tenant. No child may write there: what it made comes behind the report, so many
+//! bytes and no more, and the folder is emptied when it has grown too large.
 
+use super::modules::{FILES, PACKS, Shelf};
 use super::{Attempt, MAX_AFTERMATH, Product, Trouble, Wish, whole, wished};
 use crate::files::Form;
 use crate::output::{Output, Source};
@@ -15,12 +19,12 @@ use crate::parcel::{Fenced, ParcelError, fetch, read};
 use crate::recipe::host_user;
 use crate::scratch::Scratch;
 use client::blob::Content as BlobContent;
-use model::analysis::{DumpOrder, MAX_FINDINGS_BYTES};
+use model::analysis::{DumpOrder, MAX_SYMBOL_FILES, MAX_SYMBOLS_BYTES, MAX_TOLD_BYTES, Told};
 use model::chunk::Stream;
 use model::dump::DumpFindings;
 use model::parcel::{MAX_MANIFEST_BYTES, Manifest};
 use model::report::MAX_REPORT_BYTES;
-use model::{Access, Network, Outcome};
+use model::{Access, Network, Outcome, Usage};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use sandbox::{Bind, Order, Plan, Root};
@@ -32,7 +36,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
 
 /// Where the child finds what is for it: a folder that is empty in every sandbox.
@@ -42,7 +46,11 @@ const CHILD: &str = "analyser";
 /// Who is root inside, and nobody in particular outside.
 const ROOT: &str = "0:0";
 /// Bytes that a tenant's symbols may take before they are made anew.
-const MAX_SYMBOL_BYTES: u64 = 2 << 30;
+const MAX_KEPT_BYTES: u64 = 2 << 30;
+/// Where the child puts what it finds out about symbols; the sandbox's own, and as large as its limits say.
+const FRESH: &str = "/tmp/symbols";
+/// Children that look at one dump, each with more modules than the one before.
+const MAX_LOOKS: u32 = 4;
 /// Layers of an image that are looked through.
 const MAX_LAYERS: usize = 128;
 
@@ -50,32 +58,82 @@ const MAX_LAYERS: usize = 128;
 struct Ground {
     plan: Plan,
     order: Order,
+    shelf: Shelf,
     _keep: Vec<Box<dyn Any + Send + Sync>>,
+}
+
+/// What came of one look at a dump.
+struct Look {
+    product: Product,
+    /// What the child said and its report, if it ended well and spoke as it should.
+    taken: Option<(Told, Scratch)>,
 }
 
 impl Attempt {
     /// Finds out what is in a dump.
     pub(super) async fn analyse(&mut self, order: &DumpOrder, output: &mut Output) -> Result<Product, Trouble> {
         let mut wish = self.wish.clone();
-        let ground = tokio::select! {
+        let mut ground = tokio::select! {
             biased;
             () = wished(&mut wish, Wish::Cancel) => return Ok(Product::bare(Outcome::Cancelled)),
             ground = self.lay_ground(order, output) => ground?,
         };
+        let mut best = self.look(&ground, output).await?;
+        for _ in 1..MAX_LOOKS {
+            let Some((told, _)) = &best.taken else { break };
+            let fetched = tokio::select! {
+                biased;
+                () = wished(&mut wish, Wish::Cancel) => return Ok(Product::bare(Outcome::Cancelled)),
+                fetched = self.fetch_modules(&told.wanted, &mut ground.shelf, output) => fetched,
+            };
+            if fetched == 0 {
+                break;
+            }
+            output.remark(&format!("[{fetched} files of modules were fetched: the dump is looked at again]\n")).await;
+            let mut next = self.look(&ground, output).await?;
+            let usage = both(best.product.usage, next.product.usage);
+            if next.taken.is_none() && next.product.outcome != Outcome::Cancelled {
+                output.remark("[with them it could not be looked at; what was known without them stays]\n").await;
+                best.product.usage = usage;
+                break;
+            }
+            next.product.usage = usage;
+            best = next;
+        }
+        let Look { mut product, taken } = best;
+        if product.outcome != (Outcome::Exited { code: 0 }) {
+            return Ok(product);
+        }
+        match taken {
+            // The dump is then unreadable: our own child does not speak like that, unless somebody took it over.
+            None => output.remark("[the analysis wrote no findings that can be read]\n").await,
+            Some((told, report)) => {
+                let stored = self.fence.store(BlobContent::File(report.path().to_owned())).await;
+                let (report, _) = stored
+                    .map_err(|error| Trouble::Machine(format!("the report of a dump cannot be stored: {error}")))?;
+                product.findings = Some(DumpFindings { report: Some(report), ..told.findings });
+            }
+        }
+        Ok(product)
+    }
+
+    /// Has a child look at the dump.
+    async fn look(&mut self, ground: &Ground, output: &mut Output) -> Result<Look, Trouble> {
         let machine = |error: io::Error| Trouble::Machine(format!("the report of a dump cannot be taken: {error}"));
         let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| machine(error.into()));
         let (told, told_inside) = pipe()?;
         let (said, said_inside) = pipe()?;
         let nothing = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let inside = [nothing.map_err(|error| machine(error.into()))?, told_inside, said_inside];
+        let report = self.scratch().map_err(machine)?;
+        let symbols = self.symbols().map_err(machine)?;
         let (handle, events) = self.shop.sandboxes.open();
         handle.run(&ground.plan, &ground.order, &inside).map_err(|error| Trouble::Machine(error.to_string()))?;
         drop(inside);
         let begun = crate::worker::Worker { handle, events, wire: None };
         let outside = super::Outside { feed: None, sources: vec![Source { stream: Stream::Error, fd: said }] };
-        let scratch = self.scratch().map_err(machine)?;
         let (ending, taken) = {
-            let mut taking = pin!(take(told, scratch.path().to_owned()));
+            let mut taking = pin!(take(told, report.path().to_owned(), symbols));
             let mut accompanying = pin!(self.accompany(begun, outside, output));
             let mut taken = None;
             let ending = loop {
@@ -89,22 +147,10 @@ impl Attempt {
             }
             (ending, taken)
         };
-        let mut product = self.result(ending?);
-        drop(ground);
-        if product.outcome != (Outcome::Exited { code: 0 }) {
-            return Ok(product);
-        }
-        match taken.transpose().map_err(machine)?.flatten() {
-            // The dump is then unreadable: our own child does not speak like that, unless somebody took it over.
-            None => output.remark("[the analysis wrote no findings that can be read]\n").await,
-            Some(findings) => {
-                let stored = self.fence.store(BlobContent::File(scratch.path().to_owned())).await;
-                let (report, _) = stored
-                    .map_err(|error| Trouble::Machine(format!("the report of a dump cannot be stored: {error}")))?;
-                product.findings = Some(DumpFindings { report: Some(report), ..findings });
-            }
-        }
-        Ok(product)
+        let product = self.result(ending?);
+        let has_ended_well = product.outcome == Outcome::Exited { code: 0 };
+        let taken = if has_ended_well { taken.transpose().map_err(machine)?.flatten() } else { None };
+        Ok(Look { product, taken: taken.map(|told| (told, report)) })
     }
 
     /// Fetches what the child is to see, and says how it is begun.
@@ -114,13 +160,15 @@ impl Attempt {
         self.fetch_dump(order, scratch.path()).await?;
         let program = fs::canonicalize(&self.shop.settings.helper)
             .map_err(|error| Trouble::Machine(format!("our own program is not there any more: {error}")))?;
-        let cache = self.symbols().map_err(machine)?;
+        let shelf = Shelf::new(self).map_err(machine)?;
         let bind = |source: PathBuf, inner: &str, access| Bind { source, target: inside(inner), access };
         let mut binds = vec![
             bind(scratch.path().to_owned(), "dump", Access::ReadOnly),
             bind(program, "program", Access::ReadOnly),
-            bind(cache, "symbols", Access::ReadWrite),
+            bind(self.symbols().map_err(machine)?, "symbols", Access::ReadOnly),
+            bind(shelf.path().to_owned(), "modules", Access::ReadOnly),
         ];
+        let own = binds.len();
         let mut keep: Vec<Box<dyn Any + Send + Sync>> = vec![Box::new(scratch)];
         let mut roots = Vec::new();
         for file in &order.files {
@@ -135,7 +183,7 @@ impl Attempt {
                 Err(error) => output.remark(&format!("[`{}` is not there: {error}]\n", file.target)).await,
             }
         }
-        if binds.len() > 3 {
+        if binds.len() > own {
             roots.push(inside("files"));
         }
         if let Some(image) = &order.image {
@@ -151,12 +199,29 @@ impl Attempt {
                 Err(error) => output.remark(&format!("[the image is not there: {error}]\n")).await,
             }
         }
+        let mut more = Vec::new();
+        if let Some(rules) = &order.rules {
+            match self.shop.files.get(rules.blob, Form::Plain, &*self.fence).await {
+                Ok(kept) => {
+                    binds.push(bind(kept.path().to_owned(), "rules", Access::ReadOnly));
+                    keep.push(Box::new(kept));
+                }
+                // The child says in the report that it did without them.
+                Err(error) => output.remark(&format!("[the rules of signatures are not there: {error}]\n")).await,
+            }
+            let name: String = rules.name.chars().filter(|one| !one.is_control()).collect();
+            more.extend([inside("rules").display().to_string(), name]);
+        }
         // What an image keeps from others is kept from its own dumps no more than from its own programs.
         let user = if order.image.is_some() { ROOT } else { host_user(&self.shop.settings) };
         roots.push(PathBuf::from("/"));
         let debug: Vec<_> = roots.iter().map(|root| root.join("usr/lib/debug")).collect();
-        let places = json!({ "roots": roots, "debug": debug, "cache": inside("symbols") }).to_string();
-        Ok(Ground { plan: self.plan(binds), order: command(places, user), _keep: keep })
+        let (files, packs) = (inside("modules").join(FILES), inside("modules").join(PACKS));
+        let places = json!({
+            "roots": roots, "debug": debug, "by_build_id": [files], "packs": [packs], "cache": inside("symbols"),
+            "fresh": FRESH,
+        });
+        Ok(Ground { plan: self.plan(binds), order: command(&places, more, user), shelf, _keep: keep })
     }
 
     fn plan(&self, binds: Vec<Bind>) -> Plan {
@@ -207,13 +272,13 @@ impl Attempt {
     /// Returns the folder for what is found out about symbols for this tenant.
     fn symbols(&self) -> io::Result<PathBuf> {
         let folder = self.shop.settings.state.join(super::SYMBOLS).join(self.assignment.tenant.to_string());
-        if size(&folder) > MAX_SYMBOL_BYTES {
+        if size(&folder) > MAX_KEPT_BYTES {
             // Whoever uses it meanwhile still has it.
             fs::remove_dir_all(&folder)?;
         }
         fs::create_dir_all(&folder)?;
         // The folder above is the node's alone; the child, whoever it is inside, sees this one by a mount.
-        fs::set_permissions(&folder, Permissions::from_mode(0o777))?;
+        fs::set_permissions(&folder, Permissions::from_mode(0o755))?;
         Ok(folder)
     }
 }
@@ -222,10 +287,11 @@ fn inside(inner: &str) -> PathBuf {
     Path::new(INSIDE).join(inner)
 }
 
-fn command(places: String, user: &str) -> Order {
+fn command(places: &serde_json::Value, more: Vec<String>, user: &str) -> Order {
     let path = |inner: &str| inside(inner).display().to_string();
+    let command = [path("program"), CHILD.to_owned(), path("dump"), places.to_string()];
     Order {
-        command: vec![path("program"), CHILD.to_owned(), path("dump"), places],
+        command: command.into_iter().chain(more).collect(),
         env: Vec::new(),
         cwd: "/".to_owned(),
         user: user.to_owned(),
@@ -233,45 +299,109 @@ fn command(places: String, user: &str) -> Order {
     }
 }
 
-/// Returns how much the files of a folder take. It holds nothing else, unless somebody put it there, and then it is too much.
-fn size(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let metadata = entries.filter_map(|entry| entry.metadata().ok());
-    metadata.map(|one| if one.is_file() { one.len() } else { u64::MAX }).fold(0, u64::saturating_add)
+/// Returns what two looks used together.
+fn both(one: Usage, other: Usage) -> Usage {
+    Usage {
+        wall_ms: one.wall_ms.saturating_add(other.wall_ms),
+        cpu_ms: one.cpu_ms.saturating_add(other.cpu_ms),
+        memory_peak_bytes: one.memory_peak_bytes.max(other.memory_peak_bytes),
+        read_bytes: one.read_bytes.saturating_add(other.read_bytes),
+        write_bytes: one.write_bytes.saturating_add(other.write_bytes),
+        oom_kills: one.oom_kills.saturating_add(other.oom_kills),
+        ..other
+    }
 }
 
-/// Reads the child's findings, and puts the report behind them into a file; nothing, if they are not what they should be.
-async fn take(told: OwnedFd, path: PathBuf) -> io::Result<Option<DumpFindings>> {
-    let mut told = pipe::Receiver::from_owned_fd(told)?;
+/// Returns how much the files of a folder of symbols take; they are in folders of their own.
+fn size(folder: &Path) -> u64 {
+    let inner = fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = inner.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten());
+    files.filter_map(|file| file.metadata().ok()).fold(0, |sum, metadata| sum.saturating_add(metadata.len()))
+}
+
+/// Reads what the child says, puts the report behind it into a file, and the symbols behind that into their folder; nothing,
+/// if it is not what it should be.
+async fn take(told: OwnedFd, report: PathBuf, symbols: PathBuf) -> io::Result<Option<Told>> {
+    let mut reader = BufReader::with_capacity(64 << 10, pipe::Receiver::from_owned_fd(told)?);
     let mut line = Vec::new();
-    let mut piece = vec![0; 64 << 10];
-    let rest = loop {
-        let count = told.read(&mut piece).await?;
-        if count == 0 || line.len() > MAX_FINDINGS_BYTES {
-            return Ok(None);
-        }
-        match piece[..count].iter().position(|one| *one == b'\n') {
-            None => line.extend_from_slice(&piece[..count]),
-            Some(end) => {
-                line.extend_from_slice(&piece[..end]);
-                break end + 1..count;
-            }
-        }
-    };
-    let mut file = tokio::fs::File::create_new(path).await?;
-    file.write_all(&piece[rest.clone()]).await?;
-    let mut length = rest.len();
-    loop {
-        let count = told.read(&mut piece).await?;
-        if count == 0 {
+    (&mut reader).take(MAX_TOLD_BYTES as u64 + 1).read_until(b'\n', &mut line).await?;
+    let told = line.strip_suffix(b"\n").and_then(|line| serde_json::from_slice::<Told>(line).ok());
+    let Some(told) = told.filter(|told| told.report_bytes <= MAX_REPORT_BYTES as u64) else { return Ok(None) };
+    if !save(&mut reader, told.report_bytes, &report).await? {
+        return Ok(None);
+    }
+    let mut left = MAX_SYMBOLS_BYTES;
+    for file in told.symbols.iter().take(MAX_SYMBOL_FILES) {
+        let Some((folder, name)) = file.place().filter(|_| file.bytes <= left) else { break };
+        left -= file.bytes;
+        let folder = symbols.join(folder);
+        tokio::fs::create_dir_all(&folder).await?;
+        // Beside the report, which is this analysis' own: what breaks off goes with it.
+        let draft = report.with_extension("symbols");
+        if !save(&mut reader, file.bytes, &draft).await? {
             break;
         }
-        length += count;
-        if length > MAX_REPORT_BYTES {
-            return Ok(None);
-        }
-        file.write_all(&piece[..count]).await?;
+        // Whoever reads the one that was there still has it.
+        tokio::fs::rename(&draft, folder.join(name)).await?;
     }
+    Ok(Some(told))
+}
+
+/// Puts so many bytes of what comes into a new file; tells whether that many came.
+async fn save(reader: &mut BufReader<pipe::Receiver>, bytes: u64, path: &Path) -> io::Result<bool> {
+    let mut file = tokio::fs::File::create_new(path).await?;
+    let written = tokio::io::copy_buf(&mut reader.take(bytes), &mut file).await?;
     file.flush().await?;
-    Ok(serde_json::from_slice(&line).ok())
+    Ok(written == bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::DumpState;
+    use model::analysis::SymbolFile;
+    use model::report::DumpKind;
+    use std::io::Write;
+
+    /// Returns what is taken of what a child writes, the report, and the names of the symbols that are kept.
+    async fn taken(told: &Told, behind: &[u8]) -> (Option<Told>, Option<String>, Vec<String>) {
+        let folder = tempfile::tempdir().expect("is made");
+        let (report, symbols) = (folder.path().join("report"), folder.path().join("symbols"));
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).expect("is made");
+        let line = serde_json::to_vec(told).expect("is JSON");
+        let written = [&line, &b"\n"[..], behind].concat();
+        let writing = std::thread::spawn(move || drop(File::from(writer).write_all(&written)));
+        let told = take(reader, report.clone(), symbols.clone()).await.expect("is read");
+        writing.join().expect("ends");
+        let mut names = Vec::new();
+        for inner in fs::read_dir(&symbols).into_iter().flatten().flatten() {
+            let files = fs::read_dir(inner.path()).expect("is there").flatten();
+            names.extend(files.map(|file| file.path().strip_prefix(&symbols).expect("is in it").display().to_string()));
+        }
+        names.sort();
+        (told, fs::read_to_string(report).ok(), names)
+    }
+
+    fn told(report_bytes: u64, symbols: &[(&str, u64)]) -> Told {
+        let file = |(name, bytes): &(&str, u64)| SymbolFile { name: (*name).to_owned(), bytes: *bytes };
+        let findings = DumpFindings::new(DumpState::Analysed, DumpKind::Core);
+        Told { findings, report_bytes, wanted: Vec::new(), symbols: symbols.iter().map(file).collect() }
+    }
+
+    #[tokio::test]
+    async fn what_a_child_writes_is_taken_as_far_as_it_may_be() {
+        let check = async |told: Told, behind: &str, expected: (bool, &[&str])| {
+            let (taken, report, names) = taken(&told, behind.as_bytes()).await;
+            assert_eq!((taken.is_some(), names), (expected.0, expected.1.iter().map(ToString::to_string).collect()));
+            assert!(taken.is_none() || report.as_deref() == Some("{}"), "{report:?}");
+        };
+        let one = ("ab/c-d.symbols", 3);
+        check(told(2, &[one, ("cd/e-f.symbols", 1)]), "{}onex", (true, &["ab/c-d.symbols", "cd/e-f.symbols"])).await;
+        check(told(2, &[]), "{}and more than it said", (true, &[])).await;
+        check(told(3, &[]), "{}", (false, &[])).await;
+        check(told(MAX_REPORT_BYTES as u64 + 1, &[]), "{}", (false, &[])).await;
+        check(told(2, &[one, ("cd/e-f.symbols", 9)]), "{}onex", (true, &["ab/c-d.symbols"])).await;
+        check(told(2, &[("../c-d.symbols", 3)]), "{}one", (true, &[])).await;
+        check(told(2, &[one, ("cd/e-f.symbols", MAX_SYMBOLS_BYTES)]), "{}onex", (true, &["ab/c-d.symbols"])).await;
+    }
 }
