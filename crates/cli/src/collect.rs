@@ -8,7 +8,9 @@ mod candidate;
 mod packing;
 
 use crate::blob::bar;
+use crate::dump::packs::{Apart, Shipper, complain};
 use crate::dump::parcels::send;
+use crate::dump::redaction::{LeftOut, left_out};
 use crate::dump::upload::{announce, is_as_full, there};
 use crate::exit::{Exit, Failure, Told};
 use crate::quantity;
@@ -17,7 +19,7 @@ use anyhow::Context;
 use candidate::{Candidate, Sort, find, machine};
 use clap::Args;
 use client::Client;
-use dump::parcel::{head_of_file, head_of_stream, split_file, split_stream};
+use dump::parcel::{head_of_file, head_of_stream, split_file_by, split_stream_by};
 use indicatif::ProgressBar;
 use jiff::SignedDuration;
 use model::Dump;
@@ -55,6 +57,13 @@ pub(crate) struct Collect {
     /// How many are uploaded at once
     #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
     parallel: u8,
+    /// A file of rules (docs/redaction.md) that say what is left out of dumps before anything is sent; a dump in which it
+    /// cannot be found is not sent
+    #[arg(long, value_name = "RULES")]
+    redact: Option<PathBuf>,
+    /// Do not send what it takes to walk stacks through the modules of dumps that are found on this machine
+    #[arg(long = "no-packs")]
+    no_packs: bool,
     /// Only these: `core`, `crash`, or those of a program of this name
     #[arg(short, long = "type", value_name = "TYPE")]
     sort: Option<String>,
@@ -73,7 +82,8 @@ pub(crate) struct Collect {
 enum Done {
     Known,
     Would,
-    Uploaded(Sent),
+    /// And why packs of its modules were not, if so.
+    Uploaded(Sent, Option<String>),
     /// Another program's, or another sort.
     Passed,
 }
@@ -88,6 +98,8 @@ struct Work {
     program: Option<String>,
     is_dry: bool,
     timeout: Duration,
+    left_out: LeftOut,
+    shipper: Option<Shipper>,
     bar: ProgressBar,
 }
 
@@ -101,12 +113,16 @@ impl Collect {
         let all = candidates.len();
         let bar = bar(session, Some(candidates.iter().map(|candidate| candidate.bytes).sum()));
         let is_sort = |sort: &str| matches!(sort, "core" | "crash" | "all");
+        let token = session.global.token.as_deref();
+        let shipper = (!self.no_packs).then(|| Shipper::new(session, (client.url(), token)));
         let work = Arc::new(Work {
+            shipper,
             client,
             machine: machine(),
             program: self.sort.clone().filter(|sort| !is_sort(sort)),
             is_dry: self.dry_run,
             timeout: self.timeout.unsigned_abs(),
+            left_out: self.redact.as_deref().map(left_out).transpose()?,
             bar: bar.clone(),
         });
         let (mut waiting, mut running) = (candidates.into_iter(), JoinSet::new());
@@ -125,6 +141,9 @@ impl Collect {
             let Some(finished) = running.join_next().await else { break };
             let (candidate, done, took) = finished.context("an upload ended in a panic")?;
             work.bar.suspend(|| counts.note(session, &candidate, &done, took))?;
+            if let Ok(Done::Uploaded(_, Some(told))) = &done {
+                work.bar.suspend(|| complain(session, told));
+            }
             if let Err(Failed(_, error)) = &done {
                 let is_away = Told::of(error).is_some_and(|told| told.exit == Exit::Unreachable);
                 exit = if is_away { Exit::Unreachable } else { exit.or(Exit::Failed) };
@@ -194,7 +213,7 @@ impl Work {
             return Ok(Done::Would);
         }
         let (path, packing, bytes) = (candidate.path.clone(), candidate.packing, candidate.bytes);
-        let (bar, moved) = (self.bar.clone(), AtomicU64::new(0));
+        let (bar, moved, rules) = (self.bar.clone(), AtomicU64::new(0), self.left_out.clone());
         let progress: client::blob::Progress = Arc::new(move |reached| {
             let reached = if packing == Packing::None { reached.min(bytes) } else { 0 };
             bar.inc(reached.saturating_sub(moved.fetch_max(reached, Ordering::Relaxed)));
@@ -202,19 +221,25 @@ impl Work {
         let split = send(
             &self.client,
             move |sink| match packing {
-                Packing::None => split_file(&opened, sink),
+                Packing::None => split_file_by(&opened, rules.as_deref(), sink),
                 _ => {
                     let reader = packing.open(&path, until).map_err(std::io::Error::other);
-                    split_stream(reader.map_err(dump::parcel::SplitError::Unreadable)?, sink)
+                    let reader = reader.map_err(dump::parcel::SplitError::Unreadable)?;
+                    split_stream_by(reader, rules.as_deref(), sink)
                 }
             },
             &progress,
         );
         let (split, sent) = split.await.map_err(at("upload"))?;
+        let unsent = match &self.shipper {
+            // Before anybody looks into the dump, who would miss them.
+            Some(shipper) if sent.frames > 0 => shipper.ship(&modules(candidate, &told)).await.err(),
+            _ => None,
+        };
         let arrived =
             announce(&self.client, &split, &candidate.name, told.facts.clone()).await.map_err(at("upload"))?;
         self.note(&arrived.dump, &told).await.map_err(at("note"))?;
-        Ok(if arrived.arrival == Arrival::Known && sent.frames == 0 { Done::Known } else { Done::Uploaded(sent) })
+        Ok(if arrived.arrival == Arrival::Known && sent.frames == 0 { Done::Known } else { Done::Uploaded(sent, unsent) })
     }
 
     /// Finds out what a dump is called, how long it is, and whether its end is missing; as far as its head tells.
@@ -245,6 +270,14 @@ impl Work {
             self.client.dump_change(&dump.id.to_string(), &change).await?;
         }
         Ok(())
+    }
+}
+
+/// Returns by what the modules of a dump are found: the dump itself, or of one that is packed only its program.
+fn modules(candidate: &Candidate, told: &candidate::Told) -> Apart {
+    match candidate.packing {
+        Packing::None => Apart { dumps: vec![candidate.path.clone()], modules: Vec::new() },
+        _ => Apart { dumps: Vec::new(), modules: told.program.clone().into_iter().collect() },
     }
 }
 
@@ -310,7 +343,7 @@ impl Counts {
                 self.would_bytes += file.bytes;
                 ("would_upload", format!("would upload {} ({})", file.name, quantity::bytes_text(file.bytes)))
             }
-            Ok(Done::Uploaded(sent)) => {
+            Ok(Done::Uploaded(sent, _)) => {
                 self.uploaded += 1;
                 self.sent_bytes += sent.bytes;
                 ("uploaded", format!("succeeded in {}", spent(took)))

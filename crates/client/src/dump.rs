@@ -6,7 +6,7 @@ use crate::blob::{BlobReader, ByteRange, Content, Fence, Progress};
 use crate::request::Replay;
 use crate::{Client, ClientError};
 use bytes::Bytes;
-use model::dump::query::{DumpQuery, DumpReport, DumpsChange, DumpsChanged, DumpsPurge, ReportQuery};
+use model::dump::query::{DumpQuery, DumpReport, DumpsAnalyse, DumpsChange, DumpsChanged, DumpsPurge, ReportQuery};
 use model::dump::{DumpArrived, DumpChange};
 use model::parcel::{FramePlaces, FrameQuery, FramesMissing, Parcel};
 use model::{Blob, Digest, Dump, NewDump, Page, PageQuery};
@@ -105,5 +105,10 @@ impl Client {
     /// Drops the content of all dumps that a specification means, and keeps what is known of them.
     pub async fn dumps_purge(&self, order: &DumpsPurge) -> Result<DumpsChanged, ClientError> {
         self.act(Method::POST, "/v1/dumps/purge", Some(order)).await
+    }
+
+    /// Has all dumps that a specification means looked into again.
+    pub async fn dumps_analyse(&self, order: &DumpsAnalyse) -> Result<DumpsChanged, ClientError> {
+        self.act(Method::POST, "/v1/dumps/analyse", Some(order)).await
     }
 }

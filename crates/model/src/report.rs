@@ -248,6 +248,11 @@ pub enum Severity {
     Critical,
 }
 
+impl Severity {
+    /// Every estimate, the mildest first.
+    pub const ALL: [Self; 5] = [Self::Unknown, Self::Low, Self::Medium, Self::High, Self::Critical];
+}
+
 /// One thread.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Thread {

@@ -32,10 +32,10 @@ pub(crate) async fn run(app: App) {
 /// Makes analyses, and returns how many.
 async fn pass(app: &App) -> Result<usize, StoreError> {
     // Most passes find nothing, and a look is cheaper than a write.
-    if !app.store.analyses_wait().await? {
+    let now = app.clock.now();
+    if !app.store.analyses_wait(now).await? {
         return Ok(0);
     }
-    let now = app.clock.now();
     let ids = (0..MAX_PASS).map(|_| ExecutionId::new(now, random())).collect();
     let made = app.store.analyses_make(ids, now).await?;
     for execution in &made {

@@ -59,7 +59,7 @@ statements! {
     );
     LIST = concat!("SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.tenant = $1 AND d.id < $2 ORDER BY d.id DESC LIMIT $3");
     REPLACE = "UPDATE dump SET digest = $1, size = $2, manifest = $3, kind = $4, is_truncated = $5, redaction = $6, \
-               state = 'received', analysis = NULL, cause = NULL, purged_at = NULL, purged_by = NULL, purged_why = NULL \
+               state = 'received', analysis = NULL, cause = NULL, tries = 0, analyse_at = 0, purged_at = NULL, purged_by = NULL, purged_why = NULL \
                WHERE id = $7 AND state IN ('received', 'analysed', 'truncated', 'unreadable', 'purged')";
     FACTS = "UPDATE dump SET time = $1, cmd = $2, psargs = $3, pid = $4, node = $5, platform = $6, \
              execution = coalesce(execution, $7) WHERE id = $8";

@@ -21,7 +21,7 @@ struct Migration {
 
 /// The schema's history, oldest first.
 const MIGRATIONS: &[Migration] =
-    &[GROUND, NODES, LAYERS, RETENTION, DUMPS, DUMP_QUESTIONS, ANALYSES, SIGNATURES, PACKS];
+    &[GROUND, NODES, LAYERS, RETENTION, DUMPS, DUMP_QUESTIONS, ANALYSES, SIGNATURES, PACKS, ANALYSES_AGAIN];
 
 const GROUND: Migration = Migration {
     version: 1,
@@ -85,6 +85,14 @@ const LOCK: i64 = 0x0071_7561_7272_7931;
 
 const PACKS: Migration =
     Migration { version: 9, name: "packs", both: include_str!("migration/0009_packs.sql"), sqlite: "", postgres: "" };
+
+const ANALYSES_AGAIN: Migration = Migration {
+    version: 10,
+    name: "analyses again",
+    both: include_str!("migration/0010_analyses_again.sql"),
+    sqlite: "",
+    postgres: "",
+};
 
 const HISTORY: &str =
     "CREATE TABLE IF NOT EXISTS migration (version bigint PRIMARY KEY, name text NOT NULL, at bigint NOT NULL)";

@@ -109,9 +109,10 @@ tables! {
     "dump" by "id" = [0] > "$1" limit "$2" from Text:
         "id, tenant, hash, digest, size, manifest, kind, state, is_truncated, name, time, cmd, psargs, pid, node, \
          platform, ticket, properties, stack, signature, signature_text, execution, report, created_by, uploaded_at, \
-         signed, purged_at, purged_by, purged_why, redaction, analysis, class, severity, cause" =
+         signed, purged_at, purged_by, purged_why, redaction, analysis, class, severity, cause, tries, \
+         analyse_at" =
         "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, \
-         $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34";
+         $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36";
     "signature" by "tenant, id" = [0, 1] > "$1, $2" limit "$3" from Text:
         "tenant, id, text, title, state, merged_into, stack, dumps, first_seen, last_seen, fixed_at, rules, height, \
          is_due, created_at" =

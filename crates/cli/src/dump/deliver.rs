@@ -5,7 +5,7 @@
 
 use super::catch::spool::{About, BrokenFrame, frames};
 use super::catch::{Settings, SettingsArgs, Spool, Stage};
-use super::packs;
+use super::packs::{Apart, Shipper, complain};
 use super::parcels::send;
 use crate::blob::{bar, progress};
 use crate::connection;
@@ -98,16 +98,11 @@ async fn all(
     packs: Packs,
 ) -> anyhow::Result<Exit> {
     let mut exit = Exit::Ok;
+    let shipper = (packs == Packs::Found).then(|| Shipper::new(session, (client.url(), token)));
     for id in spool.list(Stage::Caught) {
-        match one(session, client, spool, id).await {
+        match one(session, (client, shipper.as_ref()), spool, id).await {
             Ok(about) => {
                 spool.shift(id, Stage::Caught, Stage::Sent)?;
-                if packs == Packs::Found {
-                    let named = about.properties.get("process").and_then(|process| process["modules"].as_array());
-                    let paths = named.into_iter().flatten().filter_map(|path| Some(path.as_str()?.to_owned()));
-                    let paths: Vec<_> = paths.collect();
-                    packs::ship_apart(session, (client.url(), token), &paths).await;
-                }
                 match session.output.is_json() {
                     true => session.output.json_line(&about)?,
                     false => session.output.line(&about.hash)?,
@@ -132,7 +127,12 @@ async fn all(
     Ok(exit)
 }
 
-async fn one(session: &Session, client: &Client, spool: &Spool, id: DumpId) -> anyhow::Result<About> {
+async fn one(
+    session: &Session,
+    (client, shipper): (&Client, Option<&Shipper>),
+    spool: &Spool,
+    id: DumpId,
+) -> anyhow::Result<About> {
     let about = spool.about(Stage::Caught, id).context("what is known of it cannot be read")?;
     let content = spool.content(Stage::Caught, id).context("it cannot be read")?;
     let manifest = content.0.encode();
@@ -149,6 +149,14 @@ async fn one(session: &Session, client: &Client, spool: &Spool, id: DumpId) -> a
     .await;
     bar.finish_and_clear();
     sent?;
+    if let Some(shipper) = shipper {
+        // Before anybody looks into the dump, who would miss them.
+        let named = about.properties.get("process").and_then(|process| process["modules"].as_array());
+        let paths = named.into_iter().flatten().filter_map(|path| Some(path.as_str()?.to_owned()));
+        if let Err(told) = shipper.ship(&Apart { modules: paths.collect(), ..Apart::default() }).await {
+            complain(session, &told);
+        }
+    }
     let digest = Digest::from_bytes(*blake3::hash(&manifest).as_bytes());
     client.manifest_put(digest, manifest.into()).await?;
     let new = NewDump {
@@ -160,7 +168,7 @@ async fn one(session: &Session, client: &Client, spool: &Spool, id: DumpId) -> a
         name: about.name.clone(),
         facts: about.facts.clone(),
         execution: None,
-        redaction: None,
+        redaction: about.redaction.clone(),
     };
     let arrived = client.dump_create(&new).await?;
     let properties =

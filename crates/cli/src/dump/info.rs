@@ -102,6 +102,12 @@ pub(super) struct Known<'d> {
     #[serde(skip_serializing_if = "Option::is_none")]
     signature: Option<&'d model::dump::DumpSignature>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<&'d str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    severity: Option<model::report::Severity>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'d str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     execution: Option<String>,
     dump_id: String,
 }
@@ -133,6 +139,9 @@ impl<'d> From<&'d Dump> for Known<'d> {
             uploaded: seconds(dump.uploaded_at),
             by: &dump.by,
             signature: dump.signature.as_ref(),
+            class: dump.class.as_deref(),
+            severity: dump.severity,
+            cause: dump.cause.as_deref(),
             execution: dump.execution.map(|id| id.to_string()),
             dump_id: dump.id.to_string(),
         }

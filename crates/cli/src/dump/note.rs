@@ -1,10 +1,11 @@
-//! `quarry dump set`, `unset`, `ticket`, `unticket` and `rm`: what is done to all dumps that are meant, in one step.
+//! `quarry dump set`, `unset`, `ticket`, `unticket`, `rm` and `reanalyse`: what is done to all dumps that are meant, in one step.
 
 use super::selection::{Meant, check_said, meant, refuse, split};
 use crate::exit::{Exit, Failure};
 use crate::session::Session;
 use clap::Args;
-use model::dump::query::{DumpsChange, DumpsChanged, DumpsPurge, Earnest};
+use client::{Client, ClientError};
+use model::dump::query::{DumpsAnalyse, DumpsChange, DumpsChanged, DumpsPurge, Earnest, Selection};
 use model::dump::{DumpChange, MAX_TICKET_CHARS};
 use model::limits::MAX_ROW_BYTES;
 use serde_json::Value;
@@ -86,6 +87,27 @@ pub(crate) struct Rm {
     yes: bool,
 }
 
+/// Has dumps looked into again, by the symbols and the rules that there are now
+///
+/// What is known of them stays until that is done. Dumps that are named are taken at once, those that a specification means
+/// only with `--yes`.
+#[derive(Args)]
+#[command(after_help = "Example:
+  quarry dump reanalyse 086d664357716ae7
+  quarry dump reanalyse --dry-run state=unreadable
+  quarry dump reanalyse --yes cmd=nginx mtime=7d")]
+pub(crate) struct Reanalyse {
+    /// Which dumps
+    #[arg(required = true, value_name = "SPECIFICATION")]
+    words: Vec<String>,
+    /// Only tell which dumps would be looked into
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    /// Take all that are meant, however many
+    #[arg(long, short)]
+    yes: bool,
+}
+
 impl Set {
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
@@ -155,22 +177,55 @@ impl Unticket {
 impl Rm {
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
-        let (words, behind) = split(&self.words);
+        let told = ("the content dropped of".to_owned(), "the content would be dropped of".to_owned());
+        let asked = Sweeping { words: &self.words, is_dry: self.dry_run, is_sure: self.yes, would: "dropped" };
+        let purge = async |client: &Client, of, earnest| client.dumps_purge(&DumpsPurge { of, earnest }).await;
+        asked.carry_out(session, told, purge).await
+    }
+}
+
+impl Reanalyse {
+    /// Runs the command.
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
+        let told = ("to be looked into again:".to_owned(), "would be looked into again:".to_owned());
+        let would = "looked into again";
+        let asked = Sweeping { words: &self.words, is_dry: self.dry_run, is_sure: self.yes, would };
+        let analyse = async |client: &Client, of, earnest| client.dumps_analyse(&DumpsAnalyse { of, earnest }).await;
+        asked.carry_out(session, told, analyse).await
+    }
+}
+
+/// An order that nobody should give to more dumps than were meant.
+struct Sweeping<'w> {
+    words: &'w [String],
+    is_dry: bool,
+    is_sure: bool,
+    would: &'static str,
+}
+
+impl Sweeping<'_> {
+    /// Carries it out on dumps that are named; on all that are meant only if that was said.
+    async fn carry_out(
+        &self,
+        session: &mut Session,
+        told: (String, String),
+        order: impl AsyncFn(&Client, Selection, Earnest) -> Result<DumpsChanged, ClientError>,
+    ) -> anyhow::Result<Exit> {
+        let (words, behind) = split(self.words);
         if let [more, ..] = behind {
             return Err(refuse(format!("`{more}` is no part of a specification")));
         }
         let client = session.client()?;
         let meant = meant(words).await?;
-        let is_sure = self.yes || meant.is_named;
-        let earnest = if self.dry_run || !is_sure { Earnest::Dry } else { Earnest::Real };
-        let changed = client.dumps_purge(&DumpsPurge { of: meant.of, earnest }).await?;
-        if !is_sure && !self.dry_run && changed.changed > 0 {
-            let message = format!("{} would be dropped", dumps(changed.changed));
+        let is_sure = self.is_sure || meant.is_named;
+        let earnest = if self.is_dry || !is_sure { Earnest::Dry } else { Earnest::Real };
+        let changed = order(&client, meant.of, earnest).await?;
+        if !is_sure && !self.is_dry && changed.changed > 0 {
+            let message = format!("{} would be {}", dumps(changed.changed), self.would);
             let failure = Failure::usage("not_sure", message);
             return Err(failure.hint("--dry-run shows which, --yes does it").into());
         }
-        let told = ("the content dropped of".to_owned(), "the content would be dropped of".to_owned());
-        tell(session, &changed, (self.dry_run, told))
+        tell(session, &changed, (self.is_dry, told))
     }
 }
 

@@ -71,42 +71,75 @@ pub(super) async fn ship(session: &Session, client: &Client, path: &Path) {
     match sent {
         Ok(sent) if sent.is_empty() => {}
         Ok(sent) => session.output.say(&format!("sent what {} modules are unwound by", sent.len())),
-        Err(error) => complain(session, &error),
+        Err(error) => complain(session, &untold(&error)),
     }
+}
+
+/// What packs are made of by a process of its own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Apart {
+    /// Dumps, whose modules are meant.
+    pub(crate) dumps: Vec<PathBuf>,
+    /// Modules.
+    pub(crate) modules: Vec<String>,
 }
 
 /// Sends the packs of modules that may be anybody's, by a process of its own.
-pub(crate) async fn ship_apart(session: &Session, (url, token): (&str, Option<&str>), paths: &[String]) {
-    let work = async {
-        let mut command = tokio::process::Command::new(std::env::current_exe()?);
-        command.args(["--quiet", "--url", url, "dump", "packs"]);
-        for path in paths.iter().filter(|path| path.starts_with('/')) {
-            command.args(["--module", path]);
+#[derive(Clone, Debug)]
+pub(crate) struct Shipper {
+    url: String,
+    token: Option<String>,
+    ca_file: Option<PathBuf>,
+    tenant: Option<String>,
+}
+
+impl Shipper {
+    /// Makes one that sends to a server, showing a token unless that is the stored one.
+    pub(crate) fn new(session: &Session, (url, token): (&str, Option<&str>)) -> Self {
+        let (ca_file, tenant) = (session.global.ca_file.clone(), session.global.tenant.clone());
+        Self { url: url.to_owned(), token: token.map(str::to_owned), ca_file, tenant }
+    }
+
+    /// Sends packs; what is returned is why it did not work, in words.
+    pub(crate) async fn ship(&self, of: &Apart) -> Result<(), String> {
+        if of.dumps.is_empty() && of.modules.is_empty() {
+            return Ok(());
         }
-        if let Some(token) = token {
+        self.work(of).await.map_err(|error| untold(&error))
+    }
+
+    async fn work(&self, of: &Apart) -> anyhow::Result<()> {
+        let mut command = tokio::process::Command::new(std::env::current_exe()?);
+        command.args(["--quiet", "--url", &self.url]);
+        if let Some(token) = &self.token {
             command.env("QUARRY_TOKEN", token);
         }
-        if let Some(file) = &session.global.ca_file {
+        if let Some(file) = &self.ca_file {
             command.arg("--ca-file").arg(file);
         }
-        if let Some(tenant) = &session.global.tenant {
+        if let Some(tenant) = &self.tenant {
             command.args(["--tenant", tenant]);
         }
+        command.args(["dump", "packs"]);
+        for path in of.modules.iter().filter(|path| path.starts_with('/')) {
+            command.args(["--module", path]);
+        }
+        command.arg("--").args(&of.dumps);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         let ended = tokio::time::timeout(MAX_APART, command.status()).await.context("it took too long")??;
         anyhow::ensure!(ended.success(), "{ended}");
-        anyhow::Ok(())
-    };
-    if !paths.is_empty()
-        && let Err(error) = work.await
-    {
-        complain(session, &error);
+        Ok(())
     }
 }
 
-fn complain(session: &Session, error: &anyhow::Error) {
+/// Says on standard error that packs were not sent.
+pub(crate) fn complain(session: &Session, told: &str) {
     let label = session.output.err_style(Style::Doubtful, "note:");
-    session.output.complain(&label, &format!("what modules are unwound by was not sent: {error:#}"));
+    session.output.complain(&label, told);
+}
+
+fn untold(error: &anyhow::Error) -> String {
+    format!("what modules are unwound by was not sent: {error:#}")
 }
 
 /// Returns the modules of a dump that are on this machine, by build id.

@@ -56,11 +56,8 @@ impl Upload {
             let name = self.name.clone().unwrap_or_else(|| name_of(path));
             let done = match path == Path::new("-") {
                 true => from_input(session, &client, &name, rules.clone()).await,
-                false => from_file(session, &client, (path, &name), rules.clone()).await,
+                false => from_file(session, &client, (path, &name), (rules.clone(), !self.no_packs)).await,
             };
-            if done.is_ok() && !self.no_packs && path != Path::new("-") {
-                packs::ship(session, &client, path).await;
-            }
             match done {
                 Ok((dump, shown)) if session.output.is_json() => {
                     session.output.json(&shown)?;
@@ -90,7 +87,7 @@ async fn from_file(
     session: &Session,
     client: &Client,
     (path, name): (&Path, &str),
-    rules: LeftOut,
+    (rules, has_packs): (LeftOut, bool),
 ) -> anyhow::Result<Done> {
     let file = File::open(path).with_context(|| format!("`{}` cannot be read", path.display()))?;
     let metadata = file.metadata()?;
@@ -102,6 +99,9 @@ async fn from_file(
     let (size, is_truncated) = (metadata.len(), head.end > metadata.len());
     if let Some(there) = there(client, &hash).await?.filter(|there| is_as_full(there, size, is_truncated)) {
         session.output.say(&format!("{name} is already there as {hash}"));
+        if has_packs {
+            packs::ship(session, client, path).await;
+        }
         let shown = serde_json::to_value(DumpArrived { dump: there.clone(), arrival: Arrival::Known })?;
         return Ok((there, shown));
     }
@@ -110,8 +110,13 @@ async fn from_file(
     let bar = bar(session, Some(size));
     let sent = send(client, move |sink| split_file_by(&file, rules.as_deref(), sink), &progress(&bar)).await;
     bar.finish_and_clear();
+    let sent = sent?;
+    if has_packs {
+        // Before anybody looks into the dump, who would miss them.
+        packs::ship(session, client, path).await;
+    }
     let facts = DumpFacts { time: metadata.modified().ok().and_then(instant), ..DumpFacts::default() };
-    make_known(session, client, sent?, (name, facts)).await
+    make_known(session, client, sent, (name, facts)).await
 }
 
 async fn from_input(session: &Session, client: &Client, name: &str, rules: LeftOut) -> anyhow::Result<Done> {

@@ -177,6 +177,7 @@ fn explain(error: &NodeError) -> anyhow::Error {
         NodeError::Folder { .. } => (Exit::Failed, "name another one with --state; each node needs its own"),
         NodeError::Spawner(_) => (Exit::Failed, "`quarry doctor` says what this machine has for sandboxes"),
         NodeError::Cache(_) => (Exit::Failed, "the cache holds nothing that cannot be had again; it may be removed"),
+        NodeError::Debuginfod(_) => (Exit::Usage, "servers are named with --debuginfod URL"),
         NodeError::Refused(_) => (Exit::Refused, "the token needs the scope `node:run`; names are unique among nodes"),
         NodeError::SpawnerGone | NodeError::Broken(_) => {
             (Exit::Failed, "start it again; the log says what came before")

@@ -74,6 +74,14 @@ pub struct RedactionRules {
     digest: String,
 }
 
+impl PartialEq for RedactionRules {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for RedactionRules {}
+
 impl RedactionRules {
     /// Reads a file of rules.
     pub fn read(text: &str) -> Result<Self, RedactionError> {
@@ -125,8 +133,8 @@ impl RedactionRules {
         &self.digest
     }
 
-    /// Tells whether the value of a name is left out.
-    pub(crate) fn leaves_out(&self, name: &str) -> bool {
+    /// Tells whether the value of a name, of a variable or of an argument `NAME=VALUE`, is left out.
+    pub fn leaves_out(&self, name: &str) -> bool {
         let name = name.to_ascii_uppercase();
         let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(&name));
         any(&self.leave_out) && !any(&self.keep)

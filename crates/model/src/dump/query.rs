@@ -189,6 +189,17 @@ pub struct DumpsPurge {
     pub earnest: Earnest,
 }
 
+/// Which dumps are to be looked into again, in one step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DumpsAnalyse {
+    /// Which ones.
+    pub of: Selection,
+    /// Whether it is only tried.
+    #[serde(default)]
+    pub earnest: Earnest,
+}
+
 /// A dump that an order touched, or would.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DumpTold {

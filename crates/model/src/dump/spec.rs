@@ -18,7 +18,7 @@ pub use moment::Moment;
 use super::is_hash;
 use crate::error::ApiError;
 use crate::id::DumpId;
-use crate::report::DumpKind;
+use crate::report::{DumpKind, Severity};
 use crate::{DumpState, dump::MAX_HASH_CHARS};
 use std::str::FromStr;
 
@@ -57,6 +57,8 @@ pub enum Test {
     Kinds(Vec<DumpKind>),
     /// It is one of these states.
     States(Vec<DumpState>),
+    /// It is estimated so.
+    Severities(Vec<Severity>),
     /// It is so.
     Truth(bool),
     /// It is a whole number that compares so.

@@ -1,4 +1,4 @@
-//! Routes that mean many dumps by a specification: found, counted, changed and purged in one step.
+//! Routes that mean many dumps by a specification: found, counted, changed and purged in one step, and looked into again.
 
 use crate::app::App;
 use crate::body::{Asked, Body, TenantQuery};
@@ -7,7 +7,8 @@ use crate::error::Answer;
 use axum::Json;
 use axum::extract::State;
 use model::dump::query::{
-    DumpCursor, DumpQuery, DumpReport, DumpsChange, DumpsChanged, DumpsPurge, Earnest, ReportQuery, check_meant,
+    DumpCursor, DumpQuery, DumpReport, DumpsAnalyse, DumpsChange, DumpsChanged, DumpsPurge, Earnest, ReportQuery,
+    check_meant,
 };
 use model::page::page_limit;
 use model::{ApiError, Dump, Page, Scope};
@@ -17,7 +18,12 @@ use utoipa_axum::routes;
 
 /// Returns the routes.
 pub(crate) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(find)).routes(routes!(count)).routes(routes!(change)).routes(routes!(purge))
+    OpenApiRouter::new()
+        .routes(routes!(find))
+        .routes(routes!(count))
+        .routes(routes!(change))
+        .routes(routes!(purge))
+        .routes(routes!(analyse))
 }
 
 /// Finds the dumps that a specification means, in the order of their times.
@@ -120,5 +126,31 @@ async fn purge(
     if order.earnest == Earnest::Real {
         crate::image::remove_contents(&app).await;
     }
+    Ok(Json(changed))
+}
+
+/// Has all dumps that a specification means looked into again, by the symbols and rules that there are now; or only tells
+/// which. What is known of them stays until then.
+#[utoipa::path(
+    post, path = "/v1/dumps/analyse", tag = "dump", operation_id = "dumps_analyse", params(TenantQuery),
+    request_body = DumpsAnalyse,
+    responses(
+        (status = 200, description = "What came of it.", body = DumpsChanged),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn analyse(
+    State(app): State<App>,
+    caller: Caller,
+    Asked(asked): Asked<TenantQuery>,
+    Body(order): Body<DumpsAnalyse>,
+) -> Answer<Json<DumpsChanged>> {
+    caller.must(Scope::DumpWrite)?;
+    check_meant(&order.of)?;
+    let of = order.of.parse()?;
+    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
+    let what = (DumpsOrder::Analyse, order.earnest);
+    let changed = app.store.dumps_change(of, what, tenant, (&caller.user, app.clock.now())).await?;
+    app.arrivals.notify_one();
     Ok(Json(changed))
 }

@@ -1,23 +1,26 @@
 //! Analyses of dumps: the execution that opens a dump is made once for each content, and its end fills the dump's record.
 //!
 //! A dump's row names the execution that analyses it, which is the fence: what another one says does not count. Content
-//! that takes the place of what was there takes that name away, and so is analysed anew. However an analysis ends the dump
-//! has a state, so nothing is tried for ever.
+//! that takes the place of what was there takes that name away, and so is analysed anew; so does somebody's order. An
+//! analysis that never began because a machine failed is made again, a few times and later each time. However else it ends
+//! the dump has a state, so nothing is tried for ever.
 
-use super::{GET, fill, read};
+use super::{GET, again, fill, note, read};
 use crate::content;
 use crate::error::StoreError;
 use crate::execution::{self, ExecutionCreate, queued};
 use crate::image;
+use crate::signature::rules::rules;
 use crate::statement::statements;
 use crate::store::Store;
 use crate::transaction::{Operation, Tx};
-use jiff::Timestamp;
-use model::analysis::DumpOrder;
+use jiff::{SignedDuration, Timestamp};
+use model::analysis::{DumpOrder, RulesOrder};
 use model::dump::DumpFindings;
+use model::limits::MAX_LOSSES;
 use model::{
     Class, Dump, DumpId, DumpState, Execution, ExecutionId, Input, Limits, NewExecution, Origin, OriginKind, Outcome,
-    Sandbox, Shape,
+    Sandbox, SetUpFault, Shape,
 };
 use std::sync::Arc;
 
@@ -31,14 +34,21 @@ const MAX_MEMORY_BYTES: u64 = 4 << 30;
 const WALL_MS: u64 = 60_000;
 /// What an analysis may say besides its report.
 const LOG_BYTES: u64 = 64 << 10;
-/// Files of an analysis' own, of which it needs none.
-const DISK_BYTES: u64 = 16 << 20;
+/// Files of an analysis' own: what it finds out about symbols, until its node takes it.
+const DISK_BYTES: u64 = 128 << 20;
+/// How long nobody tries again after the first failure of a machine; each time it is so much longer.
+const PAUSE: SignedDuration = SignedDuration::from_secs(2);
+const LONGER: SignedDuration = SignedDuration::from_secs(20);
 
 statements! {
     UNANALYSED = "SELECT id FROM dump WHERE state = 'received' AND analysis IS NULL AND manifest IS NOT NULL \
-                  ORDER BY id LIMIT $1";
+                  AND analyse_at <= $1 ORDER BY id LIMIT $2";
     TAKE = "UPDATE dump SET analysis = $1 WHERE id = $2 AND state = 'received' AND analysis IS NULL \
             AND manifest IS NOT NULL RETURNING id";
+    LATER = "UPDATE dump SET analysis = NULL, tries = tries + 1, analyse_at = $1 + tries * $2 \
+             WHERE id = $3 AND state = 'received' AND tries < $4 RETURNING id";
+    AGAIN = "UPDATE dump SET state = 'received', analysis = NULL, cause = NULL, tries = 0, analyse_at = 0 \
+             WHERE id = $1 AND state IN ('analysed', 'truncated', 'unreadable') AND manifest IS NOT NULL RETURNING id";
     OURS = "SELECT id FROM dump WHERE id = $1 AND analysis = $2";
 }
 
@@ -53,7 +63,7 @@ impl Operation for AnalysesMake {
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
         let mut made = Vec::new();
-        let rows = tx.rows(UNANALYSED, &[(self.ids.len() as u64).into()]).await?;
+        let rows = tx.rows(UNANALYSED, &[self.at.into(), (self.ids.len() as u64).into()]).await?;
         for (row, id) in rows.iter().zip(&self.ids) {
             let dump: DumpId = row.parsed(0)?;
             // Another server may have been quicker.
@@ -98,7 +108,9 @@ fn execution(dump: &Dump, id: ExecutionId, at: Timestamp) -> Execution {
 /// Returns what a node is told of the dump that an execution analyses; nothing, if the dump is another's by now.
 pub(crate) async fn order(tx: &Tx<'_>, of: &Execution) -> Result<Option<DumpOrder>, StoreError> {
     let Some(dump) = ours(tx, of).await? else { return Ok(None) };
-    let mut order = DumpOrder { id: dump.id, manifest: dump.manifest, size: dump.size, files: Vec::new(), image: None };
+    let rules = rules(tx, dump.tenant).await?.map(|file| RulesOrder { name: file.name, blob: file.blob });
+    let (files, image) = (Vec::new(), None);
+    let mut order = DumpOrder { id: dump.id, manifest: dump.manifest, size: dump.size, files, image, rules };
     let died = match dump.execution {
         Some(id) => execution::get(tx, id).await?.filter(|died| died.tenant == dump.tenant),
         None => None,
@@ -130,12 +142,35 @@ pub(crate) async fn finish(
     by: &str,
 ) -> Result<(), StoreError> {
     let Some(dump) = ours(tx, of).await? else { return Ok(()) };
+    if let Some(Outcome::SetUpFailed { fault: SetUpFault::Machine, .. }) = &of.outcome
+        && postponed(tx, &dump, at).await?
+    {
+        return Ok(());
+    }
     let findings = match (&of.outcome, findings) {
         (Some(Outcome::Exited { code: 0 }), Some(findings)) => checked(tx, &dump, findings).await?,
         (Some(Outcome::Exited { code: 0 }), None) => nothing(&dump, "its analysis ended without a word"),
         (outcome, _) => nothing(&dump, &cause(outcome.as_ref())),
     };
     fill(tx, dump, &findings.fitted(), (by, at)).await.map(drop)
+}
+
+/// Has somebody look into a dump later, unless that was done often enough.
+async fn postponed(tx: &Tx<'_>, dump: &Dump, at: Timestamp) -> Result<bool, StoreError> {
+    let micros = |time: SignedDuration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+    let first = at.saturating_add(PAUSE).unwrap_or(at);
+    let values = [first.into(), micros(LONGER).into(), dump.id.into(), (MAX_LOSSES - 1).into()];
+    Ok(!tx.write(LATER, &values).await?.is_empty())
+}
+
+/// Has a dump looked into again whose content is there; returns it, if it is not about to be looked into anyway.
+pub(super) async fn renewed(tx: &Tx<'_>, before: &Dump, who: (&str, Timestamp)) -> Result<Option<Dump>, StoreError> {
+    if tx.write(AGAIN, &[before.id.into()]).await?.is_empty() {
+        return Ok(None);
+    }
+    let dump = again(tx, before.id).await?;
+    note(tx, &dump, who);
+    Ok(Some(dump))
 }
 
 /// A node may say what it likes: its findings must end the analysis, and their report be there.
@@ -176,19 +211,19 @@ impl Store {
         self.write(AnalysesMake { ids, at }).await
     }
 
-    /// Tells whether there is a dump that nobody has looked into yet.
-    pub async fn analyses_wait(&self) -> Result<bool, StoreError> {
-        self.read(AnalysesWait).await
+    /// Tells whether there is a dump that nobody has looked into yet, and that somebody may look into now.
+    pub async fn analyses_wait(&self, now: Timestamp) -> Result<bool, StoreError> {
+        self.read(AnalysesWait(now)).await
     }
 }
 
 /// Tells whether there is a dump that nobody has looked into yet.
-struct AnalysesWait;
+struct AnalysesWait(Timestamp);
 
 impl Operation for AnalysesWait {
     type Answer = bool;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<bool, StoreError> {
-        Ok(tx.row(UNANALYSED, &[1_u64.into()]).await?.is_some())
+        Ok(tx.row(UNANALYSED, &[self.0.into(), 1_u64.into()]).await?.is_some())
     }
 }

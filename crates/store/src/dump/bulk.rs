@@ -1,5 +1,6 @@
 //! Orders to many dumps, each of them one transaction: all of it happens, or nothing.
 
+use super::analysis::renewed;
 use super::query::{DumpsAsked, page};
 use super::{dropped, noted};
 use crate::error::StoreError;
@@ -21,6 +22,8 @@ pub enum DumpsOrder {
     Note(DumpChange),
     /// The content is dropped.
     Purge,
+    /// It is looked into again.
+    Analyse,
 }
 
 struct DumpsChange {
@@ -39,6 +42,11 @@ impl DumpsChange {
         match (&self.order, self.earnest) {
             (DumpsOrder::Note(change), Earnest::Real) => noted(tx, dump, change, who).await,
             (DumpsOrder::Purge, Earnest::Real) => dropped(tx, dump, who).await,
+            (DumpsOrder::Analyse, Earnest::Real) => renewed(tx, dump, who).await,
+            (DumpsOrder::Analyse, Earnest::Dry) => {
+                let is_there = dump.manifest.is_some() && dump.state != DumpState::Received;
+                Ok(is_there.then(|| dump.clone()))
+            }
             (DumpsOrder::Note(change), Earnest::Dry) => {
                 let after = change.apply(&dump.properties).map_err(|error| StoreError::Refused(Box::new(error)))?;
                 let is_other_ticket = change.ticket.as_ref().is_some_and(|ticket| *ticket != dump.ticket);

@@ -206,6 +206,7 @@ impl Preparation<'_> {
             Test::Undefined => Leaf::Gone(column),
             Test::Kinds(kinds) => Leaf::Among(column, kinds.iter().map(word).collect()),
             Test::States(states) => Leaf::Among(column, states.iter().map(word).collect()),
+            Test::Severities(severities) => Leaf::Among(column, severities.iter().map(word).collect()),
             Test::Truth(truth) => Leaf::Compares(column, Comparison::Equal, i64::from(*truth).into()),
             Test::Number(comparison, number) => Leaf::Compares(column, *comparison, (*number).into()),
             Test::Time(comparison, moment) => Leaf::Time(column, *comparison, moment.at(self.now).as_microsecond()),
@@ -293,6 +294,9 @@ pub(super) const fn column(field: &Field) -> &'static str {
         Field::Stack => "stack",
         Field::Signature => "signature",
         Field::SignatureText => "signature_text",
+        Field::Class => "class",
+        Field::Severity => "severity",
+        Field::Cause => "cause",
         Field::Execution => "execution",
         Field::Size => "size",
         Field::By => "created_by",
@@ -303,7 +307,7 @@ pub(super) const fn column(field: &Field) -> &'static str {
 
 /// Tells whether a column has few different values, and an index that tells them.
 fn is_indexed(column: &str) -> bool {
-    matches!(column, "cmd" | "node" | "platform" | "ticket" | "signature")
+    matches!(column, "cmd" | "node" | "platform" | "ticket" | "signature" | "class" | "severity")
 }
 
 impl Leaf {
@@ -400,7 +404,13 @@ fn write_test(text: &mut Text, test: &Test) {
         }
         Test::Fits(glob) => text.fits("p.text", glob),
         // No property is asked these.
-        Test::Undefined | Test::Kinds(_) | Test::States(_) | Test::Truth(_) | Test::Number(..) | Test::Time(..) => {
+        Test::Undefined
+        | Test::Kinds(_)
+        | Test::States(_)
+        | Test::Severities(_)
+        | Test::Truth(_)
+        | Test::Number(..)
+        | Test::Time(..) => {
             text.push("false");
         }
     }

@@ -52,13 +52,18 @@ fn read(row: &Row) -> Result<RulesFile, StoreError> {
     })
 }
 
+/// Returns the file of rules that a tenant lays over the house's.
+pub(crate) async fn rules(tx: &Tx<'_>, tenant: TenantId) -> Result<Option<RulesFile>, StoreError> {
+    tx.row(RULES, &[tenant.into()]).await?.as_ref().map(read).transpose()
+}
+
 struct RulesGet(TenantId);
 
 impl Operation for RulesGet {
     type Answer = Option<RulesFile>;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
-        tx.row(RULES, &[self.0.into()]).await?.as_ref().map(read).transpose()
+        rules(tx, self.0).await
     }
 }
 

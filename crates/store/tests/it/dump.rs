@@ -4,15 +4,18 @@ use crate::engine::{Fresh, on_both_engines};
 use crate::node::{finished, join, report};
 use crate::sample::{at, log, refused, tenant};
 use futures_util::future::join_all;
+use model::dump::query::Earnest;
+use model::dump::spec::Specification;
 use model::dump::{Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, DumpSignature};
 use model::node::Held;
 use model::parcel::{Frame, Index};
 use model::{
-    Blob, Digest, Dump, DumpId, DumpKind, DumpState, Execution, ExecutionId, NewDump, Noun, Outcome, Purpose, TenantId,
+    Blob, Digest, Dump, DumpId, DumpKind, DumpState, Execution, ExecutionId, NewDump, NewNode, Noun, Outcome, Purpose,
+    SetUpFault, TenantId,
 };
 use serde_json::json;
 use std::collections::BTreeSet;
-use store::{DumpKey, DumpLeft, Store, StoreError, Taken, random};
+use store::{DumpKey, DumpLeft, DumpsOrder, Store, StoreError, Taken, random};
 
 on_both_engines!(
     frames_are_known_by_the_parcel_that_brought_them,
@@ -22,6 +25,8 @@ on_both_engines!(
     naming_a_parcel_and_removing_it_meet,
     findings_are_kept,
     a_dump_is_analysed_once_and_whatever_happens,
+    a_machine_that_fails_is_forgiven_a_few_times,
+    dumps_are_analysed_again_by_order,
 );
 
 pub(crate) fn digest(seed: &str) -> Digest {
@@ -316,13 +321,13 @@ async fn a_dump_is_analysed_once_and_whatever_happens(fresh: &Fresh) {
         made.push(create(&store, ours, &new(hash), (hash, 1), &["a"]).await.expect("is made").dump);
     }
     made.sort_by_key(|dump| dump.id.to_string());
-    assert!(store.analyses_wait().await.expect("an answer"));
+    assert!(store.analyses_wait(at(6)).await.expect("an answer"));
     let (one, other) = tokio::join!(store.analyses_make(ids(), at(5)), store.analyses_make(ids(), at(5)));
     let mut analyses = [one.expect("are made"), other.expect("are made")].concat();
     analyses.sort_by_key(|analysis| analysis.origin.id.clone());
     let of: Vec<_> = analyses.iter().filter_map(|analysis| analysis.origin.id.clone()).collect();
     assert_eq!(of, made.iter().map(|dump| dump.id.to_string()).collect::<Vec<_>>(), "each is analysed once");
-    assert!(!store.analyses_wait().await.expect("an answer"));
+    assert!(!store.analyses_wait(at(6)).await.expect("an answer"));
     assert_eq!(store.analyses_make(ids(), at(6)).await.expect("are made").len(), 0);
 
     let takes = |ms| {
@@ -352,7 +357,7 @@ async fn a_dump_is_analysed_once_and_whatever_happens(fresh: &Fresh) {
     let found = get(&made[1]).await;
     assert_eq!(found.state, DumpState::Unreadable);
     assert_eq!(found.cause.as_deref(), Some("its analysis needed more memory than it may"));
-    assert!(!store.analyses_wait().await.expect("an answer"), "it is not tried for ever");
+    assert!(!store.analyses_wait(at(6)).await.expect("an answer"), "it is not tried for ever");
     let retry = store.execution_retry(analyses[1].id, ExecutionId::new(at(9), random()), None, "ann", at(9)).await;
     refused(retry, &format!("execution `{}` analysed a dump", analyses[1].id));
     // A report that nobody stored is none; and what was said of content that has been dropped does not count.
@@ -372,6 +377,79 @@ async fn a_dump_is_analysed_once_and_whatever_happens(fresh: &Fresh) {
     let analysed = DumpFindings { state: DumpState::Analysed, ..findings };
     say(&fresh_one, Outcome::Exited { code: 0 }, Some(analysed), 15).await;
     assert_eq!(get(&dump).await.state, DumpState::Analysed);
+    store.close().await;
+}
+
+async fn a_machine_that_fails_is_forgiven_a_few_times(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    parcel(&store, ours, &["a"], 1).await;
+    let dump = create(&store, ours, &new("a"), ("a", 1), &["a"]).await.expect("is made").dump;
+    let get = async || store.dump_get(DumpKey::Id(dump.id), everybody(ours)).await.expect("is there");
+    let mut ms = 10;
+    // Each time it is left alone for longer, in which nobody is asked to look into it.
+    for pause in [2_000, 22_000] {
+        fail(&store, &node, ours, ms).await;
+        assert_eq!(get().await.state, DumpState::Received);
+        assert!(!store.analyses_wait(at(ms + pause - 1)).await.expect("an answer"), "it is too early");
+        assert_eq!(store.analyses_make(vec![ExecutionId::new(at(ms), random())], at(ms + 1)).await.expect("asks"), []);
+        ms += pause + 10;
+        assert!(store.analyses_wait(at(ms)).await.expect("an answer"));
+    }
+    fail(&store, &node, ours, ms).await;
+    let found = get().await;
+    assert_eq!(
+        (found.state, found.cause.as_deref()),
+        (DumpState::Unreadable, Some("its analysis never began: no room"))
+    );
+    assert!(!store.analyses_wait(at(i64::from(i32::MAX))).await.expect("an answer"), "it is not tried for ever");
+    store.close().await;
+}
+
+/// Makes the analysis that waits, and has the node's machine fail it.
+async fn fail(store: &Store, node: &NewNode, ours: TenantId, ms: i64) {
+    let made = store.analyses_make(vec![ExecutionId::new(at(ms), random())], at(ms)).await.expect("are made");
+    let mut takes = report(node, ours, ms);
+    takes.sync.free = 8;
+    assert_eq!(store.node_exchange(takes).await.expect("is heard").assigned.len(), 1);
+    let mut said = finished(node, ours, Held { execution: made[0].id, attempt: 1 }, ms);
+    said.sync.finished[0].outcome = Outcome::SetUpFailed { cause: "no room".to_owned(), fault: SetUpFault::Machine };
+    assert_eq!(store.node_exchange(said).await.expect("is heard").refused, []);
+}
+
+async fn dumps_are_analysed_again_by_order(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    parcel(&store, ours, &["a"], 1).await;
+    let mut made = Vec::new();
+    for hash in ["a", "b", "c"] {
+        made.push(create(&store, ours, &new(hash), (hash, 1), &["a"]).await.expect("is made").dump);
+    }
+    let ids = || (0..8).map(|_| ExecutionId::new(at(4), random())).collect::<Vec<_>>();
+    assert_eq!(store.analyses_make(ids(), at(5)).await.expect("are made").len(), 3);
+    for (dump, content) in made.iter().zip(["a", "b"]) {
+        let findings =
+            DumpFindings { class: Some("abort".to_owned()), ..DumpFindings::new(DumpState::Analysed, DumpKind::Core) };
+        store.dump_find(dump.id, digest(content), findings, "node", at(6)).await.expect("is kept");
+    }
+    store.dump_purge(DumpKey::Id(made[1].id), everybody(ours), "ann", at(7)).await.expect("is purged");
+    let again = async |earnest| {
+        let of = Specification::parse(&["hash=*"]).expect("is one");
+        let changed = store.dumps_change(of, (DumpsOrder::Analyse, earnest), ours, ("ann", at(8))).await;
+        let changed = changed.expect("is done");
+        (changed.matched, changed.dumps.iter().map(|dump| dump.id).collect::<Vec<_>>())
+    };
+    // What was dropped cannot be looked into, and what is about to be is not ordered twice.
+    assert_eq!(again(Earnest::Dry).await, (3, vec![made[0].id]));
+    assert!(!store.analyses_wait(at(9)).await.expect("an answer"));
+    assert_eq!(again(Earnest::Real).await, (3, vec![made[0].id]));
+    let found = store.dump_get(DumpKey::Id(made[0].id), everybody(ours)).await.expect("is there");
+    assert_eq!((found.state, found.class.as_deref()), (DumpState::Received, Some("abort")));
+    assert_eq!(again(Earnest::Real).await, (3, vec![]));
+    let analyses = store.analyses_make(ids(), at(10)).await.expect("are made");
+    assert_eq!(analyses.len(), 1);
+    assert_eq!(analyses[0].origin.id, Some(made[0].id.to_string()));
     store.close().await;
 }
 

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use model::dump::query::{DumpCursor, DumpOrder, Earnest};
 use model::dump::spec::{Field, Specification};
 use model::dump::{DumpFacts, DumpFindings, DumpSignature};
+use model::report::Severity;
 use model::{Dump, DumpId, DumpKind, DumpState, NewDump, Noun, TenantId};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -63,7 +64,11 @@ async fn fill(store: &Store, whose: TenantId, count: usize) -> Vec<Dump> {
                 text: format!("raise | f{}", pick(4, 18)),
             });
             let state = [DumpState::Analysed, DumpState::Truncated, DumpState::Unreadable][pick(3, 19)];
-            let findings = DumpFindings { stack, signature, ..DumpFindings::new(state, kind) };
+            let class = (pick(5, 28) > 0).then(|| format!("{}_read", ["null", "wild", "own%"][pick(3, 29)]));
+            let severity = (pick(4, 30) > 0).then(|| Severity::ALL[pick(5, 31)]);
+            let cause = (state == DumpState::Unreadable).then(|| format!("it needed {} bytes", pick(3, 32)));
+            let found = DumpFindings::new(state, kind);
+            let findings = DumpFindings { stack, signature, class, severity, cause, ..found };
             dump = store.dump_find(dump.id, digest(&content), findings, "node", at(5)).await.expect("is kept");
         }
         let mut properties = serde_json::Map::new();
@@ -124,6 +129,17 @@ const LINES: &[&str] = &[
     "kind=kernel OR kind=core",
     "type=c*",
     "type=x*",
+    "class=null_read",
+    "class=*_read severity=high",
+    "class=own%*",
+    "class!=wild_read",
+    "class=undefined",
+    "severity>=medium",
+    "severity<low OR severity=critical",
+    "severity=*i*",
+    "NOT severity>unknown",
+    "cause=*1*",
+    "cause=undefined state=unreadable",
     "state=analysed",
     "state!=received",
     "state=*e*",

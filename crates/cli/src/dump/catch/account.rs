@@ -29,6 +29,8 @@ pub(crate) enum Drop {
     Limit,
     /// Nothing came.
     Empty,
+    /// What rules leave out of it could not be found.
+    Redaction,
     /// It could not be read or written.
     Failed,
     /// Whoever caught it was ended in the middle of it.
@@ -44,6 +46,7 @@ impl Drop {
             Self::Disk => "the disk is nearly full",
             Self::Limit => "the program's own limit allows no core",
             Self::Empty => "nothing came",
+            Self::Redaction => "what is to be left out of it cannot be found",
             Self::Failed => "it could not be read or written",
             Self::Interrupted => "whoever caught it was ended in the middle of it",
         }

@@ -8,6 +8,7 @@ use super::settings::Settings;
 use anyhow::Context;
 use model::dump::{DumpFacts, MAX_WORD_CHARS};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
@@ -88,7 +89,7 @@ pub(crate) fn look(crash: &Crash, settings: &Settings, now: jiff::Timestamp) -> 
     let program = link(&folder, "exe").map(|path| path.trim_end_matches(" (deleted)").to_owned());
     let comm = crash.comm.clone().or_else(|| line(&folder, "comm")).unwrap_or_else(|| "unknown".to_owned());
     let words = read(&folder, "cmdline", MAX_FILE_BYTES);
-    let arguments: Vec<_> = split(&words).collect();
+    let arguments: Vec<_> = split(&words).map(|word| shown(word, settings)).collect();
     let command_line = short(&arguments.join(" "), MAX_LINE_CHARS);
     let time = crash.time.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()).unwrap_or(now);
     let process = describe(&folder, crash, settings, (program.as_deref(), &command_line));
@@ -197,8 +198,19 @@ fn unit(group: &str) -> Option<&str> {
     group.rsplit('/').find(|part| part.ends_with(".service") || part.ends_with(".scope"))
 }
 
+/// Returns an argument as it is noted: without its value, if rules leave that out of the core.
+fn shown<'w>(word: &'w str, settings: &Settings) -> Cow<'w, str> {
+    match (word.split_once('='), &settings.left_out) {
+        (Some((name, _)), Some(rules)) if rules.leaves_out(name) => Cow::Owned(format!("{name}=…")),
+        _ => Cow::Borrowed(word),
+    }
+}
+
 fn variables(text: &str, settings: &Settings) -> Value {
-    let kept = split(text).filter_map(|one| one.split_once('=')).filter(|(name, _)| settings.keeps(name));
+    let is_kept = |name: &str| {
+        settings.keeps(name) && settings.left_out.as_ref().is_none_or(|rules| !rules.leaves_out(name))
+    };
+    let kept = split(text).filter_map(|one| one.split_once('=')).filter(|(name, _)| is_kept(name));
     let short = |(name, value): (&str, &str)| (short(name, 64), Value::from(short(value, 256)));
     Value::Object(kept.take(MAX_VARIABLES).map(short).collect())
 }

@@ -8,7 +8,7 @@ use super::account::Drop;
 use super::crash::{Crash, Found, look};
 use super::settings::Settings;
 use super::spool::{About, Coming, Layout, Spool};
-use dump::parcel::{Split, split_stream};
+use dump::parcel::{Split, SplitError, split_stream_by};
 use model::DumpId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
@@ -86,7 +86,7 @@ pub(crate) fn take(
         room: (spool, &coming),
     };
     let mut layout = Layout::default();
-    let split = split_stream(reader, &mut |packed| {
+    let split = split_stream_by(reader, settings.left_out.as_deref(), &mut |packed| {
         let (place, is_new) = layout.place(&packed.frame);
         if is_new {
             coming.frames.write_all_at(&packed.bytes, place)?;
@@ -98,11 +98,14 @@ pub(crate) fn take(
         Ok(split) if split.manifest.size > 0 => None,
         Ok(_) if cut.load(Ordering::Acquire) == BUDGET => Some(Drop::Budget),
         Ok(_) => Some(Drop::Empty),
+        Err(SplitError::Redaction(_)) => Some(Drop::Redaction),
         Err(_) => Some(Drop::Failed),
     };
     if let Some(why) = why {
         spool.give_up(&coming, why)?;
-        split?;
+        if why != Drop::Redaction {
+            split?;
+        }
         return Ok(Taken::Dropped(why));
     }
     let split = split?;
@@ -127,6 +130,7 @@ fn about(id: DumpId, found: Found, split: &Split, cut: Option<&str>) -> About {
         size: split.manifest.size,
         facts: found.facts,
         properties: BTreeMap::from([("process".to_owned(), process)]),
+        redaction: split.redaction.clone(),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Everything has a usual value, so that no file is needed.
 
+use crate::dump::redaction::{LeftOut, left_out};
 use crate::exit::Failure;
 use clap::Args;
 use serde::Deserialize;
@@ -55,6 +56,11 @@ pub(crate) struct Settings {
     pub(crate) environment: Vec<String>,
     /// Whether a program whose limit on cores is zero is left alone, as it would be without a handler.
     pub(crate) obey_core_limit: bool,
+    /// The file of rules that says what is left out of dumps, beside this one unless it is a whole path.
+    redact: Option<PathBuf>,
+    /// What is in it.
+    #[serde(skip)]
+    pub(crate) left_out: LeftOut,
     /// Where dumps are sent.
     pub(crate) url: Option<String>,
     /// The file that holds the token to show there.
@@ -73,6 +79,8 @@ impl Default for Settings {
             rate_window_ms: 3_600_000,
             environment: USUAL_ENVIRONMENT.map(str::to_owned).to_vec(),
             obey_core_limit: false,
+            redact: None,
+            left_out: None,
             url: None,
             token_file: None,
         }
@@ -114,10 +122,13 @@ impl Settings {
         file.take(MAX_FILE_BYTES)
             .read_to_string(&mut text)
             .map_err(|error| refuse(format!("cannot be read: {error}")))?;
-        let settings: Self = toml::from_str(&text).map_err(|error| refuse(format!("is not understood: {error}")))?;
+        let mut settings: Self = toml::from_str(&text).map_err(|error| refuse(format!("is not understood: {error}")))?;
         if settings.rate_count > MAX_RATE_COUNT {
             return Err(refuse(format!("says `rate_count` above {MAX_RATE_COUNT}")).into());
         }
+        // Rules that cannot be read leave nothing out, so nothing is caught either.
+        let rules = settings.redact.as_ref().map(|rules| left_out(&path.with_file_name(rules)));
+        settings.left_out = rules.transpose()?;
         Ok(settings)
     }
 
@@ -154,5 +165,9 @@ mod tests {
         let error = read("rate_cuont = 2").expect_err("is refused");
         assert!(error.contains("rate_cuont"), "{error}");
         assert!(read("rate_count = 100000").is_err());
+        assert!(read("redact = 'rules.toml'").expect_err("is refused").contains("rules.toml"));
+        std::fs::write(folder.path().join("rules.toml"), "[environment]\nleave_out = ['A*']\n").expect("is written");
+        let some = read("redact = 'rules.toml'").expect("is read");
+        assert!(some.left_out.is_some_and(|rules| rules.leaves_out("abc") && !rules.leaves_out("b")));
     }
 }

@@ -10,7 +10,7 @@ use super::account::{Account, Accounts, Drop, MAX_ACCOUNTS_BYTES};
 use super::crash::Found;
 use super::settings::Settings;
 use anyhow::Context;
-use model::dump::DumpFacts;
+use model::dump::{DumpFacts, Redaction};
 use model::parcel::{Frame, MAX_MANIFEST_BYTES, Manifest};
 use model::{Digest, DumpId, DumpKind};
 use serde::{Deserialize, Serialize};
@@ -84,6 +84,9 @@ pub(crate) struct About {
     pub(crate) facts: DumpFacts,
     /// What is to be noted on it.
     pub(crate) properties: BTreeMap<String, Value>,
+    /// What was left out by rules, if there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) redaction: Option<Redaction>,
 }
 
 /// Where frames stand in a dump's file; whoever writes and whoever reads go through the same.

@@ -49,6 +49,12 @@ pub enum Field {
     Signature,
     /// What its signature says.
     SignatureText,
+    /// What went wrong.
+    Class,
+    /// How bad that may be.
+    Severity,
+    /// Why nothing could be made of it.
+    Cause,
     /// The execution that died.
     Execution,
     /// How long it is.
@@ -60,7 +66,7 @@ pub enum Field {
 }
 
 /// The names; the first of several for a field is the one that is shown.
-const NAMES: [(&str, Field); 27] = [
+const NAMES: [(&str, Field); 30] = [
     ("hash", Field::Hash),
     ("name", Field::Hash),
     ("id", Field::Hash),
@@ -85,6 +91,9 @@ const NAMES: [(&str, Field); 27] = [
     ("signature", Field::Signature),
     ("signature.id", Field::Signature),
     ("signature.text", Field::SignatureText),
+    ("class", Field::Class),
+    ("severity", Field::Severity),
+    ("cause", Field::Cause),
     ("execution", Field::Execution),
     ("size", Field::Size),
     ("by", Field::By),
@@ -106,7 +115,8 @@ impl FromStr for Field {
                 true => format!("what was noted on dumps is `properties.{text}`; "),
                 false => String::new(),
             };
-            let names = ["type", "cmd", "node", "platform", "ticket", "stack", "mtime", "uploaded", "signature", "pid"];
+            let names =
+                ["type", "cmd", "node", "platform", "ticket", "stack", "mtime", "uploaded", "signature", "class"];
             refuse(format!("`{}` is no property of dumps", excerpt(text)))
                 .with_hint(format!("{hint}dumps have {} and more", names.map(|name| format!("`{name}`")).join(", ")))
         })
@@ -149,6 +159,9 @@ impl Field {
             Self::Stack => Some(&dump.stack).filter(|stack| !stack.is_empty()).map(|stack| stack.as_slice().into()),
             Self::Signature => signature.map(|signature| signature.id.as_str().into()),
             Self::SignatureText => signature.map(|signature| signature.text.as_str().into()),
+            Self::Class => text(&dump.class),
+            Self::Severity => dump.severity.and_then(|severity| serde_json::to_value(severity).ok()),
+            Self::Cause => text(&dump.cause),
             Self::Execution => dump.execution.map(|id| id.to_string().into()),
             Self::Size => Some(dump.size.into()),
             Self::By => Some(dump.by.as_str().into()),

@@ -65,6 +65,7 @@ fn passes(dump: &Dump, field: &Field, test: &Test, now: Timestamp) -> bool {
         Test::Undefined => field.of(dump).is_none(),
         Test::Kinds(kinds) => kinds.contains(&dump.kind),
         Test::States(states) => states.contains(&dump.state),
+        Test::Severities(severities) => dump.severity.is_some_and(|severity| severities.contains(&severity)),
         Test::Truth(truth) => dump.is_truncated == *truth,
         Test::Number(comparison, number) => {
             let of = if *field == Field::Size { i64::try_from(dump.size).ok() } else { dump.facts.pid.map(i64::from) };

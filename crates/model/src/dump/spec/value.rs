@@ -5,7 +5,7 @@ use super::glob::{Glob, Piece};
 use super::{Comparison, Condition, DumpName, Field, Term, Test, excerpt, moment, refuse};
 use crate::dump::{Dump, DumpState};
 use crate::error::ApiError;
-use crate::report::DumpKind;
+use crate::report::{DumpKind, Severity};
 
 /// A value as it is written.
 enum Written {
@@ -79,13 +79,23 @@ fn read(field: &Field, comparison: Comparison, written: Written, raw: &str) -> R
         Field::Time | Field::Uploaded => Ok(instants(field, moment::tests(comparison, raw)?)),
         Field::Type | Field::Kind => {
             only_equal("it")?;
-            let word = |kind| if *field == Field::Type { kind_type(kind).to_owned() } else { kind_word(kind) };
+            let word = |kind| if *field == Field::Type { kind_type(kind).to_owned() } else { serde_word(kind) };
             one(Test::Kinds(of_words(KINDS, word, &written)?))
         }
         Field::State => {
             only_equal("it")?;
             one(Test::States(of_words(DumpState::ALL, |state| state.as_str().to_owned(), &written)?))
         }
+        Field::Severity if comparison == Comparison::Equal => {
+            one(Test::Severities(of_words(Severity::ALL, serde_word, &written)?))
+        }
+        Field::Severity => match of_words(Severity::ALL, serde_word, &written)?.as_slice() {
+            [than] if !matches!(written, Written::Glob(_)) => {
+                let passes = |one: &Severity| comparison.passes(one.cmp(than));
+                one(Test::Severities(Severity::ALL.into_iter().filter(passes).collect()))
+            }
+            _ => Err("a pattern takes `=` and `!=`".to_owned()),
+        },
         Field::Truncated => {
             only_equal("it")?;
             match raw {
@@ -161,9 +171,9 @@ fn of_words<T: Copy, const N: usize>(
     Err(format!("it is one of {}", words.join(", ")))
 }
 
-/// Returns the word of a kind.
-fn kind_word(kind: DumpKind) -> String {
-    serde_json::to_value(kind).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+/// Returns the word that stands for a kind or the like.
+fn serde_word<T: serde::Serialize>(one: T) -> String {
+    serde_json::to_value(one).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 fn written(text: &str) -> Result<Written, String> {
