@@ -239,7 +239,11 @@ impl Work {
         let arrived =
             announce(&self.client, &split, &candidate.name, told.facts.clone()).await.map_err(at("upload"))?;
         self.note(&arrived.dump, &told).await.map_err(at("note"))?;
-        Ok(if arrived.arrival == Arrival::Known && sent.frames == 0 { Done::Known } else { Done::Uploaded(sent, unsent) })
+        Ok(if arrived.arrival == Arrival::Known && sent.frames == 0 {
+            Done::Known
+        } else {
+            Done::Uploaded(sent, unsent)
+        })
     }
 
     /// Finds out what a dump is called, how long it is, and whether its end is missing; as far as its head tells.

@@ -138,6 +138,58 @@ fn a_real_crash_is_caught_without_a_server_and_sent_once() {
 }
 
 #[test]
+fn what_rules_leave_out_never_enters_the_spool() {
+    let machine = Machine::new("redact = \"rules.toml\"\nenvironment = [\"*\"]");
+    let refused = machine.catch(b"", "app");
+    assert!(refused.code == 64 && refused.err.contains("rules.toml"), "{refused:?}");
+    let rules = crate::signature::secretive(&machine.path("core.app"));
+    std::fs::write(machine.path("rules.toml"), rules).expect("is written");
+    let bytes = std::fs::read(machine.path("core.app")).expect("is read");
+    // Somebody whose secrets are noted beside the core, too.
+    let mut command = Command::new("bash");
+    command.args(["-c", "exec -a --token=t0psecret sleep 1000"]);
+    let mut child = command.env("GH_TOKEN", "hunter2hunter2").env("KIND", "other").spawn().expect("starts");
+    let pid = child.id().to_string();
+    wait_for("the program", || {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(b"--token")
+    });
+    let words = ["catch", "--json", &pid, "1000", "100", "11", "1790000000", "0", "a-host", "app"];
+    let ran = run_with(machine.command(&words), &bytes);
+    child.kill().expect("is ours");
+    child.wait().expect("ends");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let about: Value = serde_json::from_str(&ran.out).expect("is JSON");
+    let counts = ["values", "ranges", "bytes"].map(|name| about["redaction"][name].as_u64().expect("a count"));
+    assert_eq!(counts, [2, 1, 9 + 14 + 100], "{about}");
+    let process = &about["properties"]["process"];
+    assert_eq!(
+        (&process["command_line"], &process["environment"]["KIND"]),
+        (&json!("--token=… 1000"), &json!("other"))
+    );
+    assert!(!ran.out.contains("hunter2") && !ran.out.contains("t0psecret"), "{}", ran.out);
+    // What it cannot be found in is not kept, and counted.
+    let ran = machine.catch(b"panicked at src/main.rs", "app");
+    assert!(ran.code == 3 && ran.err.contains("what is to be left out of it cannot be found"), "{ran:?}");
+    assert_eq!(machine.status()["sum"]["dropped"]["redaction"], 1);
+    assert_eq!(machine.status()["spool"]["caught"]["dumps"].as_array().map(Vec::len), Some(1));
+
+    let house = House::new(Engine::Sqlite).expect("needs nothing");
+    let server = house.start();
+    let mut command = machine.command(&["send", "--no-packs"]);
+    command.env("QUARRY_URL", &server.url).env("QUARRY_TOKEN", house.token());
+    let ran = run_with(command, b"");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let back = server.run(&house.token(), &["dump", "download", ran.out.trim(), "-o", "back", "--json"]);
+    let dump: Value = serde_json::from_str(&back.out).expect("is JSON");
+    assert_eq!(dump["redaction"], about["redaction"], "{dump}");
+    let back = std::fs::read(house.home().join("back")).expect("is there");
+    let differing = bytes.iter().zip(&back).filter(|(one, other)| one != other).count();
+    assert_eq!((back.len(), differing), (bytes.len(), 9 + 14 + 100));
+    server.stop();
+}
+
+#[test]
 fn a_program_that_crashes_often_is_counted_exactly() {
     let machine = Machine::new("rate_count = 3");
     let core = machine.core(1, 20_000);

@@ -104,6 +104,44 @@ fn what_lies_about_is_brought_once() {
 }
 
 #[test]
+fn what_rules_leave_out_is_not_collected() {
+    let fleet = Fleet::new();
+    let rules = fleet.house.home().join("rules.toml");
+    std::fs::write(&rules, crate::signature::secretive(&fleet.path("core.app.1"))).expect("is written");
+    std::fs::copy(fleet.path("core.app.1"), fleet.house.home().join("same")).expect("is copied");
+    pack("zstd", &["-q", "--rm"], &fleet.path("core.app.1"));
+    fleet.core("core.bare.2", 2);
+    let (code, lines) = fleet.lines(&["--redact", rules.to_str().expect("is text")]);
+    assert!(code == 1 && lines[1].ends_with("core.app.1.zst: succeeded"), "{lines:?}");
+    assert!(lines[2].contains("core.bare.2: failed (upload): what the rules leave out cannot be found"), "{lines:?}");
+    let hash = fleet.server.run(&fleet.token, &["dump", "object", "same"]).out;
+    let ran = fleet.server.run(&fleet.token, &["dump", "download", hash.trim(), "-o", "back", "--json"]);
+    let dump: Value = serde_json::from_str(&ran.out).expect("is JSON");
+    assert_eq!((&dump["redaction"]["values"], &dump["redaction"]["bytes"]), (&json!(2), &json!(123)), "{dump}");
+    let back = std::fs::read(fleet.house.home().join("back")).expect("is there");
+    assert!(!back.windows(7).any(|window| window == b"hunter2"));
+    fleet.server.stop();
+}
+
+#[test]
+fn modules_of_what_is_collected_go_along() {
+    let fleet = Fleet::new();
+    let mut child = Command::new("sleep").arg("1000").spawn().expect("starts");
+    let (pid, path) = (child.id().to_string(), fleet.path("core.sleep.1"));
+    let save = format!("generate-core-file {}", path.display());
+    let gdb = Command::new("gdb").args(["-nx", "-batch", "-p", &pid, "-ex", &save]).output().expect("runs");
+    assert!(path.exists(), "{gdb:?}");
+    child.kill().expect("is ours");
+    child.wait().expect("ends");
+    let (code, lines) = fleet.lines(&[]);
+    assert!(code == 0 && lines[1].ends_with("core.sleep.1: succeeded"), "{lines:?}");
+    // All of them are there, so none is sent.
+    let packs = fleet.server.run(&fleet.token, &["dump", "packs", "cores/core.sleep.1"]);
+    assert_eq!((packs.code, &*packs.out), (0, ""), "{packs:?}");
+    fleet.server.stop();
+}
+
+#[test]
 fn systemds_store_is_understood() {
     let fleet = Fleet::new();
     for (seed, tool, words, ending) in [

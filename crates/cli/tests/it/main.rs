@@ -16,6 +16,7 @@ mod image;
 mod kill;
 mod life;
 mod measure;
+mod modules;
 mod node;
 mod reach;
 mod registry;

@@ -209,10 +209,9 @@ fn decide(house: &House, run: &dyn Fn(&[&str]) -> Ran, dumps: &[String]) {
     assert_eq!(fixed["items"], Value::Array(Vec::new()));
 }
 
-fn what_rules_leave_out_is_not_sent(engine: Engine) {
-    let Some(house) = House::new(engine) else { return };
-    let server = house.start();
-    let token = house.token();
+/// Makes a core with secrets in its arguments and its environment, and returns rules that leave them out, with a part of
+/// its memory: 2 values and 1 part, of 123 bytes in all.
+pub(crate) fn secretive(path: &Path) -> String {
     // Random numbers, arguments, environment, name: as the kernel puts them at the top of the stack.
     let mut memory = vec![1; 4096];
     memory.extend_from_slice(&[9; 16]);
@@ -222,14 +221,20 @@ fn what_rules_leave_out_is_not_sent(engine: Engine) {
     memory.resize(3 * 4096, 3);
     let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
     let auxv = words(&[25, ADDRESS + 4096, 31, name_at, 0, 0]);
-    let path = house.home().join("core.app");
-    core(&path, &notes(&[(6, auxv), (0x4649_4c45, words(&[0, 4096]))]), &memory);
-    let rules = format!(
+    core(path, &notes(&[(6, auxv), (0x4649_4c45, words(&[0, 4096]))]), &memory);
+    format!(
         "[environment]\nleave_out = ['*token*']\n[[memory]]\nfrom = '{:#x}'\nto = '{:#x}'\n",
         ADDRESS + 8192,
         ADDRESS + 8292
-    );
-    std::fs::write(house.home().join("rules.toml"), rules).expect("is written");
+    )
+}
+
+fn what_rules_leave_out_is_not_sent(engine: Engine) {
+    let Some(house) = House::new(engine) else { return };
+    let server = house.start();
+    let token = house.token();
+    let path = house.home().join("core.app");
+    std::fs::write(house.home().join("rules.toml"), secretive(&path)).expect("is written");
     let hash = server.run(&token, &["dump", "object", "core.app"]).out;
     let told = json(&server.run(&token, &["dump", "upload", "--json", "--redact", "rules.toml", "core.app"]));
     let redaction = &told["dump"]["redaction"];
@@ -250,7 +255,7 @@ fn what_rules_leave_out_is_not_sent(engine: Engine) {
     assert_eq!(before.iter().zip(&back).filter(|(one, other)| one != other).count(), 9 + 14 + 100);
     // What is no core, and what comes without what it takes, is not sent.
     std::fs::write(house.home().join("text"), "panicked at src/main.rs").expect("is written");
-    core(&house.home().join("core.bare"), &notes(&[(1, vec![5; 8])]), &memory);
+    core(&house.home().join("core.bare"), &notes(&[(1, vec![5; 8])]), &[3; 4096]);
     for (file, why) in [("text", "it is not an ELF core"), ("core.bare", "it does not say where its environment is")] {
         let ran = server.run(&token, &["dump", "upload", "--redact", "rules.toml", file]);
         assert!(ran.code == 1 && ran.err.contains(why), "{ran:?}");

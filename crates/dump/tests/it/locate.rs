@@ -3,6 +3,8 @@
 use crate::programs::{Programs, call, run};
 use dump::locate::{self, Located, Sought};
 use dump::{ModuleFile, Place, Places, Symbols};
+use model::analysis::{Lack, Wanted};
+use model::report::{Address, DumpKind, Found, Frame, Module, Report, Thread, Trust};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -107,6 +109,51 @@ fn a_module_is_found_by_its_build_id() {
     let places = Places { by_build_id: vec![store], ..ground.places() };
     assert!(locate::module(&ground.sought("/no/such/file"), &places).file.is_some());
     assert!(locate::module(&Sought { build_id: Some(&[1]), ..ground.sought("/no") }, &places).file.is_none());
+}
+
+#[test]
+fn a_pack_is_taken_if_it_is_one() {
+    let ground = Ground::new();
+    let shelf = ground.programs.path("shelf");
+    let id: String = ground.id.iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::create_dir_all(shelf.join(&id[..2])).unwrap();
+    let place = shelf.join(&id[..2]).join(format!("{}.elf", &id[2..]));
+    let places = Places { packs: vec![shelf], ..ground.places() };
+    let whole = ModuleFile::open(&ground.programs.path("small")).unwrap();
+    fs::write(&place, dump::pack::write(&whole).unwrap()).unwrap();
+    assert!(locate::module(&ground.sought("/no/such/file"), &places).file.is_some());
+    // A whole module says more than a pack may.
+    fs::copy(ground.programs.path("small"), &place).unwrap();
+    let located = locate::module(&ground.sought("/no/such/file"), &places);
+    assert!(located.file.is_none() && located.notes[0].contains("holds what no pack does"), "{:?}", located.notes);
+}
+
+#[test]
+fn what_would_tell_more_is_wanted_and_no_more() {
+    let module = |path: &str, build_id: Option<&str>, found: Found| Module {
+        path: path.to_owned(),
+        start: Address(0),
+        end: Address(1),
+        bias: Address(0),
+        build_id: build_id.map(str::to_owned),
+        found,
+        lack: None,
+    };
+    let mut report = Report::new(DumpKind::Core);
+    report.modules = vec![
+        module("/lost", Some("0a0a"), Found::Missing),
+        module("/whole", Some("0b0b"), Found::Debug),
+        module("/stripped", Some("0c0c"), Found::Symbols),
+        module("/quiet", Some("0d0d"), Found::Unwind),
+        module("/nameless", None, Found::Missing),
+        module("/hostile", Some("../.."), Found::Missing),
+        module("[vdso]", Some("0e0e"), Found::Core),
+        module("/again", Some("0c0c"), Found::Missing),
+    ];
+    let frames = [1, 2, 4, 5, 6].map(|module| Frame { module: Some(module), ..Frame::new(Trust::Cfi) });
+    report.threads = vec![Thread { frames: frames.to_vec(), ..Thread::default() }];
+    let wanted = |build_id: &str, lack, has_frames| Wanted { build_id: build_id.to_owned(), lack, has_frames };
+    assert_eq!(locate::wanted(&report), [wanted("0c0c", Lack::Debug, true), wanted("0a0a", Lack::Module, false)]);
 }
 
 #[test]

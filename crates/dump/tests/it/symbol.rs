@@ -240,6 +240,24 @@ fn cached(programs: &Programs, name: &str) -> Places {
     Places { cache: Some(programs.path(name)), ..places() }
 }
 
+#[test]
+fn what_is_new_goes_where_it_may_be_written() {
+    let programs = Programs::new();
+    let path = programs.inlines("inlines");
+    let at = addresses(&path, 1)[0];
+    let folder = |name: &str| programs.path(name);
+    let with = |fresh: &str| Places { cache: Some(folder("kept")), fresh: Some(folder(fresh)), ..places() };
+    let first = find(&open(&path, &with("one")), at);
+    assert!(!folder("kept").exists());
+    let file = only_file(&folder("one"));
+    // What a node makes of it: the next child reads it, and has nothing new to say.
+    let kept = folder("kept").join(file.strip_prefix(folder("one")).unwrap());
+    fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    fs::rename(&file, &kept).unwrap();
+    assert_eq!(find(&open(&path, &with("two")), at), first);
+    assert!(!folder("two").exists());
+}
+
 fn only_file(folder: &Path) -> PathBuf {
     let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(entries.len(), 1, "{entries:?}");

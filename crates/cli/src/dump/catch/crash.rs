@@ -207,9 +207,8 @@ fn shown<'w>(word: &'w str, settings: &Settings) -> Cow<'w, str> {
 }
 
 fn variables(text: &str, settings: &Settings) -> Value {
-    let is_kept = |name: &str| {
-        settings.keeps(name) && settings.left_out.as_ref().is_none_or(|rules| !rules.leaves_out(name))
-    };
+    let is_kept =
+        |name: &str| settings.keeps(name) && settings.left_out.as_ref().is_none_or(|rules| !rules.leaves_out(name));
     let kept = split(text).filter_map(|one| one.split_once('=')).filter(|(name, _)| is_kept(name));
     let short = |(name, value): (&str, &str)| (short(name, 64), Value::from(short(value, 256)));
     Value::Object(kept.take(MAX_VARIABLES).map(short).collect())

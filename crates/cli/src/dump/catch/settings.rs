@@ -57,7 +57,7 @@ pub(crate) struct Settings {
     /// Whether a program whose limit on cores is zero is left alone, as it would be without a handler.
     pub(crate) obey_core_limit: bool,
     /// The file of rules that says what is left out of dumps, beside this one unless it is a whole path.
-    redact: Option<PathBuf>,
+    pub(crate) redact: Option<PathBuf>,
     /// What is in it.
     #[serde(skip)]
     pub(crate) left_out: LeftOut,
@@ -122,7 +122,8 @@ impl Settings {
         file.take(MAX_FILE_BYTES)
             .read_to_string(&mut text)
             .map_err(|error| refuse(format!("cannot be read: {error}")))?;
-        let mut settings: Self = toml::from_str(&text).map_err(|error| refuse(format!("is not understood: {error}")))?;
+        let mut settings: Self =
+            toml::from_str(&text).map_err(|error| refuse(format!("is not understood: {error}")))?;
         if settings.rate_count > MAX_RATE_COUNT {
             return Err(refuse(format!("says `rate_count` above {MAX_RATE_COUNT}")).into());
         }
