@@ -169,11 +169,11 @@ fn packs_tell_what_this_machine_does_not_have() {
     let log = scene.ok(&["execution", "logs", analyses[0]["id"].as_str().expect("has one")]);
     assert!(log.out.contains("files of modules were fetched") || log.err.contains("files of modules"), "{log:?}");
 
-    // With its packs at once: one look is enough to know what to fetch, and they are kept on the node.
+    // What was found out is what dumps are found by.
     let words = ["class=null_read", "severity>=low", "cause=undefined", "class", "severity"];
     let listed = scene.ok(&[&["dump", "ls"], &words[..]].concat());
     assert!(listed.out.contains("CLASS") && listed.out.contains("null_read low"), "{listed:?}");
-    assert_eq!(scene.ok(&["dump", "report", "severity"]).out.lines().count(), 2);
+    assert!(scene.ok(&["dump", "report", "severity"]).out.contains("low"));
     scene.close();
 }
 
