@@ -146,11 +146,13 @@ async fn analyse(
     Body(order): Body<DumpsAnalyse>,
 ) -> Answer<Json<DumpsChanged>> {
     caller.must(Scope::DumpWrite)?;
+    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
     check_meant(&order.of)?;
     let of = order.of.parse()?;
-    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
     let what = (DumpsOrder::Analyse, order.earnest);
     let changed = app.store.dumps_change(of, what, tenant, (&caller.user, app.clock.now())).await?;
-    app.arrivals.notify_one();
+    if order.earnest == Earnest::Real {
+        app.arrivals.notify_one();
+    }
     Ok(Json(changed))
 }

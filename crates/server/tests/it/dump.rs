@@ -237,6 +237,11 @@ async fn many_are_meant_by_a_specification(place: &Place) {
     ask(&vera.secret, "query", json!({})).await.must(200);
     ask(&vera.secret, "change", ticket(&["type=core"], "dry")).await.error(403, "not_allowed");
     ask(&vera.secret, "purge", json!({"of": of(&["type=core"])})).await.error(403, "not_allowed");
+    ask(&vera.secret, "analyse", json!({"of": of(&["type=core"])})).await.error(403, "not_allowed");
+    ask(&ada.secret, "analyse", json!({"of": of(&["limit=3"])})).await.error(400, "specification_invalid");
+    // What nobody has looked into yet is looked into anyway.
+    let again: DumpsChanged = ask(&ada.secret, "analyse", json!({"of": of(&["hash=*"])})).await.must(200).json();
+    assert!(again.matched > 0 && again.changed == 0, "{again:?}");
     let eve = app.admin("evil").await;
     let theirs: DumpsChanged = ask(&eve.secret, "change", ticket(&["type=core"], "real")).await.must(200).json();
     assert_eq!((theirs.matched, theirs.changed), (0, 0));
