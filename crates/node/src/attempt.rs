@@ -122,7 +122,7 @@ struct Product {
 
 impl Product {
     fn bare(outcome: Outcome) -> Self {
-        Self { outcome, usage: Usage::default(), core: None, manifest: None, findings: None }
+        Self { outcome, usage: Usage::default(), core: None, manifest: None, findings: None, asked: None }
     }
 
     fn unbegun(fault: SetUpFault, cause: String) -> Self {

@@ -126,7 +126,7 @@ mod tests {
 
     fn finished(of: u128) -> Finished {
         let outcome = Outcome::Exited { code: 0 };
-        Finished { held: held(of), outcome, usage: Usage::default(), dump: None, manifest: None, findings: None }
+        Finished { held: held(of), outcome, usage: Usage::default(), dump: None, manifest: None, findings: None, asked: None }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod blob;
 mod bulk;
+mod analyzer;
 mod change;
 mod chunk;
 pub mod clock;
@@ -32,6 +33,7 @@ mod user;
 mod value;
 mod writer;
 
+pub use analyzer::arrival::MAX_ARRIVAL_STUDIES;
 pub use change::retention::Retained;
 pub use change::{Bounds, ChangeFilter, ChangePage, Follower, Retention};
 pub use chunk::ChunkCheck;

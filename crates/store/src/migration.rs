@@ -21,7 +21,7 @@ struct Migration {
 
 /// The schema's history, oldest first.
 const MIGRATIONS: &[Migration] =
-    &[GROUND, NODES, LAYERS, RETENTION, DUMPS, DUMP_QUESTIONS, ANALYSES, SIGNATURES, PACKS];
+    &[GROUND, NODES, LAYERS, RETENTION, DUMPS, DUMP_QUESTIONS, ANALYSES, SIGNATURES, PACKS, ANALYZERS];
 
 const GROUND: Migration = Migration {
     version: 1,
@@ -85,6 +85,14 @@ const LOCK: i64 = 0x0071_7561_7272_7931;
 
 const PACKS: Migration =
     Migration { version: 9, name: "packs", both: include_str!("migration/0009_packs.sql"), sqlite: "", postgres: "" };
+
+const ANALYZERS: Migration = Migration {
+    version: 11,
+    name: "analyzers",
+    both: include_str!("migration/0011_analyzers.sql"),
+    sqlite: "",
+    postgres: "",
+};
 
 const HISTORY: &str =
     "CREATE TABLE IF NOT EXISTS migration (version bigint PRIMARY KEY, name text NOT NULL, at bigint NOT NULL)";

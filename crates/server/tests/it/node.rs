@@ -115,6 +115,7 @@ impl Sim {
             dump: None,
             manifest: None,
             findings: None,
+            asked: None,
         };
         Sync { finished: vec![finished], ..self.says() }
     }
