@@ -192,7 +192,8 @@ impl Sandbox {
         if words.len() > MAX_COMMAND_WORDS || words.iter().any(|word| word.contains('\0')) {
             return Err(("sandbox.entrypoint", format!("must have at most {MAX_COMMAND_WORDS} words and no NUL")));
         }
-        if self.dump.as_ref().and_then(|dump| dump.analyzer.as_ref()).is_some_and(|one| check_name(&one.name).is_err()) {
+        if self.dump.as_ref().and_then(|dump| dump.analyzer.as_ref()).is_some_and(|one| check_name(&one.name).is_err())
+        {
             return Err(("sandbox.dump", "must name an analyzer as analyzers are named".to_owned()));
         }
         if self.terminal.is_some_and(|window| window.rows == 0 || window.columns == 0) {

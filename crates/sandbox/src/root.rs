@@ -426,8 +426,8 @@ pub(crate) fn open_source(bind: &Bind) -> Result<Source, Fault> {
     if kind.is_symlink() {
         return Err(plan_fault(format!("the mount's source `{name}` leads through a symbolic link")));
     }
-    if !kind.is_dir() && !kind.is_file() && !kind.is_socket() && !kind.is_fifo() {
-        return Err(plan_fault(format!("the mount's source `{name}` is neither a folder nor a file nor a socket nor a pipe")));
+    if !kind.is_dir() && !kind.is_file() && !kind.is_socket() {
+        return Err(plan_fault(format!("the mount's source `{name}` is neither a folder nor a file nor a socket")));
     }
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC

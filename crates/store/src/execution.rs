@@ -448,7 +448,8 @@ impl Operation for ExecutionFinish {
                 finished.dump = Some(dump);
             }
             note(tx, &finished, self.at, &self.by);
-            let made = Made { manifest: end.manifest.as_ref(), findings: end.findings.as_ref(), asked: end.asked.as_ref() };
+            let made =
+                Made { manifest: end.manifest.as_ref(), findings: end.findings.as_ref(), asked: end.asked.as_ref() };
             ended(tx, &finished, made, self.at, &self.by).await?;
             return Ok(finished);
         }

@@ -3,9 +3,9 @@
 //! One contract on two engines, SQLite and PostgreSQL. Time and randomness come in from outside (`Clock`, [`random`]).
 #![forbid(unsafe_code)]
 
+mod analyzer;
 pub mod blob;
 mod bulk;
-mod analyzer;
 mod change;
 mod chunk;
 pub mod clock;

@@ -53,6 +53,14 @@ struct Ground {
     _keep: Vec<Box<dyn Any + Send + Sync>>,
 }
 
+/// Files that a dump came from.
+pub(super) struct Sources {
+    pub(super) binds: Vec<Bind>,
+    /// Where they stand for `/`, as the sandbox sees it.
+    pub(super) roots: Vec<PathBuf>,
+    pub(super) keep: Vec<Box<dyn Any + Send + Sync>>,
+}
+
 impl Attempt {
     /// Finds out what is in a dump.
     pub(super) async fn analyse(&mut self, order: &DumpOrder, output: &mut Output) -> Result<Product, Trouble> {
@@ -121,8 +129,22 @@ impl Attempt {
             bind(program, "program", Access::ReadOnly),
             bind(cache, "symbols", Access::ReadWrite),
         ];
-        let mut keep: Vec<Box<dyn Any + Send + Sync>> = vec![Box::new(scratch)];
-        let mut roots = Vec::new();
+        let Sources { binds: of_files, mut roots, mut keep } = self.sources(order, output).await;
+        binds.extend(of_files);
+        keep.push(Box::new(scratch));
+        // What an image keeps from others is kept from its own dumps no more than from its own programs.
+        let user = if order.image.is_some() { ROOT } else { host_user(&self.shop.settings) };
+        roots.push(PathBuf::from("/"));
+        let debug: Vec<_> = roots.iter().map(|root| root.join("usr/lib/debug")).collect();
+        let places = json!({ "roots": roots, "debug": debug, "cache": inside("symbols") }).to_string();
+        Ok(Ground { plan: self.plan(binds), order: command(places, user), _keep: keep })
+    }
+
+    /// Fetches the files that the program had which left a dump, and the layers of its image.
+    pub(super) async fn sources(&self, order: &DumpOrder, output: &mut Output) -> Sources {
+        let bind = |source: PathBuf, inner: &str, access| Bind { source, target: inside(inner), access };
+        let (mut binds, mut roots) = (Vec::new(), Vec::new());
+        let mut keep: Vec<Box<dyn Any + Send + Sync>> = Vec::new();
         for file in &order.files {
             let form = if file.executable { Form::Executable } else { Form::Plain };
             match self.shop.files.get(file.digest, form, &*self.fence).await {
@@ -135,7 +157,7 @@ impl Attempt {
                 Err(error) => output.remark(&format!("[`{}` is not there: {error}]\n", file.target)).await,
             }
         }
-        if binds.len() > 3 {
+        if !binds.is_empty() {
             roots.push(inside("files"));
         }
         if let Some(image) = &order.image {
@@ -151,12 +173,7 @@ impl Attempt {
                 Err(error) => output.remark(&format!("[the image is not there: {error}]\n")).await,
             }
         }
-        // What an image keeps from others is kept from its own dumps no more than from its own programs.
-        let user = if order.image.is_some() { ROOT } else { host_user(&self.shop.settings) };
-        roots.push(PathBuf::from("/"));
-        let debug: Vec<_> = roots.iter().map(|root| root.join("usr/lib/debug")).collect();
-        let places = json!({ "roots": roots, "debug": debug, "cache": inside("symbols") }).to_string();
-        Ok(Ground { plan: self.plan(binds), order: command(places, user), _keep: keep })
+        Sources { binds, roots, keep }
     }
 
     fn plan(&self, binds: Vec<Bind>) -> Plan {
@@ -173,7 +190,7 @@ impl Attempt {
     }
 
     /// Puts the dump together in a file, proved by its digest.
-    async fn fetch_dump(&self, order: &DumpOrder, path: &Path) -> Result<(), Trouble> {
+    pub(super) async fn fetch_dump(&self, order: &DumpOrder, path: &Path) -> Result<(), Trouble> {
         let refused = |why: String| Trouble::Refused(format!("the dump cannot be had: {why}"));
         let failed = |error: ParcelError| match error {
             ParcelError::Missing(_) | ParcelError::TooLong(..) => refused(error.to_string()),
@@ -200,7 +217,7 @@ impl Attempt {
         self.shop.settings.cache_bytes / 2
     }
 
-    fn scratch(&self) -> io::Result<Scratch> {
+    pub(super) fn scratch(&self) -> io::Result<Scratch> {
         Scratch::new(&self.shop.settings.state.join(super::DUMPS))
     }
 

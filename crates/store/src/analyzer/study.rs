@@ -12,9 +12,7 @@ use crate::statement::statements;
 use crate::store::Store;
 use crate::transaction::{Operation, Tx};
 use jiff::Timestamp;
-use model::analyzer::{
-    Analyzer, AnalyzerIn, Asked, Beside, DumpIn, NewStudies, NewStudy, Studies, Study, StudyState,
-};
+use model::analyzer::{Analyzer, AnalyzerIn, Asked, Beside, DumpIn, NewStudies, NewStudy, Studies, Study, StudyState};
 use model::dump::query::Earnest;
 use model::{
     Access, Class, Dump, DumpState, Execution, ExecutionId, Input, Limits, NewExecution, Origin, OriginKind, Outcome,

@@ -256,7 +256,17 @@ async fn refuses_who_does_not_hold_it(fresh: &Fresh) {
     let said = |id, attempt, session| {
         let (outcome, usage) = (Outcome::Exited { code: 0 }, Usage::default());
         store.execution_finish(
-            ExecutionEnd { id, attempt, session, outcome, usage, dump: None, manifest: None, findings: None, asked: None },
+            ExecutionEnd {
+                id,
+                attempt,
+                session,
+                outcome,
+                usage,
+                dump: None,
+                manifest: None,
+                findings: None,
+                asked: None,
+            },
             "node",
             at(9),
         )
