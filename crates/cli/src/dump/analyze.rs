@@ -191,7 +191,8 @@ impl Begin<'_> {
 async fn show(session: &mut Session, task: &Task, count: &mut Count) -> anyhow::Result<()> {
     let Task { hash, study } = task;
     let is_json = session.output.is_json();
-    let Some(id) = study.execution.filter(|_| count.begun(study)) else {
+    let has_begun = count.begun(study);
+    let Some(id) = study.execution.filter(|_| has_begun) else {
         if is_json {
             session.output.json_line(&Told { hash, study: *study, outcome: None, output: None })?;
         }
