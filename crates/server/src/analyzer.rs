@@ -126,7 +126,7 @@ async fn remove(
     Named(Name(name)): Named<Name>,
     Asked(asked): Asked<TenantQuery>,
 ) -> Answer<Json<Analyzer>> {
-    may_study(&caller)?;
+    caller.must(Scope::DumpWrite)?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
     Ok(Json(app.store.analyzer_remove(&name, tenant, (&caller.user, app.clock.now())).await?))
 }
