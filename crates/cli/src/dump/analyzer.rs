@@ -27,7 +27,7 @@ use tokio::io::AsyncReadExt;
   quarry dump analyzer fmri < fmri.sh
   quarry dump analyzer fmri --show
   quarry dump analyzer fmri --memory 2G --time 5m
-  quarry dump analyzer fmri --on-arrival 'type=core cmd=svc*'
+  quarry dump analyzer fmri --on-arrival cmd=svc*
   quarry dump analyzer fmri --rm")]
 pub(crate) struct Analyzer {
     /// Its name
