@@ -1,6 +1,9 @@
 //! `quarry dump`: what programs and machines left when they died.
 
+mod analyze;
+mod analyzer;
 mod catch;
+mod debug;
 mod deliver;
 mod download;
 mod hook;
@@ -30,6 +33,8 @@ use clap::Subcommand;
   quarry dump info 76998f82a450a891
   quarry dump report type=core platform
   quarry dump ticket 76998f82a450a891 OS-2359
+  quarry dump analyze cmd=svc.startd OS-2359-diagnose
+  quarry dump debug 76998f82a450a891
   quarry dump download 76998f82a450a891 -o core")]
 pub(crate) enum Dump {
     Init(init::Init),
@@ -44,6 +49,10 @@ pub(crate) enum Dump {
     Rm(note::Rm),
     Reanalyse(note::Reanalyse),
     Show(show::Show),
+    Analyzer(analyzer::Analyzer),
+    Analyzers(analyzer::Analyzers),
+    Analyze(analyze::Analyze),
+    Debug(debug::Debug),
     Download(download::Download),
     Object(object::Object),
     Packs(packs::Packs),
@@ -53,6 +62,11 @@ pub(crate) enum Dump {
 }
 
 impl Dump {
+    /// Tells whether it stands for a program, and has its own way to stop.
+    pub(crate) const fn is_program(&self) -> bool {
+        matches!(self, Self::Debug(_))
+    }
+
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
         match self {
@@ -68,6 +82,10 @@ impl Dump {
             Self::Rm(rm) => rm.run(session).await,
             Self::Reanalyse(reanalyse) => reanalyse.run(session).await,
             Self::Show(show) => show.run(session).await,
+            Self::Analyzer(analyzer) => analyzer.run(session).await,
+            Self::Analyzers(analyzers) => analyzers.run(session).await,
+            Self::Analyze(analyze) => analyze.run(session).await,
+            Self::Debug(debug) => debug.run(session).await,
             Self::Download(download) => download.run(session).await,
             Self::Object(object) => object.run(session).await,
             Self::Packs(packs) => packs.run(session).await,

@@ -47,6 +47,7 @@ fn main() -> std::process::ExitCode {
         Some("minder") => ::node::minder(),
         Some("unpack") => ::node::unpack(),
         Some("analyser") => ::node::analyser(),
+        Some("debugger") => ::node::debugger(),
         _ => command::run(&args),
     }
 }

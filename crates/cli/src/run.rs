@@ -16,6 +16,7 @@ use crate::session::Session;
 use attendance::{Attendance, End};
 use clap::{Args, ValueEnum};
 use client::Client;
+use model::{Execution, NewExecution};
 use std::io::{self, IsTerminal};
 use terminal::Terminal;
 
@@ -96,22 +97,47 @@ impl Run {
         let wants = input::Wants { terminal: self.terminal, typed: self.interactive, whole: self.detach };
         let feed = input::look(&client, wants, &mut new).await?;
         new.check()?;
-        let execution = client.execution_create(&new).await?;
         if self.detach {
+            let execution = client.execution_create(&new).await?;
             return create::told(session, &execution);
         }
-        let patient = session.patient_client()?;
-        let attendance = Attendance { client: &patient, output: session, id: execution.id };
-        match attendance.run(feed, terminal).await? {
-            End::Left(exit) => Ok(exit),
-            End::Ended { execution, exit } => {
-                if session.output.is_json() {
-                    session.output.say_json(&*execution)?;
-                } else {
-                    verdict::tell(session, &execution);
-                }
-                Ok(exit)
+        attend_with(session, &client, &new, (feed, terminal)).await.map(|(exit, _)| exit)
+    }
+}
+
+/// Makes an execution that stands for a program, and attends it: at a terminal, if there is one on both sides.
+pub(crate) async fn attend(
+    session: &mut Session,
+    mut new: NewExecution,
+) -> anyhow::Result<(Exit, Option<Box<Execution>>)> {
+    let client = session.client()?;
+    let has_terminal = is_typed() && io::stdout().is_terminal();
+    let terminal = has_terminal.then(Terminal::find);
+    new.sandbox.terminal = terminal.as_ref().map(Terminal::window);
+    let wants = input::Wants { terminal: has_terminal, typed: false, whole: false };
+    let feed = input::look(&client, wants, &mut new).await?;
+    new.check()?;
+    attend_with(session, &client, &new, (feed, terminal)).await
+}
+
+async fn attend_with(
+    session: &mut Session,
+    client: &Client,
+    new: &NewExecution,
+    (feed, terminal): (Option<input::Feed>, Option<Terminal>),
+) -> anyhow::Result<(Exit, Option<Box<Execution>>)> {
+    let execution = client.execution_create(new).await?;
+    let patient = session.patient_client()?;
+    let attendance = Attendance { client: &patient, output: session, id: execution.id };
+    match attendance.run(feed, terminal).await? {
+        End::Left(exit) => Ok((exit, None)),
+        End::Ended { execution, exit } => {
+            if session.output.is_json() {
+                session.output.say_json(&*execution)?;
+            } else {
+                verdict::tell(session, &execution);
             }
+            Ok((exit, Some(execution)))
         }
     }
 }

@@ -128,7 +128,7 @@ impl Fleet {
 
 fn finished(held: Held) -> Finished {
     let outcome = Outcome::Exited { code: 0 };
-    Finished { held, outcome, usage: Usage::default(), dump: None, manifest: None, findings: None }
+    Finished { held, outcome, usage: Usage::default(), dump: None, manifest: None, findings: None, asked: None }
 }
 
 fn introduction(id: NodeId, session: SessionId, number: u64) -> NewNode {

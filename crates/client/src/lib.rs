@@ -5,6 +5,7 @@
 //! address it was meant for and nowhere else. Nothing here prints, reads the environment or keeps state on disk.
 #![forbid(unsafe_code)]
 
+mod analyzer;
 pub mod blob;
 mod change;
 mod chunk;

@@ -7,6 +7,7 @@
 mod analyse;
 mod core;
 mod crash;
+mod debugger;
 mod finding;
 mod id;
 mod illumos;
@@ -29,6 +30,7 @@ mod unwind;
 pub use analyse::{analyse, main};
 pub use core::mapped_modules;
 pub use core::{EXTRA_KIND, EXTRA_OWNER, Extra, MAX_EXTRA_BYTES};
+pub use debugger::debugger;
 pub use finding::{child, findings};
 pub use id::{IdError, QuickId, quick_id};
 pub use kind::{MAX_HEAD_BYTES, kind};

@@ -31,11 +31,13 @@ pub enum Noun {
     Dump,
     /// A signature.
     Signature,
+    /// An analyzer.
+    Analyzer,
 }
 
 impl Noun {
     /// Every noun.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Execution,
         Self::Tenant,
         Self::User,
@@ -46,6 +48,7 @@ impl Noun {
         Self::Registry,
         Self::Dump,
         Self::Signature,
+        Self::Analyzer,
     ];
 
     /// Returns the noun's word, as it stands in rows and JSON.
@@ -61,6 +64,7 @@ impl Noun {
             Self::Registry => "registry",
             Self::Dump => "dump",
             Self::Signature => "signature",
+            Self::Analyzer => "analyzer",
         }
     }
 }

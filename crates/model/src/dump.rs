@@ -4,6 +4,7 @@
 //! again merges. What somebody noted on it, its ticket and its properties, no upload and no analysis ever resets.
 //! How dumps are asked for is in `dump/spec.rs` and `dump/query.rs`.
 
+pub mod known;
 pub mod query;
 pub mod spec;
 
@@ -325,6 +326,11 @@ impl DumpChange {
             Some(Some(ticket)) => check_text("ticket", ticket, MAX_TICKET_CHARS),
             _ => Ok(()),
         }
+    }
+
+    /// Returns how long it is as JSON.
+    pub fn bytes(&self) -> usize {
+        serde_json::to_vec(self).map_or(usize::MAX, |text| text.len())
     }
 
     /// Returns the properties as this change leaves them, refusing those that no row could hold.

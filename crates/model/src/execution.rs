@@ -121,6 +121,8 @@ pub enum OriginKind {
     Job,
     /// The analysis of a dump.
     Dump,
+    /// An analyzer's study of a dump.
+    Analyzer,
     /// A phase of an engine.
     Engine,
     /// The build or import of an image.

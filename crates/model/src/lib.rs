@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod analysis;
+pub mod analyzer;
 pub mod blob;
 pub mod change;
 pub mod chunk;

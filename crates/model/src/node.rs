@@ -5,6 +5,7 @@
 //! a lost answer repairs itself at the next one.
 
 use crate::analysis::DumpOrder;
+use crate::analyzer::{Asked, Beside};
 use crate::chunk::Chunk;
 use crate::dump::{DumpFindings, NewDump};
 use crate::error::ApiError;
@@ -274,6 +275,9 @@ pub struct Finished {
     /// What it found out about a dump, if that was its work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub findings: Option<DumpFindings>,
+    /// What it asked to be done about the dump beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
 }
 
 /// What a node says: everything that it holds, and what has happened since it was last heard.
@@ -337,6 +341,9 @@ pub enum Work {
         /// The image to run it in, if it names one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         image: Option<Manifest>,
+        /// The dump beside it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dump: Option<Box<Beside>>,
     },
     /// Make an image.
     Image {

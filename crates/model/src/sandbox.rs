@@ -1,5 +1,6 @@
 //! A sandbox: where an execution happens, as far as its user may choose. What it is made of is the node's affair.
 
+use crate::analyzer::{DumpIn, check_name};
 use crate::digest::Digest;
 use crate::limits::{
     MAX_COMMAND_WORDS, MAX_EGRESS_RULES, MAX_FILES, MAX_LABEL_CHARS, MAX_LABELS, MAX_MOUNTS, MAX_NAME_CHARS,
@@ -135,6 +136,9 @@ pub struct Sandbox {
     /// Blobs, as files.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<FileIn>,
+    /// A dump, with what is known of it and the files that it came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dump: Option<DumpIn>,
     /// A terminal of this size in place of pipes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub terminal: Option<Window>,
@@ -188,6 +192,10 @@ impl Sandbox {
         if words.len() > MAX_COMMAND_WORDS || words.iter().any(|word| word.contains('\0')) {
             return Err(("sandbox.entrypoint", format!("must have at most {MAX_COMMAND_WORDS} words and no NUL")));
         }
+        if self.dump.as_ref().and_then(|dump| dump.analyzer.as_ref()).is_some_and(|one| check_name(&one.name).is_err())
+        {
+            return Err(("sandbox.dump", "must name an analyzer as analyzers are named".to_owned()));
+        }
         if self.terminal.is_some_and(|window| window.rows == 0 || window.columns == 0) {
             return Err(("sandbox.terminal", "must have at least one row and one column".to_owned()));
         }
@@ -200,7 +208,8 @@ impl Sandbox {
         let files: usize = self.files.iter().map(|file| file.target.len() + 128).sum();
         let words: usize = self.entrypoint.iter().flatten().chain(&self.egress).map(|word| word.len() + 4).sum();
         let labels: usize = self.labels.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-        mounts + files + words + labels + self.cwd.as_ref().map_or(0, String::len)
+        let dump = self.dump.as_ref().map_or(0, DumpIn::bytes);
+        mounts + files + words + labels + dump + self.cwd.as_ref().map_or(0, String::len)
     }
 }
 

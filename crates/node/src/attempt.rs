@@ -8,6 +8,7 @@
 //! carries its fence, so what a slow attempt says after it was given to another node does not count.
 
 mod analysis;
+mod beside;
 mod core;
 mod modules;
 
@@ -26,6 +27,7 @@ use crate::settings::Settings;
 use crate::worker::{Keep, Worker, Workers};
 use client::blob::Content as BlobContent;
 use client::{Client, ClientError};
+use model::analyzer::{Asked, Beside};
 use model::chunk::{Content, Stream};
 use model::dump::DumpFindings;
 use model::image::{ImageOrder, Manifest};
@@ -38,6 +40,7 @@ use sandbox::{Core, Ending, Event, FaultKind, Order, Plan, Status, Stop};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -122,11 +125,12 @@ struct Product {
     core: Option<Core>,
     manifest: Option<Manifest>,
     findings: Option<DumpFindings>,
+    asked: Option<Asked>,
 }
 
 impl Product {
     fn bare(outcome: Outcome) -> Self {
-        Self { outcome, usage: Usage::default(), core: None, manifest: None, findings: None }
+        Self { outcome, usage: Usage::default(), core: None, manifest: None, findings: None, asked: None }
     }
 
     fn unbegun(fault: SetUpFault, cause: String) -> Self {
@@ -220,13 +224,13 @@ impl Attempt {
             Some(core) => self.keep_core(core, &mut output).await,
         };
         result.usage.log_bytes = output.finish().await.bytes;
-        let Product { outcome, usage, manifest, findings, .. } = result;
-        Ended { held, finished: Some(Finished { held, outcome, usage, dump, manifest, findings }), failure }
+        let Product { outcome, usage, manifest, findings, asked, .. } = result;
+        Ended { held, finished: Some(Finished { held, outcome, usage, dump, manifest, findings, asked }), failure }
     }
 
     async fn work(&mut self, output: &mut Output) -> Result<Product, Trouble> {
         match self.assignment.work.clone() {
-            Work::Run { image } => self.run_recipe(image.as_ref(), output).await,
+            Work::Run { image, dump } => self.run_recipe(image.as_ref(), dump.as_deref(), output).await,
             Work::Image { order } => self.make_image(&order, output).await,
             Work::Dump { order } => self.analyse(&order, output).await,
         }
@@ -264,25 +268,53 @@ impl Attempt {
         Ok(Product { manifest: Some(manifest), ..product })
     }
 
-    async fn run_recipe(&mut self, image: Option<&Manifest>, output: &mut Output) -> Result<Product, Trouble> {
+    async fn run_recipe(
+        &mut self,
+        image: Option<&Manifest>,
+        dump: Option<&Beside>,
+        output: &mut Output,
+    ) -> Result<Product, Trouble> {
         let mut wish = self.wish.clone();
-        let prepared = tokio::select! {
+        let (mut prepared, mut beside) = tokio::select! {
             biased;
             () = wished(&mut wish, Wish::Cancel) => return Ok(Product::bare(Outcome::Cancelled)),
-            prepared = self.prepare(image) => prepared?,
+            prepared = async { Ok::<_, Trouble>((self.prepare(image).await?, self.beside(dump, output).await?)) } => prepared?,
         };
-        let order = recipe::order(&self.assignment, image, &self.shop.settings)?;
+        let mut order = recipe::order(&self.assignment, image, &self.shop.settings)?;
+        if let Some(beside) = &mut beside {
+            prepared.plan.binds.append(&mut beside.binds);
+            let has_user = image.is_some() || self.assignment.recipe.sandbox.user.is_some();
+            beside.guide(&mut order, has_user);
+        }
         let stdio = self.stdio().await?;
         Egress::check(&self.assignment.recipe.sandbox.egress).map_err(|error| Trouble::Refused(whole(&error)))?;
         let begun = match recipe::runtime(&self.assignment, image) {
             Some(runtime) => self.contain(runtime, &prepared, &order, &stdio.inside)?,
-            None => self.start(&prepared, &order, &stdio.inside)?,
+            // Nobody else sees just this, so no worker is built ahead for it.
+            None => self.start(&prepared, &order, &stdio.inside, beside.is_none())?,
         };
         // The program's ends are its own now; ours would keep its output from ever ending.
         drop(stdio.inside);
-        let ending = self.accompany(begun, stdio.outside, output).await?;
+        let ending = match &mut beside {
+            None => self.accompany(begun, stdio.outside, output).await?,
+            Some(beside) => {
+                let mut accompanying = pin!(self.accompany(begun, stdio.outside, output));
+                tokio::select! {
+                    ending = &mut accompanying => ending?,
+                    Err(error) = beside.ear.listen() => {
+                        tracing::warn!(%error, "what is asked beside a dump cannot be heard");
+                        accompanying.await?
+                    }
+                }
+            }
+        };
         drop(prepared.keep);
-        Ok(self.result(ending))
+        let mut product = self.result(ending);
+        if let Some(beside) = beside {
+            product.asked = self.asked(beside.ear, output).await;
+            drop(beside.keep);
+        }
+        Ok(product)
     }
 
     /// Fetches what the sandbox is made of.
@@ -308,9 +340,15 @@ impl Attempt {
     }
 
     /// Starts the program in a worker if there is one, else in a new sandbox.
-    fn start(&self, prepared: &Prepared, order: &Order, stdio: &[OwnedFd; 3]) -> Result<Worker, Trouble> {
+    fn start(
+        &self,
+        prepared: &Prepared,
+        order: &Order,
+        stdio: &[OwnedFd; 3],
+        is_common: bool,
+    ) -> Result<Worker, Trouble> {
         let gone = |error: sandbox::SandboxError| Trouble::Machine(error.to_string());
-        if let Some(worker) = self.shop.workers.take(&prepared.plan, Some(&prepared.keep)) {
+        if is_common && let Some(worker) = self.shop.workers.take(&prepared.plan, Some(&prepared.keep)) {
             worker.handle.start(order, stdio).map_err(gone)?;
             return Ok(worker);
         }

@@ -10,7 +10,7 @@ use model::Digest;
 use std::collections::HashMap;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
@@ -81,6 +81,7 @@ impl Files {
         let name = match form {
             Form::Plain => digest.to_string(),
             Form::Executable => format!("{digest}.x"),
+            Form::Dump => format!("{digest}.d"),
         };
         let entry = {
             let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,7 +117,9 @@ impl Files {
             if metadata.is_dir() {
                 continue;
             }
-            found.push((metadata.modified()?, metadata.len(), entry.path()));
+            // A dump has holes, which take nothing.
+            let bytes = metadata.len().min(metadata.blocks().saturating_mul(512));
+            found.push((metadata.modified()?, bytes, entry.path()));
         }
         let mut total: u64 = found.iter().map(|(_, bytes, _)| bytes).sum();
         found.sort();
@@ -143,6 +146,8 @@ pub(crate) enum Form {
     Plain,
     /// It is a program.
     Executable,
+    /// It is not the blob itself, but the dump that it is the manifest of.
+    Dump,
 }
 
 fn is_free(entry: &Entry) -> bool {

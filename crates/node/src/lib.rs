@@ -45,6 +45,12 @@ pub fn analyser() -> std::process::ExitCode {
     dump::child(&arguments)
 }
 
+/// Becomes a debugger of a dump, in a sandbox that has the dump beside it.
+pub fn debugger() -> std::process::ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(2).collect();
+    dump::debugger(&arguments)
+}
+
 /// Becomes the child that unpacks one layer; what a node starts its own program for.
 pub fn unpack() -> std::process::ExitCode {
     sandbox::unpack::main()

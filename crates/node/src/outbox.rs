@@ -76,7 +76,8 @@ impl Outbox {
         let mut told = 0;
         for finished in self.finished.drain(..) {
             let waits = self.chunks.iter().any(|written| written.held == finished.held);
-            let findings = finished.findings.as_ref().map_or(0, DumpFindings::bytes);
+            let asked = finished.asked.as_ref().map_or(0, |asked| asked.change.bytes());
+            let findings = finished.findings.as_ref().map_or(0, DumpFindings::bytes) + asked;
             told += findings;
             let is_much = told > MAX_TOLD_BYTES && findings < told;
             if waits || is_much || parcel.finished.len() == MAX_HELD {
@@ -126,7 +127,15 @@ mod tests {
 
     fn finished(of: u128) -> Finished {
         let outcome = Outcome::Exited { code: 0 };
-        Finished { held: held(of), outcome, usage: Usage::default(), dump: None, manifest: None, findings: None }
+        Finished {
+            held: held(of),
+            outcome,
+            usage: Usage::default(),
+            dump: None,
+            manifest: None,
+            findings: None,
+            asked: None,
+        }
     }
 
     #[test]

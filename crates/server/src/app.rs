@@ -37,6 +37,8 @@ pub(crate) struct Parts {
     pub(crate) hearing: Hearing,
     /// Rung when a dump has come that nobody has looked into.
     pub(crate) arrivals: Notify,
+    /// Rung when a dump has been analysed.
+    pub(crate) analysed: Notify,
     pub(crate) seal: Seal,
     pub(crate) metrics: PrometheusHandle,
     /// Cancelled when the server is told to stop: whoever waits for changes is let go.

@@ -10,12 +10,14 @@ use crate::error::Answer;
 use crate::session::watch::moved;
 use axum::Json;
 use axum::extract::State;
+use model::analyzer::DumpIn;
 use model::page::page_limit;
 use model::{
     ApiError, Execution, ExecutionId, ExecutionQuery, Image, NewExecution, Origin, OriginKind, Page, Retry, Scope,
     Shape, TenantId,
 };
 use std::sync::Arc;
+use store::{DumpKey, Taken};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -46,6 +48,9 @@ async fn create(
     caller.must(Scope::ExecutionWrite)?;
     new.check()?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
+    if let Some(dump) = &new.sandbox.dump {
+        look(&app, &caller, dump, tenant).await?;
+    }
     let now = app.clock.now();
     let image = match &new.image {
         Some(name) => Some(resolve(&app, name, tenant, &new).await?),
@@ -62,6 +67,19 @@ async fn create(
         app.sessions.ring(&shape, tenant, image.map(|image| image.id));
     }
     Ok((execution, is_new).into())
+}
+
+/// Makes sure that a dump may be beside an execution, and is there.
+async fn look(app: &App, caller: &Caller, dump: &DumpIn, tenant: TenantId) -> Answer<()> {
+    caller.must(Scope::DumpRead)?;
+    if dump.may_write() {
+        caller.must(Scope::DumpWrite)?;
+    }
+    app.store.dump_get(DumpKey::Id(dump.id), Taken { reach: Some(tenant), namespace: tenant }).await?;
+    if let Some(analyzer) = &dump.analyzer {
+        app.store.analyzer_get(&analyzer.name, tenant).await?;
+    }
+    Ok(())
 }
 
 /// Finds the image that an execution is to run in.

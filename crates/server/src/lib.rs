@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod analysis;
+mod analyzer;
 mod app;
 mod body;
 mod caller;

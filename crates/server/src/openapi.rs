@@ -2,8 +2,8 @@
 
 use crate::app::App;
 use crate::{
-    caller, change, chunk, content, dump, execution, health, image, log, node, pack, parcel, registry, request,
-    signature, tenant, token, user,
+    analyzer, caller, change, chunk, content, dump, execution, health, image, log, node, pack, parcel, registry,
+    request, signature, tenant, token, user,
 };
 use axum::Router;
 use axum::http::header;
@@ -51,6 +51,7 @@ fn brief() -> OpenApiRouter<App> {
         .merge(content::routes())
         .merge(chunk::routes())
         .merge(dump::routes())
+        .merge(analyzer::routes())
         .merge(parcel::routes())
         .merge(pack::routes())
         .merge(node::routes())

@@ -16,7 +16,7 @@ use crate::rate::Rates;
 use crate::seal::{Seal, SealError};
 use crate::session::{self, Sessions};
 use crate::tls::{POLL_EVERY, Tls, TlsError};
-use crate::{analysis, openapi, parcel, retention};
+use crate::{analysis, analyzer, openapi, parcel, retention};
 use axum_server::Handle;
 use axum_server::accept::DefaultAcceptor;
 use axum_server::tls_rustls::RustlsAcceptor;
@@ -172,6 +172,7 @@ impl Server {
             followers: Followers::default(),
             hearing: Hearing::default(),
             arrivals: Notify::default(),
+            analysed: Notify::default(),
             seal,
             metrics: metrics_handle(),
             stop: CancellationToken::new(),
@@ -196,6 +197,7 @@ impl Server {
         self.tasks.spawn(look_at_blobs(app.clone()));
         self.tasks.spawn(parcel::run(app.clone()));
         self.tasks.spawn(analysis::run(app.clone()));
+        self.tasks.spawn(analyzer::arrival::run(app.clone()));
         self.tasks.spawn(session::watch::run(app.clone()));
         if let Some(log) = app.log.clone() {
             self.tasks.spawn(async move { log.run(stop).await });

@@ -13,6 +13,7 @@ pub(crate) mod query;
 pub(crate) mod retention;
 pub(crate) mod stack;
 
+use crate::analyzer::arrival;
 use crate::content;
 use crate::error::StoreError;
 use crate::parcel::{self, drop_blob};
@@ -71,6 +72,11 @@ statements! {
              WHERE id = $4 AND state IN ('received', 'analysed', 'truncated', 'unreadable') RETURNING id";
     OTHER_MANIFEST = "SELECT id FROM dump WHERE tenant = $1 AND manifest = $2 LIMIT 1";
     OTHER_REPORT = "SELECT id FROM dump WHERE tenant = $1 AND report = $2 LIMIT 1";
+}
+
+/// Returns a dump by its id, whosever it is.
+pub(crate) async fn get(tx: &Tx<'_>, id: DumpId) -> Result<Option<Dump>, StoreError> {
+    tx.row(GET, &[id.into()]).await?.as_ref().map(read).transpose()
 }
 
 /// Reads a dump's row.
@@ -424,7 +430,7 @@ impl Operation for DumpNote {
 }
 
 /// Notes something on a dump; returns it if that made a difference.
-async fn noted(
+pub(crate) async fn noted(
     tx: &Tx<'_>,
     before: &Dump,
     change: &DumpChange,
@@ -518,6 +524,7 @@ pub(crate) async fn fill(
     }
     let dump = again(tx, before.id).await?;
     note(tx, &dump, (by, at));
+    arrival::note(tx, &dump).await?;
     Ok(Some(dump))
 }
 

@@ -12,6 +12,7 @@ use crate::statement::statements;
 use crate::transaction::{NewChange, Operation, Tx};
 use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
+use model::analyzer::Asked;
 use model::dump::DumpFindings;
 use model::{
     Execution, ExecutionId, ExecutionState, Lease, Manifest, NewExecution, Noun, Origin, OriginKind, Outcome, Recipe,
@@ -215,15 +216,16 @@ pub(crate) fn queued(new: &NewExecution, tenant: TenantId, origin: Origin, by: &
     }
 }
 
-/// What an execution made: an image, or findings about a dump; mostly neither.
+/// What an execution made or asked for: an image, findings about a dump, notes on one; mostly nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Made<'e> {
     pub(crate) manifest: Option<&'e Manifest>,
     pub(crate) findings: Option<&'e DumpFindings>,
+    pub(crate) asked: Option<&'e Asked>,
 }
 
 /// Does what the end of an execution brings about: the next one of its lane may go, the image that it was to make is ready
-/// or has failed, and the dump that it was to analyse has its findings or the reason why not.
+/// or has failed, the dump that it was to analyse has its findings or the reason why not, and what it asked for is done.
 pub(crate) async fn ended(
     tx: &Tx<'_>,
     execution: &Execution,
@@ -235,7 +237,9 @@ pub(crate) async fn ended(
         OriginKind::Image => crate::image::finish(tx, execution, made.manifest, at, by).await?,
         OriginKind::Dump => crate::dump::analysis::finish(tx, execution, made.findings, at, by).await?,
         OriginKind::Hand | OriginKind::Message | OriginKind::Job | OriginKind::Engine | OriginKind::Retry => {}
+        OriginKind::Analyzer => {}
     }
+    crate::analyzer::study::finish(tx, execution, made.asked, at).await?;
     lane::leave(tx, execution).await
 }
 
@@ -397,6 +401,8 @@ pub struct ExecutionEnd {
     pub manifest: Option<Manifest>,
     /// What it found out about a dump, if that was its work.
     pub findings: Option<DumpFindings>,
+    /// What it asked to be done about the dump beside it.
+    pub asked: Option<Asked>,
 }
 
 /// Records the end of an attempt, once.
@@ -442,7 +448,8 @@ impl Operation for ExecutionFinish {
                 finished.dump = Some(dump);
             }
             note(tx, &finished, self.at, &self.by);
-            let made = Made { manifest: end.manifest.as_ref(), findings: end.findings.as_ref() };
+            let made =
+                Made { manifest: end.manifest.as_ref(), findings: end.findings.as_ref(), asked: end.asked.as_ref() };
             ended(tx, &finished, made, self.at, &self.by).await?;
             return Ok(finished);
         }

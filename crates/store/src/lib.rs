@@ -3,6 +3,7 @@
 //! One contract on two engines, SQLite and PostgreSQL. Time and randomness come in from outside (`Clock`, [`random`]).
 #![forbid(unsafe_code)]
 
+mod analyzer;
 pub mod blob;
 mod bulk;
 mod change;
@@ -32,6 +33,7 @@ mod user;
 mod value;
 mod writer;
 
+pub use analyzer::arrival::MAX_ARRIVAL_STUDIES;
 pub use change::retention::Retained;
 pub use change::{Bounds, ChangeFilter, ChangePage, Follower, Retention};
 pub use chunk::ChunkCheck;

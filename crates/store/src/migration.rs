@@ -21,7 +21,7 @@ struct Migration {
 
 /// The schema's history, oldest first.
 const MIGRATIONS: &[Migration] =
-    &[GROUND, NODES, LAYERS, RETENTION, DUMPS, DUMP_QUESTIONS, ANALYSES, SIGNATURES, PACKS, ANALYSES_AGAIN];
+    &[GROUND, NODES, LAYERS, RETENTION, DUMPS, DUMP_QUESTIONS, ANALYSES, SIGNATURES, PACKS, ANALYSES_AGAIN, ANALYZERS];
 
 const GROUND: Migration = Migration {
     version: 1,
@@ -90,6 +90,14 @@ const ANALYSES_AGAIN: Migration = Migration {
     version: 10,
     name: "analyses again",
     both: include_str!("migration/0010_analyses_again.sql"),
+    sqlite: "",
+    postgres: "",
+};
+
+const ANALYZERS: Migration = Migration {
+    version: 11,
+    name: "analyzers",
+    both: include_str!("migration/0011_analyzers.sql"),
     sqlite: "",
     postgres: "",
 };

@@ -41,6 +41,9 @@ pub fn statements_of(engine: Engine) -> impl Iterator<Item = (&'static str, &'st
         Engine::Postgres => "_SQLITE",
     };
     let all = [
+        crate::analyzer::STATEMENTS,
+        crate::analyzer::arrival::STATEMENTS,
+        crate::analyzer::study::STATEMENTS,
         crate::change::STATEMENTS,
         crate::change::append::STATEMENTS,
         crate::change::retention::STATEMENTS,

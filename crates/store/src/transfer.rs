@@ -138,6 +138,14 @@ tables! {
         "tenant, call, stack, position" = "$1, $2, $3, $4";
     "pack" by "tenant, build_id" = [0, 1] > "$1, $2" limit "$3" from Text:
         "tenant, build_id, digest, size, created_by, created_at" = "$1, $2, $3, $4, $5, $6";
+    "analyzer" by "tenant, name" = [0, 1] > "$1, $2" limit "$3" from Text:
+        "tenant, name, version, memory_bytes, wall_ms, arrival" = "$1, $2, $3, $4, $5, $6";
+    "analyzer_version" by "tenant, name, script" = [0, 1, 3] > "$1, $2, $3" limit "$4" from Text:
+        "tenant, name, version, script, size, created_by, created_at" = "$1, $2, $3, $4, $5, $6, $7";
+    "study" by "execution" = [5] > "$1" limit "$2" from Text:
+        "tenant, dump, analyzer, version, digest, execution, state, ended_at" = "$1, $2, $3, $4, $5, $6, $7, $8";
+    "dump_arrival" by "dump" = [0] > "$1" limit "$2" from Text:
+        "dump, tenant" = "$1, $2";
     "log_segment" by "number" = [0] > "$1" limit "$2" from Number:
         "number, first_seq, last_seq, last_at, bytes" = "$1, $2, $3, $4, $5";
     "change" by "seq" = [0] > "$1" limit "$2" from Number:

@@ -1,6 +1,7 @@
 //! The binary as its users meet it: words in, words and an exit code out.
 
 mod analysis;
+mod analyzer;
 mod blob;
 mod catch;
 mod change;

@@ -69,6 +69,14 @@ struct Look {
     taken: Option<(Told, Scratch)>,
 }
 
+/// Files that a dump came from.
+pub(super) struct Sources {
+    pub(super) binds: Vec<Bind>,
+    /// Where they stand for `/`, as the sandbox sees it.
+    pub(super) roots: Vec<PathBuf>,
+    pub(super) keep: Vec<Box<dyn Any + Send + Sync>>,
+}
+
 impl Attempt {
     /// Finds out what is in a dump.
     pub(super) async fn analyse(&mut self, order: &DumpOrder, output: &mut Output) -> Result<Product, Trouble> {
@@ -168,37 +176,9 @@ impl Attempt {
             bind(self.symbols().map_err(machine)?, "symbols", Access::ReadOnly),
             bind(shelf.path().to_owned(), "modules", Access::ReadOnly),
         ];
-        let own = binds.len();
-        let mut keep: Vec<Box<dyn Any + Send + Sync>> = vec![Box::new(scratch)];
-        let mut roots = Vec::new();
-        for file in &order.files {
-            let form = if file.executable { Form::Executable } else { Form::Plain };
-            match self.shop.files.get(file.digest, form, &*self.fence).await {
-                Ok(kept) => {
-                    let target = format!("files/{}", file.target.trim_start_matches('/'));
-                    binds.push(bind(kept.path().to_owned(), &target, Access::ReadOnly));
-                    keep.push(Box::new(kept));
-                }
-                // It may be gone by now; the dump is worth a look without it.
-                Err(error) => output.remark(&format!("[`{}` is not there: {error}]\n", file.target)).await,
-            }
-        }
-        if binds.len() > own {
-            roots.push(inside("files"));
-        }
-        if let Some(image) = &order.image {
-            match self.shop.cache.layers(image, &*self.fence).await {
-                Ok(layers) => {
-                    for (number, folder) in layers.folders().iter().take(MAX_LAYERS).enumerate() {
-                        let inner = format!("layers/{number}");
-                        binds.push(bind(folder.clone(), &inner, Access::ReadOnly));
-                        roots.push(inside(&inner));
-                    }
-                    keep.push(Box::new(layers));
-                }
-                Err(error) => output.remark(&format!("[the image is not there: {error}]\n")).await,
-            }
-        }
+        let Sources { binds: of_files, mut roots, mut keep } = self.sources(order, output).await;
+        binds.extend(of_files);
+        keep.push(Box::new(scratch));
         let mut more = Vec::new();
         if let Some(rules) = &order.rules {
             match self.shop.files.get(rules.blob, Form::Plain, &*self.fence).await {
@@ -224,6 +204,42 @@ impl Attempt {
         Ok(Ground { plan: self.plan(binds), order: command(&places, more, user), shelf, _keep: keep })
     }
 
+    /// Fetches the files that the program had which left a dump, and the layers of its image.
+    pub(super) async fn sources(&self, order: &DumpOrder, output: &mut Output) -> Sources {
+        let bind = |source: PathBuf, inner: &str, access| Bind { source, target: inside(inner), access };
+        let (mut binds, mut roots) = (Vec::new(), Vec::new());
+        let mut keep: Vec<Box<dyn Any + Send + Sync>> = Vec::new();
+        for file in &order.files {
+            let form = if file.executable { Form::Executable } else { Form::Plain };
+            match self.shop.files.get(file.digest, form, &*self.fence).await {
+                Ok(kept) => {
+                    let target = format!("files/{}", file.target.trim_start_matches('/'));
+                    binds.push(bind(kept.path().to_owned(), &target, Access::ReadOnly));
+                    keep.push(Box::new(kept));
+                }
+                // It may be gone by now; the dump is worth a look without it.
+                Err(error) => output.remark(&format!("[`{}` is not there: {error}]\n", file.target)).await,
+            }
+        }
+        if !binds.is_empty() {
+            roots.push(inside("files"));
+        }
+        if let Some(image) = &order.image {
+            match self.shop.cache.layers(image, &*self.fence).await {
+                Ok(layers) => {
+                    for (number, folder) in layers.folders().iter().take(MAX_LAYERS).enumerate() {
+                        let inner = format!("layers/{number}");
+                        binds.push(bind(folder.clone(), &inner, Access::ReadOnly));
+                        roots.push(inside(&inner));
+                    }
+                    keep.push(Box::new(layers));
+                }
+                Err(error) => output.remark(&format!("[the image is not there: {error}]\n")).await,
+            }
+        }
+        Sources { binds, roots, keep }
+    }
+
     fn plan(&self, binds: Vec<Bind>) -> Plan {
         Plan {
             root: Root::Host,
@@ -238,7 +254,7 @@ impl Attempt {
     }
 
     /// Puts the dump together in a file, proved by its digest.
-    async fn fetch_dump(&self, order: &DumpOrder, path: &Path) -> Result<(), Trouble> {
+    pub(super) async fn fetch_dump(&self, order: &DumpOrder, path: &Path) -> Result<(), Trouble> {
         let refused = |why: String| Trouble::Refused(format!("the dump cannot be had: {why}"));
         let failed = |error: ParcelError| match error {
             ParcelError::Missing(_) | ParcelError::TooLong(..) => refused(error.to_string()),
@@ -265,7 +281,7 @@ impl Attempt {
         self.shop.settings.cache_bytes / 2
     }
 
-    fn scratch(&self) -> io::Result<Scratch> {
+    pub(super) fn scratch(&self) -> io::Result<Scratch> {
         Scratch::new(&self.shop.settings.state.join(super::DUMPS))
     }
 

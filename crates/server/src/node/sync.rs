@@ -126,6 +126,9 @@ fn take_in(app: &App, report: &mut Report, heard: &Heard, need: Need) -> Said {
     if !std::mem::take(&mut report.dumps).is_empty() {
         app.arrivals.notify_one();
     }
+    if sync.finished.iter().any(|finished| finished.findings.is_some()) {
+        app.analysed.notify_one();
+    }
     for written in &sync.chunks {
         app.followers.ring(written.held.execution);
     }
@@ -176,7 +179,7 @@ fn assignment(app: &App, assigned: &Assigned) -> Assignment {
     let execution = &assigned.execution;
     let work = match (&assigned.dump, &assigned.image) {
         (Some(order), _) => Work::Dump { order: order.clone() },
-        (None, None) => Work::Run { image: assigned.manifest.clone() },
+        (None, None) => Work::Run { image: assigned.manifest.clone(), dump: assigned.beside.clone() },
         (None, Some((image, plain_http, sealed))) => Work::Image {
             order: ImageOrder {
                 id: image.id,

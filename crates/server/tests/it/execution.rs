@@ -66,6 +66,7 @@ async fn an_execution_is_cancelled_once(place: &Place) {
         dump: None,
         manifest: None,
         findings: None,
+        asked: None,
     };
     app.store().execution_finish(end, "node", app.clock.now()).await.unwrap();
     app.order(&app.house, &path).await.error(409, "execution_succeeded");

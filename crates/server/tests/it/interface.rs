@@ -183,7 +183,7 @@ pub(crate) fn text_of(pattern: &str) -> String {
         "^([0-9a-f]{2}){2,64}$" => random,
         "^[0-9a-f]{32}$" | "^[0-9a-f]{1,32}$" | "^(dmp_[0-9a-z]{26}|[0-9a-f]{1,32})$" => random,
         "^[A-Za-z0-9._-]{1,64}$" | "^[!-~]{1,512}$" | "^[A-Za-z0-9._:\\[\\]-]{1,128}$" => format!("x{random}"),
-        "^[A-Za-z0-9][A-Za-z0-9._@-]*$" => format!("x{random}"),
+        "^[A-Za-z0-9][A-Za-z0-9._@-]*$" | "^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$" => format!("x{random}"),
         other => panic!("teach `text_of` the pattern {other}"),
     }
 }

@@ -115,6 +115,7 @@ impl Sim {
             dump: None,
             manifest: None,
             findings: None,
+            asked: None,
         };
         Sync { finished: vec![finished], ..self.says() }
     }
@@ -507,7 +508,7 @@ async fn makes_images_and_runs_in_them(place: &Place) {
     let freed: model::image::ImageFreed = app.order(&app.house, "/v1/images/gc").await.must(200).json();
     assert_eq!(freed.blobs, 0, "something waits to run in it");
     let given = sim.ask(&app).await.assigned;
-    let Work::Run { image: Some(found) } = &given[0].work else { panic!("{given:?}") };
+    let Work::Run { image: Some(found), dump: None } = &given[0].work else { panic!("{given:?}") };
     assert_eq!(*found, manifest(&blob, "amd64"));
     let done = sim.done(given[0].held, GOOD);
     sim.sync(&app, &done).await;

@@ -107,7 +107,14 @@ fn execution(dump: &Dump, id: ExecutionId, at: Timestamp) -> Execution {
 
 /// Returns what a node is told of the dump that an execution analyses; nothing, if the dump is another's by now.
 pub(crate) async fn order(tx: &Tx<'_>, of: &Execution) -> Result<Option<DumpOrder>, StoreError> {
-    let Some(dump) = ours(tx, of).await? else { return Ok(None) };
+    match ours(tx, of).await? {
+        Some(dump) => order_of(tx, &dump).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Returns what a node is told of a dump: what it is made of, and the files it came from.
+pub(crate) async fn order_of(tx: &Tx<'_>, dump: &Dump) -> Result<DumpOrder, StoreError> {
     let rules = rules(tx, dump.tenant).await?.map(|file| RulesOrder { name: file.name, blob: file.blob });
     let (files, image) = (Vec::new(), None);
     let mut order = DumpOrder { id: dump.id, manifest: dump.manifest, size: dump.size, files, image, rules };
@@ -121,7 +128,7 @@ pub(crate) async fn order(tx: &Tx<'_>, of: &Execution) -> Result<Option<DumpOrde
         }
         order.files = died.recipe.sandbox.files;
     }
-    Ok(Some(order))
+    Ok(order)
 }
 
 /// Returns the dump that an execution analyses.

@@ -156,7 +156,7 @@ async fn count(tx: &Tx<'_>, tenant: TenantId, driver: &[Ready], few: u64) -> Res
 }
 
 /// Finds a page of dumps.
-pub(super) async fn page(tx: &Tx<'_>, asked: &DumpsAsked) -> Result<Vec<Dump>, StoreError> {
+pub(crate) async fn page(tx: &Tx<'_>, asked: &DumpsAsked) -> Result<Vec<Dump>, StoreError> {
     let mut plan = Plan::make(tx, &asked.of, (asked.tenant, asked.now), FEW).await?;
     if plan.few.is_none() && !plan.driver.is_empty() && !is_ordered(&plan.driver) {
         // Sorting many costs more than passing over some.

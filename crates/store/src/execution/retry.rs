@@ -41,6 +41,9 @@ impl Operation for ExecutionRetry {
         if old.origin.kind == OriginKind::Dump {
             return refuse("execution_of_dump", "analysed a dump", "upload the dump again if it was not whole");
         }
+        if old.recipe.sandbox.dump.is_some() {
+            return refuse("execution_of_dump", "looked at a dump", "`quarry dump analyze --again` looks at it again");
+        }
         let shape = tx.row(SHAPE, &[self.old.into()]).await?;
         let shape = shape.map(|row| row.text(0).map(Shape::parse)).transpose()?.flatten();
         let execution = Execution {

@@ -4,6 +4,7 @@
 //! whoever speaks under it take turns, so nothing is ever given to a session that is gone.
 
 use super::{Return, get, go, hold, shut};
+use crate::analyzer::study;
 use crate::chunk::Appender;
 use crate::dump::{DumpLeft, analysis};
 use crate::error::StoreError;
@@ -17,6 +18,7 @@ use crate::{image, registry};
 use futures_util::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use model::analysis::DumpOrder;
+use model::analyzer::Beside;
 use model::node::{Held, Hold, HoldKind, Refused};
 use model::{
     ApiError, Execution, ExecutionId, ExecutionState, Image, ImageId, Lease, Manifest, Node, NodeId, NodeState, Offer,
@@ -72,6 +74,8 @@ pub struct Assigned {
     pub image: Option<(Image, bool, Option<registry::Sealed>)>,
     /// The dump that it analyses.
     pub dump: Option<DumpOrder>,
+    /// The dump that is beside it.
+    pub beside: Option<Box<Beside>>,
 }
 
 /// What a node is told, and how it stands now.
@@ -184,6 +188,7 @@ impl Exchange {
                 dump: self.report.dumps.get(&finished.held).cloned(),
                 manifest: finished.manifest.clone(),
                 findings: finished.findings.clone(),
+                asked: finished.asked.clone(),
             };
             let ended = ExecutionFinish { end, at: self.report.at, by: by.to_owned() }.run(tx).await;
             let moved = unless_refused(ended, finished.held, heard)?;
@@ -302,15 +307,16 @@ async fn assign(tx: &Tx<'_>, execution: Execution) -> Result<Assigned, StoreErro
         _ => None,
     };
     let dump = if execution.origin.kind == OriginKind::Dump { analysis::order(tx, &execution).await? } else { None };
-    let Some(made) = made else { return Ok(Assigned { execution, manifest, image: None, dump }) };
+    let beside = study::beside(tx, &execution).await?;
+    let Some(made) = made else { return Ok(Assigned { execution, manifest, image: None, dump, beside }) };
     let Some((made, plain_http)) = image::get(tx, made).await? else {
-        return Ok(Assigned { execution, manifest, image: None, dump });
+        return Ok(Assigned { execution, manifest, image: None, dump, beside });
     };
     let sealed = match made.source.host() {
         Some(host) => registry::get(tx, made.tenant, &host).await?,
         None => None,
     };
-    Ok(Assigned { execution, manifest, image: Some((made, plain_http, sealed)), dump })
+    Ok(Assigned { execution, manifest, image: Some((made, plain_http, sealed)), dump, beside })
 }
 
 /// Renews a lease when there is nothing else to say; shares its round trips with its equals.

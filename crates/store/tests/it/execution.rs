@@ -151,6 +151,7 @@ async fn what_is_foreign_looks_missing(fresh: &Fresh) {
         dump: None,
         manifest: None,
         findings: None,
+        asked: None,
     };
     refused(store.execution_finish(end, "test", at(2)).await, &format!("execution `{nowhere}` does not exist"));
     assert_eq!(store.execution_get(there, Some(ours)).await.expect("untouched").state, ExecutionState::Queued);
@@ -255,7 +256,17 @@ async fn refuses_who_does_not_hold_it(fresh: &Fresh) {
     let said = |id, attempt, session| {
         let (outcome, usage) = (Outcome::Exited { code: 0 }, Usage::default());
         store.execution_finish(
-            ExecutionEnd { id, attempt, session, outcome, usage, dump: None, manifest: None, findings: None },
+            ExecutionEnd {
+                id,
+                attempt,
+                session,
+                outcome,
+                usage,
+                dump: None,
+                manifest: None,
+                findings: None,
+                asked: None,
+            },
             "node",
             at(9),
         )

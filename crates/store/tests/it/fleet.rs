@@ -95,6 +95,7 @@ impl Member {
             dump: None,
             manifest: None,
             findings: None,
+            asked: None,
         });
         report.sync.finished = finished.collect();
         report

@@ -1,5 +1,6 @@
 //! The store's conformance suite: one contract on two engines, and blobs on two places, all of them real.
 
+mod analyzer;
 mod blob;
 mod bucket;
 mod change;

@@ -268,6 +268,7 @@ impl Trial {
             dump: None,
             manifest: None,
             findings: None,
+            asked: None,
         }
     }
 

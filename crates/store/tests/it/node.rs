@@ -87,8 +87,15 @@ pub(crate) fn finished(node: &NewNode, whose: TenantId, held: Held, ms: i64) -> 
     let mut report = report(node, whose, ms);
     report.sync.free = 0;
     let outcome = Outcome::Exited { code: 0 };
-    report.sync.finished =
-        vec![Finished { held, outcome, usage: Usage::default(), dump: None, manifest: None, findings: None }];
+    report.sync.finished = vec![Finished {
+        held,
+        outcome,
+        usage: Usage::default(),
+        dump: None,
+        manifest: None,
+        findings: None,
+        asked: None,
+    }];
     report
 }
 

@@ -65,8 +65,15 @@ async fn run(
     (said.sync.free, said.sync.chunks) = (0, chunks.collect());
     said.dumps.extend(dump.map(|number| (held, left(blob(number, 0, true).digest, &number.to_string(), ms))));
     let outcome = Outcome::Exited { code: 0 };
-    said.sync.finished =
-        vec![Finished { held, outcome, usage: Usage::default(), dump: None, manifest: None, findings: None }];
+    said.sync.finished = vec![Finished {
+        held,
+        outcome,
+        usage: Usage::default(),
+        dump: None,
+        manifest: None,
+        findings: None,
+        asked: None,
+    }];
     assert_eq!(store.node_exchange(said).await.expect("is heard").refused, []);
     held
 }

@@ -116,6 +116,7 @@ pub(crate) fn end(held: &Execution, outcome: Outcome) -> ExecutionEnd {
         dump: None,
         manifest: None,
         findings: None,
+        asked: None,
     }
 }
 

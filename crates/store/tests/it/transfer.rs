@@ -96,7 +96,7 @@ async fn fill(store: &Store) -> Vec<TenantId> {
         let retention = Retention { age: SignedDuration::from_secs(15), bytes: u64::MAX };
         store.log_retain(retention, at(round * 10_000 + 6)).await.expect("a pass");
     }
-    crate::dump::fill(store, tenants[1]).await;
+    crate::analyzer::fill(store, tenants[1]).await;
     fill_nodes(store, tenants[1]).await;
     let bounds = store.log_bounds().await.expect("bounds");
     assert!(bounds.floor > 0 && bounds.head - bounds.floor > 700, "{bounds:?}");
