@@ -63,7 +63,7 @@ const CALL: &[(&str, Type)] = &[("tenant", Type::TEXT), ("number", Type::INT8), 
 const STACK: &[(&str, Type)] = &[("tenant", Type::TEXT), ("number", Type::INT8), ("calls", Type::TEXT)];
 const PLACE: &[(&str, Type)] =
     &[("tenant", Type::TEXT), ("call", Type::INT8), ("stack", Type::INT8), ("position", Type::INT8)];
-const TABLES: &[&str] = &["dump", "dump_property", "stack", "call", "stack_call"];
+const TABLES: &[&str] = &["dump", "dump_property", "stack", "call", "stack_call", "dump_count"];
 
 /// What stands in one column of a row.
 enum Cell {
@@ -148,7 +148,16 @@ impl World {
         };
         let stacks = (0..STACKS).map(&mut deep).collect();
         let cmd = Chosen::new(cmds.len(), 1.0);
-        Self { tenant, now, dice, cmds, cmd, platform: Chosen::new(PLATFORMS, 0.7), stack: Chosen::new(STACKS, 0.6), stacks }
+        Self {
+            tenant,
+            now,
+            dice,
+            cmds,
+            cmd,
+            platform: Chosen::new(PLATFORMS, 0.7),
+            stack: Chosen::new(STACKS, 0.6),
+            stacks,
+        }
     }
 
     /// Makes a dump's row and those of its properties.
@@ -219,7 +228,11 @@ impl World {
             vec![tenant.clone().into(), call.into(), stack.into(), position.into()]
         };
         let calls = calls.iter().map(|(call, number)| row([(*number).into(), (*call).into()])).collect();
-        [("call", CALL, calls), ("stack", STACK, stacks), ("stack_call", PLACE, places.into_iter().map(place).collect())]
+        [
+            ("call", CALL, calls),
+            ("stack", STACK, stacks),
+            ("stack_call", PLACE, places.into_iter().map(place).collect()),
+        ]
     }
 }
 
