@@ -405,8 +405,9 @@ impl Leaf {
             }
             Self::Property(path, test) => {
                 if part == Part::Driver && self.is_drivable() {
-                    text.push("d.id IN (SELECT p.dump FROM dump_property AS p WHERE p.tenant = ").bind(tenant);
-                    text.push(" AND p.path = ").bind(path).push(" AND ");
+                    text.push("d.id IN (SELECT p.dump FROM ");
+                    write_noted(text, tenant, path, test);
+                    text.push(")");
                 } else {
                     // A dump has few properties; what an index has of all dumps is not to be gone through for each.
                     // PostgreSQL would gather those of all dumps too, were it not for the limit.
@@ -414,13 +415,17 @@ impl Leaf {
                     text.push("p.path = ").bind(path).push(" AND ").push(plus);
                     write_test(text, test);
                     text.push(" LIMIT 1), false)");
-                    return;
                 }
-                write_test(text, test);
-                text.push(")");
             }
         }
     }
+}
+
+/// Appends the properties that meet a test, and where they are looked for.
+pub(super) fn write_noted(text: &mut Text, tenant: TenantId, path: &str, test: &Test) {
+    text.push("dump_property AS p WHERE p.tenant = ").bind(tenant);
+    text.push(" AND p.path = ").bind(path).push(" AND ");
+    write_test(text, test);
 }
 
 fn write_test(text: &mut Text, test: &Test) {

@@ -1,65 +1,84 @@
 -- Once for each row; SQLite knows no other. What came to nothing goes.
 CREATE TRIGGER dump_count_insert AFTER INSERT ON dump BEGIN
-    INSERT INTO dump_count (tenant, field, value, dumps)
-    SELECT NEW.tenant, f.column1, f.column2, 1 FROM (VALUES
-        ('', ''),
-        ('kind', NEW.kind), ('state', NEW.state), ('is_truncated', cast(NEW.is_truncated AS text)), ('cmd', NEW.cmd),
-        ('node', NEW.node), ('platform', NEW.platform), ('ticket', NEW.ticket), ('signature', NEW.signature),
-        ('stack', cast(NEW.stack AS text)), ('created_by', NEW.created_by)
-    ) AS f WHERE f.column2 IS NOT NULL
+    INSERT INTO dump_count (tenant, field, value, dumps) SELECT NEW.tenant, f.field, f.value, 1 FROM (
+        SELECT '' AS field, '' AS value
+        UNION ALL SELECT 'kind', NEW.kind
+        UNION ALL SELECT 'state', NEW.state
+        UNION ALL SELECT 'is_truncated', cast(NEW.is_truncated AS text)
+        UNION ALL SELECT 'cmd', NEW.cmd
+        UNION ALL SELECT 'node', NEW.node
+        UNION ALL SELECT 'platform', NEW.platform
+        UNION ALL SELECT 'ticket', NEW.ticket
+        UNION ALL SELECT 'signature', NEW.signature
+        UNION ALL SELECT 'stack', cast(NEW.stack AS text)
+        UNION ALL SELECT 'created_by', NEW.created_by
+    ) AS f WHERE f.value IS NOT NULL
     ON CONFLICT (tenant, field, value) DO UPDATE SET dumps = dumps + 1;
 END;
 CREATE TRIGGER dump_count_delete AFTER DELETE ON dump BEGIN
-    UPDATE dump_count SET dumps = dumps - 1 WHERE (tenant, field, value) IN (SELECT OLD.tenant, f.column1, f.column2 FROM (VALUES
-        ('', ''),
-        ('kind', OLD.kind), ('state', OLD.state), ('is_truncated', cast(OLD.is_truncated AS text)), ('cmd', OLD.cmd),
-        ('node', OLD.node), ('platform', OLD.platform), ('ticket', OLD.ticket), ('signature', OLD.signature),
-        ('stack', cast(OLD.stack AS text)), ('created_by', OLD.created_by)
-    ) AS f);
-    DELETE FROM dump_count WHERE dumps = 0 AND (tenant, field, value) IN (SELECT OLD.tenant, f.column1, f.column2 FROM (VALUES
-        ('', ''),
-        ('kind', OLD.kind), ('state', OLD.state), ('is_truncated', cast(OLD.is_truncated AS text)), ('cmd', OLD.cmd),
-        ('node', OLD.node), ('platform', OLD.platform), ('ticket', OLD.ticket), ('signature', OLD.signature),
-        ('stack', cast(OLD.stack AS text)), ('created_by', OLD.created_by)
-    ) AS f);
+    UPDATE dump_count SET dumps = dumps - 1 WHERE tenant = OLD.tenant AND (field, value) IN (
+        SELECT '', ''
+        UNION ALL SELECT 'kind', OLD.kind
+        UNION ALL SELECT 'state', OLD.state
+        UNION ALL SELECT 'is_truncated', cast(OLD.is_truncated AS text)
+        UNION ALL SELECT 'cmd', OLD.cmd
+        UNION ALL SELECT 'node', OLD.node
+        UNION ALL SELECT 'platform', OLD.platform
+        UNION ALL SELECT 'ticket', OLD.ticket
+        UNION ALL SELECT 'signature', OLD.signature
+        UNION ALL SELECT 'stack', cast(OLD.stack AS text)
+        UNION ALL SELECT 'created_by', OLD.created_by
+    );
+    DELETE FROM dump_count WHERE dumps = 0 AND tenant = OLD.tenant AND (field, value) IN (
+        SELECT '', ''
+        UNION ALL SELECT 'kind', OLD.kind
+        UNION ALL SELECT 'state', OLD.state
+        UNION ALL SELECT 'is_truncated', cast(OLD.is_truncated AS text)
+        UNION ALL SELECT 'cmd', OLD.cmd
+        UNION ALL SELECT 'node', OLD.node
+        UNION ALL SELECT 'platform', OLD.platform
+        UNION ALL SELECT 'ticket', OLD.ticket
+        UNION ALL SELECT 'signature', OLD.signature
+        UNION ALL SELECT 'stack', cast(OLD.stack AS text)
+        UNION ALL SELECT 'created_by', OLD.created_by
+    );
 END;
 CREATE TRIGGER dump_count_update AFTER UPDATE OF kind, state, is_truncated, cmd, node, platform, ticket, signature, stack, created_by ON dump BEGIN
-    INSERT INTO dump_count (tenant, field, value, dumps)
-    SELECT NEW.tenant, f.column1, f.column3, 1 FROM (VALUES
-        ('kind', OLD.kind, NEW.kind),
-        ('state', OLD.state, NEW.state),
-        ('is_truncated', cast(OLD.is_truncated AS text), cast(NEW.is_truncated AS text)),
-        ('cmd', OLD.cmd, NEW.cmd),
-        ('node', OLD.node, NEW.node),
-        ('platform', OLD.platform, NEW.platform),
-        ('ticket', OLD.ticket, NEW.ticket),
-        ('signature', OLD.signature, NEW.signature),
-        ('stack', cast(OLD.stack AS text), cast(NEW.stack AS text)),
-        ('created_by', OLD.created_by, NEW.created_by)
-    ) AS f WHERE f.column3 IS NOT NULL AND f.column2 IS NOT f.column3
+    INSERT INTO dump_count (tenant, field, value, dumps) SELECT NEW.tenant, f.field, f.became, 1 FROM (
+        SELECT 'kind' AS field, OLD.kind AS was, NEW.kind AS became
+        UNION ALL SELECT 'state', OLD.state, NEW.state
+        UNION ALL SELECT 'is_truncated', cast(OLD.is_truncated AS text), cast(NEW.is_truncated AS text)
+        UNION ALL SELECT 'cmd', OLD.cmd, NEW.cmd
+        UNION ALL SELECT 'node', OLD.node, NEW.node
+        UNION ALL SELECT 'platform', OLD.platform, NEW.platform
+        UNION ALL SELECT 'ticket', OLD.ticket, NEW.ticket
+        UNION ALL SELECT 'signature', OLD.signature, NEW.signature
+        UNION ALL SELECT 'stack', cast(OLD.stack AS text), cast(NEW.stack AS text)
+        UNION ALL SELECT 'created_by', OLD.created_by, NEW.created_by
+    ) AS f WHERE f.became IS NOT NULL AND f.was IS NOT f.became
     ON CONFLICT (tenant, field, value) DO UPDATE SET dumps = dumps + 1;
-    UPDATE dump_count SET dumps = dumps - 1 WHERE (tenant, field, value) IN (SELECT OLD.tenant, f.column1, f.column2 FROM (VALUES
-        ('kind', OLD.kind, NEW.kind),
-        ('state', OLD.state, NEW.state),
-        ('is_truncated', cast(OLD.is_truncated AS text), cast(NEW.is_truncated AS text)),
-        ('cmd', OLD.cmd, NEW.cmd),
-        ('node', OLD.node, NEW.node),
-        ('platform', OLD.platform, NEW.platform),
-        ('ticket', OLD.ticket, NEW.ticket),
-        ('signature', OLD.signature, NEW.signature),
-        ('stack', cast(OLD.stack AS text), cast(NEW.stack AS text)),
-        ('created_by', OLD.created_by, NEW.created_by)
-    ) AS f WHERE f.column2 IS NOT f.column3);
-    DELETE FROM dump_count WHERE dumps = 0 AND (tenant, field, value) IN (SELECT OLD.tenant, f.column1, f.column2 FROM (VALUES
-        ('kind', OLD.kind, NEW.kind),
-        ('state', OLD.state, NEW.state),
-        ('is_truncated', cast(OLD.is_truncated AS text), cast(NEW.is_truncated AS text)),
-        ('cmd', OLD.cmd, NEW.cmd),
-        ('node', OLD.node, NEW.node),
-        ('platform', OLD.platform, NEW.platform),
-        ('ticket', OLD.ticket, NEW.ticket),
-        ('signature', OLD.signature, NEW.signature),
-        ('stack', cast(OLD.stack AS text), cast(NEW.stack AS text)),
-        ('created_by', OLD.created_by, NEW.created_by)
-    ) AS f WHERE f.column2 IS NOT f.column3);
+    UPDATE dump_count SET dumps = dumps - 1 WHERE tenant = OLD.tenant AND (field, value) IN (SELECT f.field, f.was FROM (
+        SELECT 'kind' AS field, OLD.kind AS was, NEW.kind AS became
+        UNION ALL SELECT 'state', OLD.state, NEW.state
+        UNION ALL SELECT 'is_truncated', cast(OLD.is_truncated AS text), cast(NEW.is_truncated AS text)
+        UNION ALL SELECT 'cmd', OLD.cmd, NEW.cmd
+        UNION ALL SELECT 'node', OLD.node, NEW.node
+        UNION ALL SELECT 'platform', OLD.platform, NEW.platform
+        UNION ALL SELECT 'ticket', OLD.ticket, NEW.ticket
+        UNION ALL SELECT 'signature', OLD.signature, NEW.signature
+        UNION ALL SELECT 'stack', cast(OLD.stack AS text), cast(NEW.stack AS text)
+        UNION ALL SELECT 'created_by', OLD.created_by, NEW.created_by
+    ) AS f WHERE f.was IS NOT f.became);
+    DELETE FROM dump_count WHERE dumps = 0 AND tenant = OLD.tenant AND (field, value) IN (SELECT f.field, f.was FROM (
+        SELECT 'kind' AS field, OLD.kind AS was, NEW.kind AS became
+        UNION ALL SELECT 'state', OLD.state, NEW.state
+        UNION ALL SELECT 'is_truncated', cast(OLD.is_truncated AS text), cast(NEW.is_truncated AS text)
+        UNION ALL SELECT 'cmd', OLD.cmd, NEW.cmd
+        UNION ALL SELECT 'node', OLD.node, NEW.node
+        UNION ALL SELECT 'platform', OLD.platform, NEW.platform
+        UNION ALL SELECT 'ticket', OLD.ticket, NEW.ticket
+        UNION ALL SELECT 'signature', OLD.signature, NEW.signature
+        UNION ALL SELECT 'stack', cast(OLD.stack AS text), cast(NEW.stack AS text)
+        UNION ALL SELECT 'created_by', OLD.created_by, NEW.created_by
+    ) AS f WHERE f.was IS NOT f.became);
 END;
