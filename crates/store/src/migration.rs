@@ -20,8 +20,19 @@ struct Migration {
 }
 
 /// The schema's history, oldest first.
-const MIGRATIONS: &[Migration] =
-    &[GROUND, NODES, LAYERS, RETENTION, DUMPS, DUMP_QUESTIONS, ANALYSES, SIGNATURES, PACKS, ANALYSES_AGAIN, DUMP_COUNTS];
+const MIGRATIONS: &[Migration] = &[
+    GROUND,
+    NODES,
+    LAYERS,
+    RETENTION,
+    DUMPS,
+    DUMP_QUESTIONS,
+    ANALYSES,
+    SIGNATURES,
+    PACKS,
+    ANALYSES_AGAIN,
+    DUMP_COUNTS,
+];
 
 const GROUND: Migration = Migration {
     version: 1,

@@ -12,19 +12,21 @@ use model::TenantId;
 
 /// Tells whether the values of a column are counted.
 pub(super) fn is_counted(column: &str) -> bool {
-    matches!(
-        column,
-        "kind"
-            | "state"
-            | "is_truncated"
-            | "cmd"
-            | "node"
-            | "platform"
-            | "ticket"
-            | "signature"
-            | "stack"
-            | "created_by"
-    )
+    const COUNTED: [&str; 12] = [
+        "kind",
+        "state",
+        "is_truncated",
+        "cmd",
+        "node",
+        "platform",
+        "ticket",
+        "signature",
+        "stack",
+        "created_by",
+        "class",
+        "severity",
+    ];
+    COUNTED.contains(&column)
 }
 
 /// Returns the column and the values that a condition allows, if they are counted.

@@ -8,7 +8,8 @@ BEGIN
                 ('', ''),
                 ('kind', d.kind), ('state', d.state), ('is_truncated', cast(d.is_truncated AS text)), ('cmd', d.cmd),
                 ('node', d.node), ('platform', d.platform), ('ticket', d.ticket), ('signature', d.signature),
-                ('stack', cast(d.stack AS text)), ('created_by', d.created_by)
+                ('stack', cast(d.stack AS text)), ('created_by', d.created_by),
+                ('class', d.class), ('severity', d.severity)
         ) AS f (field, value)
     ) AS c (tenant, field, value, n) WHERE c.value IS NOT NULL
     GROUP BY c.tenant, c.field, c.value HAVING sum(c.n) <> 0 ORDER BY c.tenant, c.field, c.value
@@ -24,7 +25,8 @@ BEGIN
                 ('', ''),
                 ('kind', d.kind), ('state', d.state), ('is_truncated', cast(d.is_truncated AS text)), ('cmd', d.cmd),
                 ('node', d.node), ('platform', d.platform), ('ticket', d.ticket), ('signature', d.signature),
-                ('stack', cast(d.stack AS text)), ('created_by', d.created_by)
+                ('stack', cast(d.stack AS text)), ('created_by', d.created_by),
+                ('class', d.class), ('severity', d.severity)
         ) AS f (field, value)
     ) AS c (tenant, field, value, n) WHERE c.value IS NOT NULL
     GROUP BY c.tenant, c.field, c.value HAVING sum(c.n) <> 0 ORDER BY c.tenant, c.field, c.value
@@ -34,7 +36,8 @@ BEGIN
             ('', ''),
             ('kind', d.kind), ('state', d.state), ('is_truncated', cast(d.is_truncated AS text)), ('cmd', d.cmd),
             ('node', d.node), ('platform', d.platform), ('ticket', d.ticket), ('signature', d.signature),
-            ('stack', cast(d.stack AS text)), ('created_by', d.created_by)
+            ('stack', cast(d.stack AS text)), ('created_by', d.created_by),
+                ('class', d.class), ('severity', d.severity)
         ) AS f (field, value)
     ) AS c WHERE (k.tenant, k.field, k.value) = (c.tenant, c.field, c.value) AND k.dumps = 0;
     RETURN NULL;
@@ -47,13 +50,15 @@ BEGIN
         SELECT d.tenant, f.field, f.value, 1 FROM added AS d CROSS JOIN LATERAL (VALUES
                 ('kind', d.kind), ('state', d.state), ('is_truncated', cast(d.is_truncated AS text)), ('cmd', d.cmd),
                 ('node', d.node), ('platform', d.platform), ('ticket', d.ticket), ('signature', d.signature),
-                ('stack', cast(d.stack AS text)), ('created_by', d.created_by)
+                ('stack', cast(d.stack AS text)), ('created_by', d.created_by),
+                ('class', d.class), ('severity', d.severity)
         ) AS f (field, value)
         UNION ALL
         SELECT d.tenant, f.field, f.value, -1 FROM removed AS d CROSS JOIN LATERAL (VALUES
                 ('kind', d.kind), ('state', d.state), ('is_truncated', cast(d.is_truncated AS text)), ('cmd', d.cmd),
                 ('node', d.node), ('platform', d.platform), ('ticket', d.ticket), ('signature', d.signature),
-                ('stack', cast(d.stack AS text)), ('created_by', d.created_by)
+                ('stack', cast(d.stack AS text)), ('created_by', d.created_by),
+                ('class', d.class), ('severity', d.severity)
         ) AS f (field, value)
     ) AS c (tenant, field, value, n) WHERE c.value IS NOT NULL
     GROUP BY c.tenant, c.field, c.value HAVING sum(c.n) <> 0 ORDER BY c.tenant, c.field, c.value
@@ -62,7 +67,8 @@ BEGIN
         SELECT DISTINCT d.tenant, f.field, f.value FROM removed AS d CROSS JOIN LATERAL (VALUES
             ('kind', d.kind), ('state', d.state), ('is_truncated', cast(d.is_truncated AS text)), ('cmd', d.cmd),
             ('node', d.node), ('platform', d.platform), ('ticket', d.ticket), ('signature', d.signature),
-            ('stack', cast(d.stack AS text)), ('created_by', d.created_by)
+            ('stack', cast(d.stack AS text)), ('created_by', d.created_by),
+                ('class', d.class), ('severity', d.severity)
         ) AS f (field, value)
     ) AS c WHERE (k.tenant, k.field, k.value) = (c.tenant, c.field, c.value) AND k.dumps = 0;
     RETURN NULL;

@@ -28,3 +28,7 @@ INSERT INTO dump_count (tenant, field, value, dumps)
     SELECT tenant, 'stack', cast(stack AS text), count(*) FROM dump WHERE stack IS NOT NULL GROUP BY tenant, stack;
 INSERT INTO dump_count (tenant, field, value, dumps)
     SELECT tenant, 'created_by', created_by, count(*) FROM dump GROUP BY tenant, created_by;
+INSERT INTO dump_count (tenant, field, value, dumps)
+    SELECT tenant, 'class', class, count(*) FROM dump WHERE class IS NOT NULL GROUP BY tenant, class;
+INSERT INTO dump_count (tenant, field, value, dumps)
+    SELECT tenant, 'severity', severity, count(*) FROM dump WHERE severity IS NOT NULL GROUP BY tenant, severity;

@@ -12,6 +12,8 @@ CREATE TRIGGER dump_count_insert AFTER INSERT ON dump BEGIN
         UNION ALL SELECT 'signature', NEW.signature
         UNION ALL SELECT 'stack', cast(NEW.stack AS text)
         UNION ALL SELECT 'created_by', NEW.created_by
+        UNION ALL SELECT 'class', NEW.class
+        UNION ALL SELECT 'severity', NEW.severity
     ) AS f WHERE f.value IS NOT NULL
     ON CONFLICT (tenant, field, value) DO UPDATE SET dumps = dumps + 1;
 END;
@@ -28,6 +30,8 @@ CREATE TRIGGER dump_count_delete AFTER DELETE ON dump BEGIN
         UNION ALL SELECT 'signature', OLD.signature
         UNION ALL SELECT 'stack', cast(OLD.stack AS text)
         UNION ALL SELECT 'created_by', OLD.created_by
+        UNION ALL SELECT 'class', OLD.class
+        UNION ALL SELECT 'severity', OLD.severity
     );
     DELETE FROM dump_count WHERE dumps = 0 AND tenant = OLD.tenant AND (field, value) IN (
         SELECT '', ''
@@ -41,9 +45,12 @@ CREATE TRIGGER dump_count_delete AFTER DELETE ON dump BEGIN
         UNION ALL SELECT 'signature', OLD.signature
         UNION ALL SELECT 'stack', cast(OLD.stack AS text)
         UNION ALL SELECT 'created_by', OLD.created_by
+        UNION ALL SELECT 'class', OLD.class
+        UNION ALL SELECT 'severity', OLD.severity
     );
 END;
-CREATE TRIGGER dump_count_update AFTER UPDATE OF kind, state, is_truncated, cmd, node, platform, ticket, signature, stack, created_by ON dump BEGIN
+CREATE TRIGGER dump_count_update AFTER UPDATE OF kind, state, is_truncated, cmd, node, platform, ticket, signature, stack, created_by, class,
+    severity ON dump BEGIN
     INSERT INTO dump_count (tenant, field, value, dumps) SELECT NEW.tenant, f.field, f.became, 1 FROM (
         SELECT 'kind' AS field, OLD.kind AS was, NEW.kind AS became
         UNION ALL SELECT 'state', OLD.state, NEW.state
@@ -55,6 +62,8 @@ CREATE TRIGGER dump_count_update AFTER UPDATE OF kind, state, is_truncated, cmd,
         UNION ALL SELECT 'signature', OLD.signature, NEW.signature
         UNION ALL SELECT 'stack', cast(OLD.stack AS text), cast(NEW.stack AS text)
         UNION ALL SELECT 'created_by', OLD.created_by, NEW.created_by
+        UNION ALL SELECT 'class', OLD.class, NEW.class
+        UNION ALL SELECT 'severity', OLD.severity, NEW.severity
     ) AS f WHERE f.became IS NOT NULL AND f.was IS NOT f.became
     ON CONFLICT (tenant, field, value) DO UPDATE SET dumps = dumps + 1;
     UPDATE dump_count SET dumps = dumps - 1 WHERE tenant = OLD.tenant AND (field, value) IN (SELECT f.field, f.was FROM (
@@ -68,6 +77,8 @@ CREATE TRIGGER dump_count_update AFTER UPDATE OF kind, state, is_truncated, cmd,
         UNION ALL SELECT 'signature', OLD.signature, NEW.signature
         UNION ALL SELECT 'stack', cast(OLD.stack AS text), cast(NEW.stack AS text)
         UNION ALL SELECT 'created_by', OLD.created_by, NEW.created_by
+        UNION ALL SELECT 'class', OLD.class, NEW.class
+        UNION ALL SELECT 'severity', OLD.severity, NEW.severity
     ) AS f WHERE f.was IS NOT f.became);
     DELETE FROM dump_count WHERE dumps = 0 AND tenant = OLD.tenant AND (field, value) IN (SELECT f.field, f.was FROM (
         SELECT 'kind' AS field, OLD.kind AS was, NEW.kind AS became
@@ -80,5 +91,7 @@ CREATE TRIGGER dump_count_update AFTER UPDATE OF kind, state, is_truncated, cmd,
         UNION ALL SELECT 'signature', OLD.signature, NEW.signature
         UNION ALL SELECT 'stack', cast(OLD.stack AS text), cast(NEW.stack AS text)
         UNION ALL SELECT 'created_by', OLD.created_by, NEW.created_by
+        UNION ALL SELECT 'class', OLD.class, NEW.class
+        UNION ALL SELECT 'severity', OLD.severity, NEW.severity
     ) AS f WHERE f.was IS NOT f.became);
 END;

@@ -403,9 +403,20 @@ async fn the_tally_is_right(fresh: &Fresh) {
     }
     store.close().await;
     let raw = fresh.raw().await;
-    for column in
-        ["kind", "state", "is_truncated", "cmd", "node", "platform", "ticket", "signature", "stack", "created_by"]
-    {
+    for column in [
+        "kind",
+        "state",
+        "is_truncated",
+        "cmd",
+        "node",
+        "platform",
+        "ticket",
+        "signature",
+        "stack",
+        "created_by",
+        "class",
+        "severity",
+    ] {
         let counted = format!(
             "SELECT tenant, cast({column} AS text) AS value, cast(count(*) AS text) FROM dump WHERE {column} IS NOT NULL \
              GROUP BY tenant, {column} ORDER BY 1, 2"
