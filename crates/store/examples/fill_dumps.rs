@@ -65,6 +65,9 @@ const PLACE: &[(&str, Type)] =
     &[("tenant", Type::TEXT), ("call", Type::INT8), ("stack", Type::INT8), ("position", Type::INT8)];
 const TABLES: &[&str] = &["dump", "dump_property", "stack", "call", "stack_call", "dump_count"];
 
+/// A table's name, its columns, and rows for it.
+type Around = (&'static str, &'static [(&'static str, Type)], Vec<Vec<Cell>>);
+
 /// What stands in one column of a row.
 enum Cell {
     Number(Option<i64>),
@@ -212,7 +215,7 @@ impl World {
     }
 
     /// Returns the rows of the tables around the dumps.
-    fn around(&self) -> [(&'static str, &'static [(&'static str, Type)], Vec<Vec<Cell>>); 3] {
+    fn around(&self) -> [Around; 3] {
         let tenant = self.tenant.to_string();
         let calls: BTreeSet<&str> = self.stacks.iter().flatten().map(String::as_str).collect();
         let calls: BTreeMap<&str, u64> = calls.into_iter().zip(0..).collect();
