@@ -12,6 +12,7 @@ pub(crate) mod property;
 pub(crate) mod query;
 pub(crate) mod retention;
 pub(crate) mod stack;
+mod tally;
 
 use crate::analyzer::arrival;
 use crate::content;

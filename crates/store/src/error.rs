@@ -1,6 +1,7 @@
 //! Why the store did not do what it was asked.
 
 use model::{ApiError, ErrorKind};
+use std::time::Duration;
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,12 @@ pub enum StoreError {
         cursor: u64,
         /// The number before the oldest change that is kept.
         floor: u64,
+    },
+    /// A question took too long, and was stopped.
+    #[error("the question took longer than {} s and was stopped", after.as_secs_f64())]
+    Slow {
+        /// After what time.
+        after: Duration,
     },
     /// The writer's queue stayed full.
     #[error("the store has more to write than it can keep up with")]
@@ -156,6 +163,7 @@ impl StoreError {
                 | Self::Refused(_)
                 | Self::Stale { .. }
                 | Self::CursorGone { .. }
+                | Self::Slow { .. }
         )
     }
 
@@ -215,6 +223,10 @@ impl From<StoreError> for ApiError {
             StoreError::Stale { .. } => Self::new(ErrorKind::Conflict, "attempt_stale", message),
             StoreError::CursorGone { .. } => Self::new(ErrorKind::Gone, "cursor_gone", message)
                 .with_hint("list the things again and follow the log from that page's `as_of`"),
+            StoreError::Slow { .. } => Self::new(ErrorKind::TimedOut, "question_too_slow", message).with_hint(
+                "narrow it by what an index leads to: `cmd=`, `node=`, `platform=`, `ticket=`, `signature=`, `stack=`, \
+                 `properties.NAME=` or a time such as `mtime=30d`",
+            ),
             StoreError::Busy => Self::new(ErrorKind::Unavailable, "busy", message).with_hint("try again in a second"),
             StoreError::Unavailable { .. } if is_full(&error) => {
                 Self::new(ErrorKind::Unavailable, "store_full", "there is no room left for the database")

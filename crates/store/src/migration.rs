@@ -20,8 +20,20 @@ struct Migration {
 }
 
 /// The schema's history, oldest first.
-const MIGRATIONS: &[Migration] =
-    &[GROUND, NODES, LAYERS, RETENTION, DUMPS, DUMP_QUESTIONS, ANALYSES, SIGNATURES, PACKS, ANALYSES_AGAIN, ANALYZERS];
+const MIGRATIONS: &[Migration] = &[
+    GROUND,
+    NODES,
+    LAYERS,
+    RETENTION,
+    DUMPS,
+    DUMP_QUESTIONS,
+    ANALYSES,
+    SIGNATURES,
+    PACKS,
+    ANALYSES_AGAIN,
+    ANALYZERS,
+    DUMP_COUNTS,
+];
 
 const GROUND: Migration = Migration {
     version: 1,
@@ -78,6 +90,14 @@ const SIGNATURES: Migration = Migration {
     both: include_str!("migration/0008_signatures.sql"),
     sqlite: "",
     postgres: "",
+};
+
+const DUMP_COUNTS: Migration = Migration {
+    version: 12,
+    name: "dump counts",
+    both: include_str!("migration/0012_dump_counts.sql"),
+    sqlite: include_str!("migration/0012_dump_counts.sqlite.sql"),
+    postgres: include_str!("migration/0012_dump_counts.postgres.sql"),
 };
 
 /// A name for the lock under which one server at a time migrates.

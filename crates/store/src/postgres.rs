@@ -140,15 +140,32 @@ pub(crate) async fn rows(client: &Object, sql: &'static str, values: &[Value]) -
     found.iter().map(Row::from_postgres).collect::<Result<_, _>>().map_err(failed)
 }
 
-/// Reads rows by a text that will hardly come again: in one round trip, planned for these values, and kept by nobody.
-pub(crate) async fn ask(client: &Object, sql: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
+/// Reads rows by a text that will hardly come again: planned for these values, kept by nobody, and given up after a while.
+pub(crate) async fn ask(
+    client: &Object,
+    sql: &str,
+    values: &[Value],
+    patience: Duration,
+) -> Result<Vec<Row>, StoreError> {
     let kind = |value: &Value| match value {
         Value::Int(_) => Type::INT8,
         Value::Bytes(_) => Type::BYTEA,
         Value::Text(_) | Value::Null => Type::TEXT,
     };
     let values: Vec<_> = values.iter().map(|value| (value as &(dyn ToSql + Sync), kind(value))).collect();
-    let found = client.query_typed(sql, &values).await.map_err(failed)?;
+    let bound = format!("SET statement_timeout = {}", patience.as_millis());
+    // All three are sent before the first is answered: one round trip. Where the question breaks a transaction, the last
+    // fails, and undoing the transaction sets back what the first has set.
+    let (bounded, found, _) = futures_util::join!(
+        client.batch_execute(&bound),
+        client.query_typed(sql, &values),
+        client.batch_execute("SET statement_timeout = 0"),
+    );
+    bounded.map_err(failed)?;
+    let found = found.map_err(|source| match source.code() {
+        Some(&SqlState::QUERY_CANCELED) => StoreError::Slow { after: patience },
+        _ => failed(source),
+    })?;
     found.iter().map(Row::from_postgres).collect::<Result<_, _>>().map_err(failed)
 }
 

@@ -4,10 +4,10 @@ use crate::error::StoreError;
 use crate::transaction::{Operation, Session, Tx};
 use crate::value::{Row, Value};
 use futures_util::FutureExt;
-use rusqlite::{Connection, OpenFlags, params_from_iter};
+use rusqlite::{Connection, ErrorCode, OpenFlags, params_from_iter};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// How surely a commit is on the disk when it is answered.
@@ -26,6 +26,8 @@ const STATEMENTS: usize = 256;
 const PAGE_BYTES: u32 = 8_192;
 /// Pages in the write-ahead log before they are carried over: 32 MiB, fewer and longer pauses than the default.
 const CHECKPOINT_PAGES: u32 = 4_000;
+/// Steps of SQLite's machine between two looks at the clock: well under a millisecond.
+const LOOK_STEPS: i32 = 10_000;
 /// Readers at a time; more would only wait for the disk.
 const READERS: usize = 4;
 
@@ -70,10 +72,24 @@ pub(crate) fn rows(connection: &Connection, sql: &str, values: &[Value]) -> Resu
     found(&mut statement, values)
 }
 
-/// Reads rows by a text that will hardly come again, and so must not push out those that do.
-pub(crate) fn ask(connection: &Connection, sql: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
+/// Reads rows by a text that will hardly come again, and so must not push out those that do; gives up after a while.
+pub(crate) fn ask(
+    connection: &mut Connection,
+    sql: &str,
+    values: &[Value],
+    patience: Duration,
+) -> Result<Vec<Row>, StoreError> {
     let failed = |source| StoreError::Sqlite { doing: "asking something", source };
-    found(&mut connection.prepare(sql).map_err(failed)?, values)
+    let begun = Instant::now();
+    connection.progress_handler(LOOK_STEPS, Some(move || begun.elapsed() > patience)).map_err(failed)?;
+    let answer = connection.prepare(sql).map_err(failed).and_then(|mut statement| found(&mut statement, values));
+    connection.progress_handler(0, None::<fn() -> bool>).map_err(failed)?;
+    answer.map_err(|error| match error {
+        StoreError::Sqlite { source, .. } if source.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+            StoreError::Slow { after: patience }
+        }
+        error => error,
+    })
 }
 
 fn found(statement: &mut rusqlite::Statement<'_>, values: &[Value]) -> Result<Vec<Row>, StoreError> {
@@ -151,4 +167,20 @@ impl Readers {
 /// Returns what a future answers at once; on SQLite every one does.
 pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("an operation awaits nothing but statements, and SQLite's are done when called")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_too_long_is_stopped_and_the_next_is_not() {
+        const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n";
+        let mut connection = Connection::open_in_memory().expect("opens");
+        let patience = Duration::from_millis(20);
+        let stopped = ask(&mut connection, ENDLESS, &[], patience).expect_err("never ends");
+        assert!(matches!(stopped, StoreError::Slow { after } if after == patience), "{stopped:?}");
+        let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000000) SELECT max(i) FROM n";
+        assert_eq!(rows(&connection, many, &[]).expect("ends")[0].int(0).expect("a number"), 1_000_000);
+    }
 }

@@ -13,6 +13,10 @@ use jiff::Timestamp;
 use model::{Noun, TenantId};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long a text that was put together for one question may run; where the code is tried out, one does on purpose.
+const MAX_ASKED: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 10 });
 
 /// One thing the store can do, as one transaction.
 pub(crate) trait Operation: Send + Sync + 'static {
@@ -79,13 +83,14 @@ impl<'s> Tx<'s> {
         }
     }
 
-    /// Reads rows by a text that was put together for this one question, and that no connection keeps ready.
+    /// Reads rows by a text that was put together for this one question, and that no connection keeps ready. What takes
+    /// too long is stopped: the engines plan such texts by what they guess.
     pub(crate) async fn ask(&self, sql: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
         match self.session {
             Session::Sqlite(connection) => {
-                sqlite::ask(&connection.lock().unwrap_or_else(PoisonError::into_inner), sql, values)
+                sqlite::ask(&mut connection.lock().unwrap_or_else(PoisonError::into_inner), sql, values, MAX_ASKED)
             }
-            Session::Postgres(client) => postgres::ask(client, sql, values).await,
+            Session::Postgres(client) => postgres::ask(client, sql, values, MAX_ASKED).await,
         }
     }
 

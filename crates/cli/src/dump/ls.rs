@@ -44,7 +44,7 @@ impl Ls {
         } else {
             session.output.line(&table.head())?;
         }
-        find(&client, &meant, |dumps| {
+        let end = find(&client, &meant, |dumps| {
             if is_json {
                 json_rest(session, &dumps, shown)?;
             } else {
@@ -57,7 +57,8 @@ impl Ls {
         })
         .await?;
         if is_json {
-            session.output.line("]}")?;
+            let next = serde_json::to_string(&end.next)?;
+            session.output.line(&format!("], \"next\": {next}, \"as_of\": {}}}", end.as_of))?;
         }
         Ok(Exit::Ok)
     }

@@ -100,13 +100,16 @@ pub(super) async fn find(
     client: &Client,
     meant: &Meant,
     mut each: impl FnMut(Vec<Dump>) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<End> {
     let order = if meant.limit.is_some() { DumpOrder::Newest } else { DumpOrder::Oldest };
     let mut query = DumpQuery { of: meant.of.clone(), order, after: None, limit: Some(DEFAULT_PAGE) };
     let most = meant.limit.map_or(usize::MAX, |limit| limit as usize);
     let mut newest = Vec::new();
+    let mut first = None;
     loop {
         let page = client.dump_query(&query).await?;
+        // What happened since the first page may be on the others or not: who goes on from the log goes on from there.
+        first.get_or_insert(page.as_of);
         query.after = page.next;
         // The first page shall be there soon, the others in few steps.
         query.limit = Some(MAX_PAGE);
@@ -120,5 +123,16 @@ pub(super) async fn find(
     }
     newest.truncate(most);
     newest.reverse();
-    if newest.is_empty() { Ok(()) } else { each(newest) }
+    if !newest.is_empty() {
+        each(newest)?;
+    }
+    Ok(End { next: query.after, as_of: first.unwrap_or_default() })
+}
+
+/// How a list ended.
+pub(super) struct End {
+    /// Where the next page would begin, had the list gone on.
+    pub(super) next: Option<String>,
+    /// The log's head when it began.
+    pub(super) as_of: u64,
 }

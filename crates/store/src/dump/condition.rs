@@ -1,6 +1,6 @@
 //! What a specification asks, made ready for SQL, and the SQL of it.
 //!
-//! Patterns are resolved first, against the values that there are: a pattern over commands becomes the few commands that
+//! Patterns are resolved first, against the values that there are and that are counted: a pattern over commands becomes the few commands that
 //! fit it, one over stacks becomes the few stacks, and both can then be looked up in an index. Where that are too many, the
 //! pattern stays a filter. A condition is two-valued: what a dump does not have meets no test, and `NOT` turns that around,
 //! so nothing below a `NOT` may come out as SQL's unknown.
@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use model::TenantId;
 use model::dump::found;
-use model::dump::spec::{Comparison, Condition, DumpName, Field, Glob, Piece, Test};
+use model::dump::spec::{Comparison, Condition, DumpName, Field, Glob, Piece, Specification, Test};
 use std::fmt::Write;
 
 /// Different values of a column that a pattern is held against before the search; of more, each dump is looked at.
@@ -56,7 +56,7 @@ impl Text {
     }
 
     /// Appends that a column is one of some texts.
-    fn among(&mut self, column: &str, texts: &[String]) {
+    pub(super) fn among(&mut self, column: &str, texts: &[String]) {
         self.one_of(column, texts.iter().map(Value::from).collect(), to_json(&texts), "value COLLATE \"C\"");
     }
 
@@ -127,6 +127,26 @@ fn behind(prefix: &str) -> Option<String> {
     None
 }
 
+/// How a condition is written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How<'p> {
+    /// Whose dumps.
+    pub(super) tenant: TenantId,
+    /// What stands before each column: a plus keeps SQLite from taking an index for it.
+    pub(super) plus: &'p str,
+    /// What it is for.
+    pub(super) part: Part,
+}
+
+/// What a condition is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It leads to the dumps.
+    Driver,
+    /// It is held against each of those that something else leads to.
+    Rest,
+}
+
 /// A condition whose patterns are resolved.
 #[derive(Clone, Debug)]
 pub(super) enum Ready {
@@ -154,14 +174,14 @@ pub(super) enum Leaf {
 }
 
 /// Makes a specification's condition ready.
-pub(super) struct Preparation<'t> {
-    pub(super) tx: &'t Tx<'t>,
-    pub(super) tenant: TenantId,
-    pub(super) now: Timestamp,
+struct Preparation<'t> {
+    tx: &'t Tx<'t>,
+    tenant: TenantId,
+    now: Timestamp,
 }
 
 impl Preparation<'_> {
-    pub(super) fn ready<'p>(&'p self, condition: &'p Condition) -> BoxFuture<'p, Result<Ready, StoreError>> {
+    fn ready<'p>(&'p self, condition: &'p Condition) -> BoxFuture<'p, Result<Ready, StoreError>> {
         async move {
             let each = async |all: &'p [Condition]| {
                 let mut ready = Vec::with_capacity(all.len());
@@ -220,19 +240,16 @@ impl Preparation<'_> {
         })
     }
 
-    /// Finds the values of an indexed column that fit a pattern, going from each value to the next different one.
+    /// Finds the values of an indexed column that fit a pattern, where its values are counted.
     async fn values(&self, column: &'static str, glob: &Glob) -> Result<Leaf, StoreError> {
         let prefix = glob.prefix();
         let mut text = Text::new(self.tx);
-        let next = format!("SELECT min(d.{column}) FROM dump AS d WHERE d.tenant = ");
-        text.push("WITH RECURSIVE v(value) AS (SELECT (").push(&next).bind(self.tenant);
-        text.push(&format!(" AND d.{column} >= ")).bind(&prefix);
-        text.push(") UNION ALL SELECT (").push(&next).bind(self.tenant);
-        text.push(&format!(" AND d.{column} > v.value) FROM v WHERE v.value IS NOT NULL"));
+        text.push("SELECT k.value FROM dump_count AS k WHERE k.tenant = ").bind(self.tenant);
+        text.push(" AND k.field = ").bind(column).push(" AND k.value >= ").bind(&prefix);
         if let Some(end) = behind(&prefix) {
-            text.push(" AND v.value < ").bind(end);
+            text.push(" AND k.value < ").bind(end);
         }
-        text.push(") SELECT value FROM v WHERE value IS NOT NULL LIMIT ").bind(MAX_DISTINCT as u64 + 1);
+        text.push(" LIMIT ").bind(MAX_DISTINCT as u64 + 1);
         let rows = self.tx.ask(&text.sql, &text.values).await?;
         if rows.len() > MAX_DISTINCT {
             return Ok(Leaf::Fits(column, glob.clone()));
@@ -268,6 +285,15 @@ impl Preparation<'_> {
         }
         Ok(Leaf::Stacks(rows.iter().map(|row| row.int(0)).collect::<Result<_, _>>()?))
     }
+}
+
+/// Returns what a specification demands, made ready: conditions that must all be met.
+pub(super) async fn demands(
+    tx: &Tx<'_>,
+    of: &Specification,
+    (tenant, now): (TenantId, Timestamp),
+) -> Result<Vec<Ready>, StoreError> {
+    Ok(Preparation { tx, tenant, now }.ready(&of.condition).await?.conjuncts())
 }
 
 fn word(of: &impl serde::Serialize) -> String {
@@ -329,8 +355,8 @@ impl Leaf {
         matches!(self, Self::Among(column, texts) if texts.len() == 1 && !matches!(*column, "id" | "hash" | "execution"))
     }
 
-    /// Appends it. What stands before each column keeps SQLite from taking an index for it; nothing lets it.
-    pub(super) fn write(&self, text: &mut Text, (tenant, plus): (TenantId, &str)) {
+    /// Appends it.
+    pub(super) fn write(&self, text: &mut Text, How { tenant, plus, part }: How<'_>) {
         let name = |column: &str| format!("{plus}d.{column}");
         match self {
             Self::Among(_, texts) if texts.is_empty() => {
@@ -359,15 +385,17 @@ impl Leaf {
             }
             Self::Stacks(stacks) => text.among_numbers(&name("stack"), stacks),
             Self::StackFits(glob) => {
-                // Looked up once for all dumps: the stacks are fewer than they.
-                text.push(&name("stack"))
+                // Looked up once for all dumps: the stacks are fewer than they. PostgreSQL would go from the many stacks to
+                // their dumps, were it not inside of another expression.
+                text.push("coalesce(")
+                    .push(&name("stack"))
                     .push(" IN (SELECT p.stack FROM stack_call AS p WHERE p.tenant = ")
                     .bind(tenant);
                 text.push(" AND p.call IN (SELECT c.number FROM call AS c WHERE c.tenant = ")
                     .bind(tenant)
                     .push(" AND ");
                 text.fits("c.text", glob);
-                text.push("))");
+                text.push(")), false)");
             }
             Self::PropertyGone(path) => {
                 text.push("NOT EXISTS (SELECT 1 FROM dump_property AS p WHERE p.dump = d.id AND (p.path = ").bind(path);
@@ -376,19 +404,28 @@ impl Leaf {
                 text.push(")))");
             }
             Self::Property(path, test) => {
-                if plus.is_empty() && self.is_drivable() {
-                    text.push("d.id IN (SELECT p.dump FROM dump_property AS p WHERE p.tenant = ").bind(tenant);
-                    text.push(" AND p.path = ").bind(path).push(" AND ");
+                if part == Part::Driver && self.is_drivable() {
+                    text.push("d.id IN (SELECT p.dump FROM ");
+                    write_noted(text, tenant, path, test);
+                    text.push(")");
                 } else {
                     // A dump has few properties; what an index has of all dumps is not to be gone through for each.
-                    text.push("EXISTS (SELECT 1 FROM dump_property AS p WHERE p.dump = d.id AND ").push(plus);
+                    // PostgreSQL would gather those of all dumps too, were it not for the limit.
+                    text.push("coalesce((SELECT true FROM dump_property AS p WHERE p.dump = d.id AND ").push(plus);
                     text.push("p.path = ").bind(path).push(" AND ").push(plus);
+                    write_test(text, test);
+                    text.push(" LIMIT 1), false)");
                 }
-                write_test(text, test);
-                text.push(")");
             }
         }
     }
+}
+
+/// Appends the properties that meet a test, and where they are looked for.
+pub(super) fn write_noted(text: &mut Text, tenant: TenantId, path: &str, test: &Test) {
+    text.push("dump_property AS p WHERE p.tenant = ").bind(tenant);
+    text.push(" AND p.path = ").bind(path).push(" AND ");
+    write_test(text, test);
 }
 
 fn write_test(text: &mut Text, test: &Test) {
@@ -418,7 +455,7 @@ fn write_test(text: &mut Text, test: &Test) {
 
 impl Ready {
     /// Returns the conditions that must all be met.
-    pub(super) fn conjuncts(self) -> Vec<Self> {
+    fn conjuncts(self) -> Vec<Self> {
         match self {
             Self::All(all) => all.into_iter().flat_map(Self::conjuncts).collect(),
             one => vec![one],
@@ -426,7 +463,7 @@ impl Ready {
     }
 
     /// Appends it.
-    pub(super) fn write(&self, text: &mut Text, how: (TenantId, &str)) {
+    pub(super) fn write(&self, text: &mut Text, how: How<'_>) {
         let mut list = |all: &[Self], between: &str, none: &str| {
             if all.is_empty() {
                 text.push(none);

@@ -1,7 +1,8 @@
-//! How often the values of a field occur among dumps.
+//! How often the values of a field occur among dumps. What the tally knows is not counted again.
 
-use super::condition::{Text, column};
+use super::condition::{Leaf, Ready, Text, column, demands};
 use super::query::Plan;
+use super::tally::{self, is_counted};
 use crate::error::StoreError;
 use crate::statement::Engine;
 use crate::store::Store;
@@ -24,6 +25,29 @@ struct DumpsCount {
 }
 
 impl DumpsCount {
+    /// Tells by what is counted already.
+    async fn told(&self, tx: &Tx<'_>, field: &Field, demands: &[Ready], dumps: u64) -> Result<DumpReport, StoreError> {
+        let limit = MAX_REPORT_VALUES as u64 + 1;
+        let values = match field {
+            Field::Property(path) => {
+                let mut text = Text::new(tx);
+                text.push("SELECT p.text, count(*) AS n FROM dump_property AS p WHERE p.tenant = ").bind(self.tenant);
+                text.push(" AND p.path = ")
+                    .bind(path)
+                    .push(" GROUP BY p.text ORDER BY n DESC, p.text LIMIT ")
+                    .bind(limit);
+                let rows = tx.ask(&text.sql, &text.values).await?;
+                rows.iter().map(noted_value).collect::<Result<_, _>>()?
+            }
+            field => {
+                let counted = tally::values(tx, self.tenant, column(field), demands.first(), limit).await?;
+                let value = |(value, count)| shown(field, value).map(|value| ValueCount { value, count });
+                counted.into_iter().filter_map(value).collect()
+            }
+        };
+        Ok(DumpReport { dumps, values, has_more: false })
+    }
+
     /// Counts by a column of the dump's own row.
     async fn by_column(&self, tx: &Tx<'_>, plan: &Plan, field: &Field) -> Result<DumpReport, StoreError> {
         let mut text = Text::new(tx);
@@ -54,8 +78,7 @@ impl DumpsCount {
         text.push(") AS d JOIN dump_property AS p ON p.dump = d.id AND p.path = ").bind(path);
         text.push(" GROUP BY p.text ORDER BY n DESC, p.text LIMIT ").bind(MAX_REPORT_VALUES as u64 + 1);
         let rows = tx.ask(&text.sql, &text.values).await?;
-        let value = |row: &Row| Ok(ValueCount { value: row.text(0)?.to_owned(), count: row.count(1)? });
-        let values = rows.iter().map(value).collect::<Result<_, StoreError>>()?;
+        let values = rows.iter().map(noted_value).collect::<Result<_, _>>()?;
         Ok(DumpReport { dumps: self.all(tx, plan).await?, values, has_more: false })
     }
 
@@ -89,6 +112,21 @@ impl DumpsCount {
     }
 }
 
+/// Tells whether the values of a field among the dumps that meet this need not be looked for dump by dump.
+fn is_told(field: &Field, demands: &[Ready]) -> bool {
+    match (field, demands) {
+        (Field::Property(_), all) => all.is_empty(),
+        (field, []) => is_counted(column(field)),
+        (field, [Ready::Leaf(Leaf::Among(of, _))]) => is_counted(of) && column(field) == *of,
+        (field, [Ready::Leaf(Leaf::Stacks(_))]) => *field == Field::Stack,
+        _ => false,
+    }
+}
+
+fn noted_value(row: &Row) -> Result<ValueCount, StoreError> {
+    Ok(ValueCount { value: row.text(0)?.to_owned(), count: row.count(1)? })
+}
+
 /// Returns the text of a column's value; none, if there is none.
 fn shown(field: &Field, value: Value) -> Option<String> {
     match (field, value) {
@@ -110,11 +148,19 @@ impl Operation for DumpsCount {
     type Answer = DumpReport;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<DumpReport, StoreError> {
-        let plan = Plan::make(tx, &self.of, (self.tenant, self.now), FEW).await?;
-        let mut report = match &self.field {
-            None => return Ok(DumpReport { dumps: self.all(tx, &plan).await?, ..DumpReport::default() }),
-            Some(Field::Property(path)) => self.by_property(tx, &plan, path).await?,
-            Some(field) => self.by_column(tx, &plan, field).await?,
+        let demands = demands(tx, &self.of, (self.tenant, self.now)).await?;
+        let known = tally::meeting(tx, self.tenant, &demands).await?;
+        let mut report = match (&self.field, known) {
+            (None, Some(dumps)) => return Ok(DumpReport { dumps, ..DumpReport::default() }),
+            (Some(field), Some(dumps)) if is_told(field, &demands) => self.told(tx, field, &demands, dumps).await?,
+            (field, _) => {
+                let plan = Plan::all(tx, self.tenant, demands, FEW).await?;
+                match field {
+                    None => return Ok(DumpReport { dumps: self.all(tx, &plan).await?, ..DumpReport::default() }),
+                    Some(Field::Property(path)) => self.by_property(tx, &plan, path).await?,
+                    Some(field) => self.by_column(tx, &plan, field).await?,
+                }
+            }
         };
         let values = &mut report.values;
         report.has_more = values.len() > MAX_REPORT_VALUES;

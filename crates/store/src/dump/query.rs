@@ -1,12 +1,12 @@
 //! Dumps looked for by a specification, page by page in the order of their times.
 //!
 //! The engines know little of how many rows a condition leaves, SQLite nothing, and a wrong guess costs seconds. So it is
-//! looked up: of each condition that an index serves, the rows are counted up to a bound. If one has few, they are gathered
-//! and the rest is held against them; if all have many, a page of those that meet them is soon found going through the
-//! dumps in their order.
+//! looked up: of each condition that an index serves, the rows are known (`tally.rs`) or counted up to a bound. If one has
+//! few, or fewer than would be passed over on the way to a full page, they are gathered and the rest is held against them;
+//! if all have many, a page of those that meet them is soon found going through the dumps in their order.
 
-use super::condition::{Leaf, Preparation, Ready, Text};
-use super::{COLUMNS, STACK, read};
+use super::condition::{How, Leaf, Part, Ready, Text, demands, write_noted};
+use super::{COLUMNS, STACK, read, tally};
 use crate::error::StoreError;
 use crate::statement::Engine;
 use crate::store::Store;
@@ -16,8 +16,14 @@ use model::dump::query::{DumpCursor, DumpOrder};
 use model::dump::spec::Specification;
 use model::{Dump, TenantId};
 
-/// Rows that are few; where the code is tried out even fewer are, so that both ways are gone.
-const FEW: u64 = if cfg!(debug_assertions) { 40 } else { 3_000 };
+/// Rows that are few; where the code is tried out even fewer are, so that both ways are gone. The same holds for the next.
+const FEW: u64 = if cfg!(debug_assertions) { 20 } else { 3_000 };
+/// Rows that are counted where nobody knows how many they are.
+const MAX_COUNTED: u64 = if cfg!(debug_assertions) { 60 } else { 20_000 };
+/// Rows that are gathered at most, though more would be passed over otherwise.
+const MAX_GATHERED: u64 = 60_000;
+/// What a row costs that is gathered, against one that is passed over.
+const GATHERING: f64 = 3.0;
 
 /// A question for a page of dumps.
 #[derive(Clone, Debug)]
@@ -42,53 +48,52 @@ pub(super) struct Plan {
     pub(super) tenant: TenantId,
     /// What an index serves, if anything; together they name one range of it.
     pub(super) driver: Vec<Ready>,
-    /// How many rows that has, if they are few.
-    pub(super) few: Option<u64>,
+    /// Whether its rows are few enough to be gathered first.
+    pub(super) is_gathered: bool,
+    /// Whether PostgreSQL might not see that, and must be kept from another way.
+    pub(super) is_fenced: bool,
     /// Everything else.
     pub(super) rest: Vec<Ready>,
 }
 
 impl Plan {
-    /// Looks for the condition that leaves the fewest rows; those of `few` are few.
-    pub(super) async fn make(
-        tx: &Tx<'_>,
-        of: &Specification,
-        (tenant, now): (TenantId, Timestamp),
-        few: u64,
-    ) -> Result<Self, StoreError> {
-        let ready = Preparation { tx, tenant, now }.ready(&of.condition).await?;
-        let mut left = ready.conjuncts();
-        let mut drivers = Vec::new();
-        // What is said of one time goes together: it is a range.
-        for column in ["time", "uploaded_at"] {
-            let is_its = |one: &Ready| matches!(one, Ready::Leaf(Leaf::Time(of, ..)) if *of == column);
-            let (range, others): (Vec<_>, Vec<_>) = left.into_iter().partition(is_its);
-            left = others;
-            if !range.is_empty() {
-                drivers.push(range);
-            }
+    /// Looks for what leads to all that is meant: the condition that leaves the fewest rows. Those of `few` are gathered.
+    pub(super) async fn all(tx: &Tx<'_>, tenant: TenantId, demands: Vec<Ready>, few: u64) -> Result<Self, StoreError> {
+        let (mut ways, mut rest) = ways(tx, tenant, demands, few).await?;
+        if ways.is_empty() {
+            return Ok(Self { tenant, driver: Vec::new(), is_gathered: false, is_fenced: false, rest });
         }
-        let (drivable, mut rest): (Vec<_>, Vec<_>) = left.into_iter().partition(is_drivable);
-        drivers.extend(drivable.into_iter().map(|one| vec![one]));
-        let mut counted = Vec::with_capacity(drivers.len());
-        for driver in drivers {
-            counted.push((count(tx, tenant, &driver, few).await?, driver));
-        }
-        // Of several with many rows one that keeps them in their order is best.
-        counted.sort_by_key(|(rows, driver)| (*rows, !is_ordered(driver)));
-        let mut counted = counted.into_iter();
-        let Some((rows, driver)) = counted.next() else {
-            return Ok(Self { tenant, driver: Vec::new(), few: None, rest });
-        };
-        rest.extend(counted.flat_map(|(_, other)| other));
-        Ok(Self { tenant, driver, few: Some(rows).filter(|rows| *rows < few), rest })
+        let best = ways.remove(0);
+        rest.extend(ways.into_iter().flat_map(|way| way.conditions));
+        let is_gathered = best.rows < few;
+        // Where nothing is held against what is gathered, the index may have all that is wanted of it.
+        Ok(Self { tenant, is_gathered, is_fenced: is_gathered && !rest.is_empty(), driver: best.conditions, rest })
+    }
+
+    /// Looks for what leads soonest to so many of what is meant, in the order of their times.
+    async fn page(tx: &Tx<'_>, tenant: TenantId, demands: Vec<Ready>, limit: u32) -> Result<Self, StoreError> {
+        let (mut ways, mut rest) = ways(tx, tenant, demands, MAX_COUNTED).await?;
+        let all = tally::meeting(tx, tenant, &[]).await?.unwrap_or_default().max(1);
+        let fewest = ways.first().map_or(u64::MAX, |way| way.rows);
+        let ordered = ways.iter().position(|way| is_ordered(&way.conditions));
+        let walked = ordered.map_or(all, |place| ways[place].rows);
+        // One of so many is met, if no condition has to do with another.
+        let met = ways.iter().fold(1.0, |met, way| met * way.rows as f64 / all as f64) * all as f64;
+        let passed = (walked as f64 * f64::from(limit) / met.max(1.0)).min(walked as f64);
+        let is_known = ways.first().is_some_and(|way| way.is_known && way.rows <= MAX_GATHERED);
+        let is_gathered = fewest < FEW || is_known && GATHERING * (fewest as f64) < passed;
+        let place = if is_gathered { Some(0) } else { ordered };
+        // Sorting many costs more than passing over some: without an order there is no driver.
+        let driver = place.map(|place| ways.remove(place).conditions).unwrap_or_default();
+        rest.extend(ways.into_iter().flat_map(|way| way.conditions));
+        Ok(Self { tenant, driver, is_gathered, is_fenced: is_gathered, rest })
     }
 
     /// Appends `FROM … WHERE …`, with a `WITH …` before what is selected if the engine needs it.
     pub(super) fn write(&self, text: &mut Text, selected: &str) {
-        let is_gathered = self.few.is_some();
+        let is_gathered = self.is_gathered;
         let plus = if text.engine == Engine::Sqlite { "+" } else { "" };
-        if is_gathered && text.engine == Engine::Postgres {
+        if self.is_fenced && text.engine == Engine::Postgres {
             text.push("WITH g AS MATERIALIZED (SELECT d.* FROM dump AS d");
             self.write_driver(text);
             text.push(") SELECT ").push(selected).push(" FROM g AS d WHERE true");
@@ -100,7 +105,8 @@ impl Plan {
             text.push(" AND ");
             // The order of the index that drives goes by time, so a range of that only shortens the way.
             let is_time = matches!(one, Ready::Leaf(Leaf::Time("time", ..))) && !is_gathered;
-            one.write(text, (self.tenant, if is_time { "" } else { plus }));
+            let plus = if is_time { "" } else { plus };
+            one.write(text, How { tenant: self.tenant, plus, part: Part::Rest });
         }
     }
 
@@ -110,12 +116,55 @@ impl Plan {
     }
 }
 
+/// Conditions that together name one range of an index.
+struct Way {
+    conditions: Vec<Ready>,
+    /// How many rows it has, at least.
+    rows: u64,
+    /// Whether it has no more.
+    is_known: bool,
+}
+
+/// Tells the ways that indexes know, the shortest first, and what no index serves.
+async fn ways(
+    tx: &Tx<'_>,
+    tenant: TenantId,
+    demands: Vec<Ready>,
+    bound: u64,
+) -> Result<(Vec<Way>, Vec<Ready>), StoreError> {
+    let mut left = demands;
+    let mut drivers = Vec::new();
+    // What is said of one time goes together: it is a range.
+    for column in ["time", "uploaded_at"] {
+        let is_its = |one: &Ready| matches!(one, Ready::Leaf(Leaf::Time(of, ..)) if *of == column);
+        let (range, others): (Vec<_>, Vec<_>) = left.into_iter().partition(is_its);
+        left = others;
+        if !range.is_empty() {
+            drivers.push(range);
+        }
+    }
+    let (drivable, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(is_drivable);
+    drivers.extend(drivable.into_iter().map(|one| vec![one]));
+    let mut ways = Vec::with_capacity(drivers.len());
+    for conditions in drivers {
+        let (rows, is_known) = match tally::meeting(tx, tenant, &conditions).await? {
+            Some(rows) => (rows, true),
+            None => count(tx, tenant, &conditions, bound).await.map(|rows| (rows, rows < bound))?,
+        };
+        ways.push(Way { conditions, rows, is_known });
+    }
+    // Of several with as many rows one that keeps them in their order is best.
+    ways.sort_by_key(|way| (way.rows, !is_ordered(&way.conditions)));
+    Ok((ways, rest))
+}
+
 fn write_driver(text: &mut Text, tenant: TenantId, driver: &[Ready]) {
+    let how = How { tenant, plus: "", part: Part::Driver };
     if let [Ready::Any(any)] = driver {
         // Each of them with its tenant, so that each has an index of its own.
         for (index, one) in any.iter().enumerate() {
             text.push(if index == 0 { "((" } else { ") OR (" }).push("d.tenant = ").bind(tenant).push(" AND ");
-            one.write(text, (tenant, ""));
+            one.write(text, how);
         }
         text.push("))");
         return;
@@ -123,7 +172,7 @@ fn write_driver(text: &mut Text, tenant: TenantId, driver: &[Ready]) {
     text.push("d.tenant = ").bind(tenant);
     for one in driver {
         text.push(" AND ");
-        one.write(text, (tenant, ""));
+        one.write(text, how);
     }
 }
 
@@ -148,8 +197,15 @@ fn is_ordered(driver: &[Ready]) -> bool {
 /// Counts the rows that a driver leads to, as long as they are few.
 async fn count(tx: &Tx<'_>, tenant: TenantId, driver: &[Ready], few: u64) -> Result<u64, StoreError> {
     let mut text = Text::new(tx);
-    text.push("SELECT count(*) FROM (SELECT 1 FROM dump AS d WHERE ");
-    write_driver(&mut text, tenant, driver);
+    text.push("SELECT count(*) FROM (SELECT 1 FROM ");
+    match driver {
+        // The dumps themselves need not be looked at; one that has it twice counts twice, which is near enough.
+        [Ready::Leaf(Leaf::Property(path, test))] => write_noted(&mut text, tenant, path, test),
+        driver => {
+            text.push("dump AS d WHERE ");
+            write_driver(&mut text, tenant, driver);
+        }
+    }
     text.push(" LIMIT ").bind(few).push(") AS n");
     let rows = tx.ask(&text.sql, &text.values).await?;
     rows.first().map_or(Ok(0), |row| row.count(0))
@@ -157,12 +213,9 @@ async fn count(tx: &Tx<'_>, tenant: TenantId, driver: &[Ready], few: u64) -> Res
 
 /// Finds a page of dumps.
 pub(crate) async fn page(tx: &Tx<'_>, asked: &DumpsAsked) -> Result<Vec<Dump>, StoreError> {
-    let mut plan = Plan::make(tx, &asked.of, (asked.tenant, asked.now), FEW).await?;
-    if plan.few.is_none() && !plan.driver.is_empty() && !is_ordered(&plan.driver) {
-        // Sorting many costs more than passing over some.
-        plan.rest.append(&mut plan.driver);
-    }
+    let demands = demands(tx, &asked.of, (asked.tenant, asked.now)).await?;
     let limit = asked.of.limit.map_or(asked.limit, |limit| limit.min(asked.limit));
+    let plan = Plan::page(tx, asked.tenant, demands, limit).await?;
     let (compares, direction) = match asked.order {
         DumpOrder::Oldest => (" > (", ""),
         DumpOrder::Newest => (" < (", " DESC"),
@@ -171,7 +224,7 @@ pub(crate) async fn page(tx: &Tx<'_>, asked: &DumpsAsked) -> Result<Vec<Dump>, S
     // The page's keys first: only its own rows are then fetched whole.
     text.push("SELECT ").push(COLUMNS).push(" FROM (");
     plan.write(&mut text, "d.id");
-    let plus = if plan.few.is_some() && text.engine == Engine::Sqlite { "+" } else { "" };
+    let plus = if plan.is_gathered && text.engine == Engine::Sqlite { "+" } else { "" };
     if let Some(after) = asked.after {
         text.push(&format!(" AND ({plus}d.time, {plus}d.id)")).push(compares);
         text.bind(after.time).push(", ").bind(after.id).push(")");

@@ -2,7 +2,7 @@
 //! they count it, and change it all or not at all.
 
 use crate::dump::{create, digest, new, note};
-use crate::engine::{Fresh, on_both_engines};
+use crate::engine::{Fresh, Raw, on_both_engines};
 use crate::sample::{at, log, refused, tenant};
 use jiff::Timestamp;
 use model::dump::query::{DumpCursor, DumpOrder, Earnest};
@@ -18,7 +18,9 @@ on_both_engines!(
     what_is_meant_is_found,
     what_is_meant_is_counted,
     what_is_meant_is_changed_at_once,
-    names_must_be_there
+    names_must_be_there,
+    the_tally_is_right,
+    what_takes_too_long_is_refused
 );
 
 const DAY_MS: i64 = 86_400_000;
@@ -383,5 +385,65 @@ async fn names_must_be_there(fresh: &Fresh) {
     refused(find("aa1 OR bb", ours).await, "dump `bb` does not exist");
     refused(find("aa1", theirs).await, "dump `aa1` does not exist");
     refused(find(&id.to_string(), theirs).await, &format!("dump `{id}` does not exist"));
+    store.close().await;
+}
+
+/// What triggers keep is what counting finds, whatever happened to the dumps.
+async fn the_tally_is_right(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let (ours, theirs) = (tenant(&store, "ours").await, tenant(&store, "theirs").await);
+    fill(&store, ours, 120).await;
+    fill(&store, theirs, 20).await;
+    for (line, order) in [
+        ("cmd=java", DumpsOrder::Purge),
+        ("node=node1", DumpsOrder::Note(serde_json::from_value(json!({"ticket": "OS-77"})).expect("is a change"))),
+        ("ticket=OS-1", DumpsOrder::Note(serde_json::from_value(json!({"ticket": null})).expect("is a change"))),
+    ] {
+        store.dumps_change(meant(line), (order, Earnest::Real), ours, ("bob", now())).await.expect("is done");
+    }
+    store.close().await;
+    let raw = fresh.raw().await;
+    for column in [
+        "kind",
+        "state",
+        "is_truncated",
+        "cmd",
+        "node",
+        "platform",
+        "ticket",
+        "signature",
+        "stack",
+        "created_by",
+        "class",
+        "severity",
+    ] {
+        let counted = format!(
+            "SELECT tenant, cast({column} AS text) AS value, cast(count(*) AS text) FROM dump WHERE {column} IS NOT NULL \
+             GROUP BY tenant, {column} ORDER BY 1, 2"
+        );
+        let kept = format!(
+            "SELECT tenant, value, cast(dumps AS text) FROM dump_count WHERE field = '{column}' ORDER BY tenant, value"
+        );
+        let counted = raw.texts(&counted).await;
+        assert!(!counted.is_empty(), "{column}");
+        assert_eq!(raw.texts(&kept).await, counted, "{column}");
+    }
+    let counted = raw.texts("SELECT tenant, cast(count(*) AS text) FROM dump GROUP BY tenant ORDER BY tenant").await;
+    let kept = raw.texts("SELECT tenant, cast(dumps AS text) FROM dump_count WHERE field = '' ORDER BY tenant").await;
+    assert_eq!(kept, counted);
+    raw.script("DELETE FROM dump").await;
+    assert_eq!(raw.number("SELECT count(*) FROM dump_count").await, 0);
+}
+
+/// A question that cannot be answered in time is given up, and the connection serves the next.
+async fn what_takes_too_long_is_refused(fresh: &Fresh) {
+    let Raw::Postgres(client) = fresh.raw().await else { return };
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    client.batch_execute("BEGIN; LOCK TABLE dump_count IN ACCESS EXCLUSIVE MODE").await.expect("is locked");
+    let error = store.dumps_count(meant(""), None, ours, now()).await.expect_err("is given up");
+    assert_eq!(error.to_string(), "the question took longer than 5 s and was stopped");
+    client.batch_execute("COMMIT").await.expect("is unlocked");
+    assert_eq!(store.dumps_count(meant(""), None, ours, now()).await.expect("is counted").dumps, 0);
     store.close().await;
 }
