@@ -326,7 +326,8 @@ async fn stacks(
 ) -> Answer<Json<Page<SignedStack>>> {
     caller.must(Scope::DumpRead)?;
     let limit = page_limit(asked.limit)?.min(MAX_STACKS_PAGE);
-    let number = |text: &str| text.parse::<u64>().ok().and_then(|number| i64::try_from(number).ok());
+    // As many digits as a number may have; more would be another spelling of one.
+    let number = |text: &str| (text.len() <= 19).then(|| text.parse::<u64>().ok()).flatten()?.try_into().ok();
     let refuse = || ApiError::invalid("after_invalid", "`after` is no page's `next`");
     let after = asked.after.as_deref().map(|text| number(text).ok_or_else(refuse)).transpose()?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
