@@ -13,7 +13,7 @@ use axum::extract::State;
 use model::analyzer::DumpIn;
 use model::page::page_limit;
 use model::{
-    ApiError, Execution, ExecutionId, ExecutionQuery, Image, NewExecution, Origin, OriginKind, Page, Retry, Scope,
+    ApiError, Execution, ExecutionId, ExecutionQuery, Image, NewExecution, OriginKind, Page, Retry, Scope,
     Shape, TenantId,
 };
 use std::sync::Arc;
@@ -59,13 +59,13 @@ async fn create(
     let manifest = image.as_ref().and_then(|image| image.manifest.as_ref());
     let shape = Shape::of(&new.recipe(), OriginKind::Hand, manifest);
     shape.check()?;
+    // A node that waits asks at once: what it asks is written behind this, and so at the same time.
+    let ring = || app.sessions.ring(&shape, tenant, image.as_ref().map(|image| image.id));
+    let by = (caller.user.as_str(), now);
     let (execution, is_new) = match &image {
-        Some(image) => app.store.execution_create_in(&new, image, &caller.user, now).await?,
-        None => app.store.execution_create(&new, tenant, Origin::default(), &caller.user, now).await?,
+        Some(image) => app.store.execution_accept_in(&new, image, by, ring).await?,
+        None => app.store.execution_accept(&new, tenant, by, ring).await?,
     };
-    if is_new {
-        app.sessions.ring(&shape, tenant, image.map(|image| image.id));
-    }
     Ok((execution, is_new).into())
 }
 

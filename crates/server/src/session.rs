@@ -126,31 +126,44 @@ impl Sessions {
         self.lock().doors.get(&turn.session).is_some_and(|door| door.turn == turn.number)
     }
 
-    /// Tells what has to be done about a sync.
-    pub(crate) fn need(&self, sync: &Sync, owner: (TenantId, &str), now: Timestamp) -> Need {
+    /// Tells what has to be done about a sync, and how much had come into the queue by now.
+    pub(crate) fn need(&self, sync: &Sync, owner: (TenantId, &str), now: Timestamp) -> (Need, u64) {
         let says = !(sync.chunks.is_empty() && sync.finished.is_empty() && sync.used.is_empty())
             || sync.trouble.is_some()
             || sync.leaving;
         let mut inner = self.lock();
         let queue = inner.queue;
-        let Some(entry) = inner.entries.get_mut(&sync.session) else { return Need::Exchange };
+        let Some(entry) = inner.entries.get_mut(&sync.session) else { return (Need::Exchange, queue) };
         entry.free = sync.free;
         let wants = sync.free > 0 && entry.takes() && entry.sated_at != Some(queue);
         let is_ours = (entry.node.tenant, entry.node.by.as_str()) == owner;
-        if says || wants || entry.is_stirred || !is_ours || entry.expires_at <= now || !agrees(&entry.held, sync) {
+        let need = if says
+            || wants
+            || entry.is_stirred
+            || !is_ours
+            || entry.expires_at <= now
+            || !agrees(&entry.held, sync)
+        {
             Need::Exchange
         } else if entry.renew_at <= now {
             Need::Renew
         } else {
             Need::Nothing
-        }
+        };
+        (need, queue)
     }
 
-    /// Takes in what the database said of a session. After a mere renewal, what does not fit is asked for again.
-    pub(crate) fn learn(&self, sync: &Sync, heard: &Heard, need: Need, about: (Option<TenantId>, SignedDuration)) {
+    /// Takes in what the database said of a session. After a mere renewal, what does not fit is asked for again. Of what
+    /// came into the queue after the need was found, the database may not have known when it was asked.
+    pub(crate) fn learn(
+        &self,
+        sync: &Sync,
+        heard: &Heard,
+        (need, queue): (Need, u64),
+        about: (Option<TenantId>, SignedDuration),
+    ) {
         let (serves, lease) = about;
         let mut inner = self.lock();
-        let queue = inner.queue;
         if heard.node.session != Some(sync.session) {
             inner.forget(sync.session);
             return;
@@ -228,7 +241,7 @@ impl Sessions {
         }
     }
 
-    /// Wakes one node for an execution that has come into the queue.
+    /// Wakes one node for an execution that comes into the queue: whoever asks from now on finds it there.
     pub(crate) fn ring(&self, shape: &Shape, tenant: TenantId, image: Option<ImageId>) {
         let fits =
             |entry: &Entry| entry.serves.is_none_or(|serves| serves == tenant) && entry.node.offer.fits(shape).is_ok();

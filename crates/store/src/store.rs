@@ -28,7 +28,6 @@ use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -108,8 +107,9 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// Opens the database, brings its schema up to date and starts the writer and the feed.
     pub async fn open(config: &StoreConfig, now: Timestamp) -> Result<Self, StoreError> {
-        let written = Arc::new(Notify::new());
-        let (writer, work) = Writer::new(config.group, Arc::clone(&written));
+        let stop = CancellationToken::new();
+        let feed = Arc::new(Feed::new(matches!(config.place, Place::Postgres { .. }), stop.clone()));
+        let (writer, work) = Writer::new(config.group, Arc::clone(&feed));
         let tasks = TaskTracker::new();
         let (database, thread) = match &config.place {
             Place::Folder(folder) => {
@@ -135,8 +135,6 @@ impl Store {
                 (Database::Postgres(Box::new(postgres)), None)
             }
         };
-        let stop = CancellationToken::new();
-        let feed = Arc::new(Feed::new(written, stop.clone()));
         tasks.spawn({
             let (feed, database) = (Arc::clone(&feed), database.clone());
             async move { feed.run(&database).await }
@@ -176,8 +174,17 @@ impl Store {
     }
 
     pub(crate) async fn write<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
+        self.write_noting(operation, || {}).await
+    }
+
+    /// Writes, and says when the operation has its place: whatever is written from then on sees what it did.
+    pub(crate) async fn write_noting<O: Operation>(
+        &self,
+        operation: O,
+        placed: impl FnOnce(),
+    ) -> Result<O::Answer, StoreError> {
         let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        writer.ok_or(StoreError::Unavailable { source: None })?.run(operation).await
+        writer.ok_or(StoreError::Unavailable { source: None })?.run(operation, placed).await
     }
 
     pub(crate) async fn read<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
@@ -190,7 +197,7 @@ impl Store {
 
     /// Has the feed look at the log, which something other than the writer has moved.
     pub(crate) fn ring(&self) {
-        self.inner.feed.written.notify_one();
+        self.inner.feed.look();
     }
 
     /// Makes sure that the database answers.
@@ -240,6 +247,18 @@ impl Store {
         at: Timestamp,
     ) -> Result<(Arc<Execution>, bool), StoreError> {
         self.write(ExecutionCreate::new(new, tenant, origin, by, at)).await
+    }
+
+    /// Accepts an execution that was asked for by hand; tells whether it is new. `placed` is called as soon as it is in
+    /// the queue of what is written: a node that asks from then on is given it, mostly in the same transaction.
+    pub async fn execution_accept(
+        &self,
+        new: &NewExecution,
+        tenant: TenantId,
+        (by, at): (&str, Timestamp),
+        placed: impl FnOnce(),
+    ) -> Result<(Arc<Execution>, bool), StoreError> {
+        self.write_noting(ExecutionCreate::new(new, tenant, Origin::default(), by, at), placed).await
     }
 
     /// Returns one execution; of any tenant, if none is named.

@@ -1,13 +1,15 @@
 //! The writer: one per process, it gathers operations into one transaction and answers each after the commit.
 //!
-//! While one group is being committed the next one gathers, so a lone caller never waits for company. In a group every
-//! operation sees what those before it did. When one must be undone, because it failed or because it refused after
+//! While one group is being committed the next one gathers, so a lone caller never waits for company; whoever comes while
+//! a group's operations still run comes along. In a group every operation sees what those before it did. When one must be undone, because it failed or because it refused after
 //! having written, the whole group is undone and each of its operations runs again in a transaction of its own: the
 //! others never notice. The changes of a group are numbered last, from a row whose lock is held until the commit, so
-//! the log is in commit order and has no holes.
+//! the log is in commit order and has no holes. What was committed is handed to the [`Feed`], so that nobody who follows
+//! it here has to read it.
 
 use crate::bulk::Bulk;
 use crate::change::append;
+use crate::change::feed::Feed;
 use crate::error::{StoreError, is_full};
 use crate::postgres::{self, Postgres};
 use crate::sqlite::{self, now};
@@ -16,7 +18,7 @@ use futures_util::future::{BoxFuture, Either, FutureExt, join_all, select};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 /// Operations in one transaction: more would make the first of them wait for the last.
 pub(crate) const MAX_GROUP: usize = 256;
@@ -36,17 +38,21 @@ pub(crate) struct Writer {
 impl Writer {
     /// Makes a writer and the work that its owner must run: on SQLite on a thread of its own, on PostgreSQL as a task.
     /// Both end when the last `Writer` is gone and everything queued is written.
-    pub(crate) fn new(group: usize, written: Arc<Notify>) -> (Self, Work) {
+    pub(crate) fn new(group: usize, feed: Arc<Feed>) -> (Self, Work) {
         let (queue, jobs) = mpsc::channel(MAX_WAITING);
-        (Self { queue }, Work { jobs, group: group.clamp(1, MAX_GROUP), written })
+        (Self { queue }, Work { jobs, group: group.clamp(1, MAX_GROUP), feed })
     }
 
-    /// Runs one operation, and returns once it is on the disk.
-    pub(crate) async fn run<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
+    /// Runs one operation, and returns once it is on the disk. `placed` is called as soon as it has its place in the
+    /// queue: whatever is queued from then on sees what it did, mostly in the same transaction.
+    pub(crate) async fn run<O: Operation>(&self, operation: O, placed: impl FnOnce()) -> Result<O::Answer, StoreError> {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Ticket { operation, result: None, reply });
         match self.queue.send_timeout(job, PATIENCE).await {
-            Ok(()) => answer.await.map_err(|_| StoreError::Unavailable { source: None })?,
+            Ok(()) => {
+                placed();
+                answer.await.map_err(|_| StoreError::Unavailable { source: None })?
+            }
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(StoreError::Busy),
             Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(StoreError::Unavailable { source: None }),
         }
@@ -119,7 +125,7 @@ impl<O: Operation> Job for Ticket<O> {
 pub(crate) struct Work {
     jobs: mpsc::Receiver<Box<dyn Job>>,
     group: usize,
-    written: Arc<Notify>,
+    feed: Arc<Feed>,
 }
 
 impl Work {
@@ -129,9 +135,7 @@ impl Work {
         let session = Session::Sqlite(&connection);
         let mut group = Vec::with_capacity(self.group);
         while self.jobs.blocking_recv_many(&mut group, self.group) > 0 {
-            metrics::histogram!("quarry_store_group_operations").record(group.len() as f64);
-            now(write(session, std::mem::take(&mut group)));
-            self.written.notify_one();
+            now(self.write(session, std::mem::take(&mut group)));
         }
         connection.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
@@ -140,18 +144,53 @@ impl Work {
     pub(crate) async fn on_postgres(mut self, database: Postgres) {
         let mut group = Vec::with_capacity(self.group);
         while self.jobs.recv_many(&mut group, self.group).await > 0 {
-            metrics::histogram!("quarry_store_group_operations").record(group.len() as f64);
             let jobs = std::mem::take(&mut group);
             match connect(&database).await {
-                Ok(client) => write(Session::Postgres(&client), jobs).await,
+                Ok(client) => self.write(Session::Postgres(&client), jobs).await,
                 Err(error) => {
                     tracing::error!(error = error.chain(), operations = jobs.len(), "cannot reach the database");
                     jobs.into_iter().for_each(|job| job.answer(Some(unavailable(&error))));
                 }
             }
-            self.written.notify_one();
         }
     }
+
+    /// Writes a group, as one transaction if that can be, else each operation in its own.
+    async fn write(&mut self, session: Session<'_>, mut group: Vec<Box<dyn Job>>) {
+        let Self { jobs, group: max, feed } = self;
+        let written = attempt(session, &mut group, |group| join(jobs, group, *max)).await;
+        metrics::histogram!("quarry_store_group_operations").record(group.len() as f64);
+        match written {
+            Ok(log) => {
+                feed.take(log);
+                group.into_iter().for_each(|job| job.answer(None));
+            }
+            // The database is not there: it would be there for none of them. What they came to meanwhile does not count,
+            // for they saw each other's work, which is lost.
+            Err(error @ StoreError::Unavailable { .. }) => {
+                // Nobody knows whether a commit that was broken off has happened.
+                feed.look();
+                group.into_iter().for_each(|job| job.answer(Some(unavailable(&error))));
+            }
+            Err(_) => {
+                for job in group {
+                    alone(session, job).await;
+                    feed.look();
+                }
+            }
+        }
+    }
+}
+
+/// Takes in what has come into the queue meanwhile, as far as there is room; tells whether there was anything.
+fn join(jobs: &mut mpsc::Receiver<Box<dyn Job>>, group: &mut Vec<Box<dyn Job>>, max: usize) -> bool {
+    let before = group.len();
+    while group.len() < max
+        && let Ok(job) = jobs.try_recv()
+    {
+        group.push(job);
+    }
+    group.len() > before
 }
 
 /// Returns the connection that writes, with a few tries: a database that restarts is back within seconds.
@@ -176,35 +215,18 @@ fn unavailable(error: &StoreError) -> StoreError {
     StoreError::Unavailable { source: Some(source) }
 }
 
-/// Writes a group, as one transaction if that can be, else each operation in its own.
-async fn write(session: Session<'_>, mut group: Vec<Box<dyn Job>>) {
-    match attempt(session, &mut group).await {
-        Ok(()) => group.into_iter().for_each(|job| job.answer(None)),
-        // The database is not there: it would be there for none of them. What they came to meanwhile does not count,
-        // for they saw each other's work, which is lost.
-        Err(error @ StoreError::Unavailable { .. }) => {
-            group.into_iter().for_each(|job| job.answer(Some(unavailable(&error))));
-        }
-        Err(_) => {
-            for job in group {
-                alone(session, job).await;
-            }
-        }
-    }
-}
-
 /// Writes one operation in a transaction of its own, again if it only met another server's at the wrong moment.
 async fn alone(session: Session<'_>, job: Box<dyn Job>) {
-    let mut group = [job];
-    let mut failure = attempt(session, &mut group).await.err();
+    let mut group = vec![job];
+    let mut failure = attempt(session, &mut group, |_| false).await.err();
     for _ in 1..MAX_TRIES {
         match &failure {
             Some(error) if group[0].error().unwrap_or(error).is_passing() => {}
             _ => break,
         }
-        failure = attempt(session, &mut group).await.err();
+        failure = attempt(session, &mut group, |_| false).await.err();
     }
-    let [job] = group;
+    let job = group.remove(0);
     let failure = match (failure, job.error()) {
         // Its own word on why it was undone.
         (Some(_), Some(own)) if !own.is_passing() => None,
@@ -214,12 +236,25 @@ async fn alone(session: Session<'_>, job: Box<dyn Job>) {
     job.answer(failure);
 }
 
-/// Runs a group in one transaction. An error means that nothing of it is written.
-async fn attempt(session: Session<'_>, group: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+/// What a group has added to the log.
+pub(crate) struct Written {
+    /// The number before the first change.
+    pub(crate) before: u64,
+    /// The changes, in their order.
+    pub(crate) changes: Vec<NewChange>,
+}
+
+/// Runs a group, and those that come along, in one transaction. An error means that nothing of it is written.
+async fn attempt(
+    session: Session<'_>,
+    group: &mut Vec<Box<dyn Job>>,
+    more: impl FnMut(&mut Vec<Box<dyn Job>>) -> bool,
+) -> Result<Written, StoreError> {
     group.iter_mut().for_each(|job| job.forget());
     let outcome = async {
-        let changes = run(session, group).await?;
-        finish(session, &changes).await
+        let changes = run(session, group, more).await?;
+        let before = finish(session, &changes).await?;
+        Ok(Written { before, changes })
     };
     let outcome = outcome.await;
     if outcome.is_err() {
@@ -228,8 +263,12 @@ async fn attempt(session: Session<'_>, group: &mut [Box<dyn Job>]) -> Result<(),
     outcome
 }
 
-/// Begins the transaction and runs the group's operations in their order.
-async fn run(session: Session<'_>, group: &mut [Box<dyn Job>]) -> Result<Vec<NewChange>, StoreError> {
+/// Begins the transaction and runs the group's operations in their order, and then those that have come meanwhile.
+async fn run(
+    session: Session<'_>,
+    group: &mut Vec<Box<dyn Job>>,
+    mut more: impl FnMut(&mut Vec<Box<dyn Job>>) -> bool,
+) -> Result<Vec<NewChange>, StoreError> {
     let mut begin = match session {
         // Where statements are done when called, one that ran without a transaction would stay.
         Session::Sqlite(_) => {
@@ -239,15 +278,16 @@ async fn run(session: Session<'_>, group: &mut [Box<dyn Job>]) -> Result<Vec<New
         Session::Postgres(_) => Some(begin(session).boxed()),
     };
     let mut changes = Vec::with_capacity(group.len());
-    let mut rest = group;
-    while !rest.is_empty() {
+    let mut done = 0;
+    while done < group.len() || more(group) {
+        let rest = &mut group[done..];
         let together = match session {
             // Every statement is done when its call returns: there is nothing to share.
             Session::Sqlite(_) => 1,
             Session::Postgres(_) => rest.iter().take_while(|job| job.overlaps()).count().max(1),
         };
-        let (these, others) = rest.split_at_mut(together);
-        rest = others;
+        let these = &mut rest[..together];
+        done += together;
         let bulk = Bulk::default();
         let see = || if together > 1 { Tx::together(session, &bulk) } else { Tx::new(session) };
         let sees: Vec<Tx<'_>> = these.iter().map(|_| see()).collect();
@@ -293,20 +333,20 @@ async fn begin(session: Session<'_>) -> Result<(), StoreError> {
     }
 }
 
-/// Numbers the changes and commits.
-async fn finish(session: Session<'_>, changes: &[NewChange]) -> Result<(), StoreError> {
+/// Numbers the changes and commits; returns the number before the first.
+async fn finish(session: Session<'_>, changes: &[NewChange]) -> Result<u64, StoreError> {
     match session {
         Session::Sqlite(connection) => {
             let connection = lock(connection);
-            append::on_sqlite(&connection, changes)?;
-            sqlite::execute(&connection, "COMMIT", &[]).map(drop)
+            let before = append::on_sqlite(&connection, changes)?;
+            sqlite::execute(&connection, "COMMIT", &[]).map(|_| before)
         }
         Session::Postgres(client) => {
             append::prepare(client).await?;
             let (appended, committed) =
                 futures_util::join!(append::on_postgres(client, changes), postgres::script(client, "COMMIT"));
             // A commit after a failed statement undoes everything and does not complain: the statement did.
-            appended.and(committed)
+            appended.and_then(|before| committed.map(|()| before))
         }
     }
 }

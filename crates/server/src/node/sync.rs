@@ -69,7 +69,7 @@ pub(super) async fn answer(
             return Ok(compose(word, said, asked_at));
         }
         report.at = app.clock.now();
-        let need = app.sessions.need(&report.sync, caller.owner(), report.at);
+        let (need, queue) = app.sessions.need(&report.sync, caller.owner(), report.at);
         let heard = match need {
             Need::Exchange => Some(app.store.node_exchange(report.clone()).await),
             Need::Renew => Some(app.store.session_renew(report.clone()).await),
@@ -77,14 +77,14 @@ pub(super) async fn answer(
         };
         if let Some(heard) = heard {
             let heard = heard.inspect_err(|_| app.sessions.forget(report.sync.session))?;
-            said = take_in(app, &mut report, &heard, need);
+            said = take_in(app, &mut report, &heard, (need, queue));
             if report.sync.leaving {
                 return Ok(farewell(&heard, said));
             }
         }
         let Some(word) = app.sessions.word(report.sync.session) else { continue };
         let has_more =
-            need == Need::Renew && app.sessions.need(&report.sync, caller.owner(), report.at) == Need::Exchange;
+            need == Need::Renew && app.sessions.need(&report.sync, caller.owner(), report.at).0 == Need::Exchange;
         let is_news = word.is_news || said.is_heard || !said.is_nothing();
         let is_over = Instant::now() >= until || app.stop.is_cancelled() || !app.sessions.is_newest(&turn);
         if (is_news || is_over) && !has_more {
@@ -119,7 +119,7 @@ async fn hold(app: &App, turn: &Turn, until: Instant) {
 }
 
 /// Keeps what the database said, and wakes whom it concerns.
-fn take_in(app: &App, report: &mut Report, heard: &Heard, need: Need) -> Said {
+fn take_in(app: &App, report: &mut Report, heard: &Heard, need: (Need, u64)) -> Said {
     let sync = &mut report.sync;
     let is_heard =
         !(sync.chunks.is_empty() && sync.finished.is_empty() && sync.used.is_empty()) || sync.trouble.is_some();

@@ -1,7 +1,7 @@
 //! The end of the log: numbers for a group's changes, given out last, from one row whose lock is held until the commit.
 //!
 //! Numbers handed out any earlier would become visible in another order than they were given, and a follower would
-//! step over the late ones.
+//! step over the late ones. Each way of appending returns the number before the group's first.
 
 use crate::error::StoreError;
 use crate::postgres;
@@ -22,13 +22,16 @@ statements! {
                    last_at = CASE WHEN last_at < $3 THEN $3 ELSE last_at END \
             RETURNING head - $1 AS before, segment \
         ) \
-        INSERT INTO change (seq, segment, at, tenant, noun, id, state, moved_by, body) \
-        SELECT taken.before + new.place, taken.segment, new.at, new.tenant, new.noun, new.id, new.state, \
-               new.moved_by, new.body \
-        FROM taken, unnest( \
-            cast($4 AS bigint[]), cast($5 AS text[]), cast($6 AS text[]), cast($7 AS text[]), cast($8 AS text[]), \
-            cast($9 AS text[]), cast($10 AS text[]) \
-        ) WITH ORDINALITY AS new (at, tenant, noun, id, state, moved_by, body, place)";
+        , appended AS ( \
+            INSERT INTO change (seq, segment, at, tenant, noun, id, state, moved_by, body) \
+            SELECT taken.before + new.place, taken.segment, new.at, new.tenant, new.noun, new.id, new.state, \
+                   new.moved_by, new.body \
+            FROM taken, unnest( \
+                cast($4 AS bigint[]), cast($5 AS text[]), cast($6 AS text[]), cast($7 AS text[]), cast($8 AS text[]), \
+                cast($9 AS text[]), cast($10 AS text[]) \
+            ) WITH ORDINALITY AS new (at, tenant, noun, id, state, moved_by, body, place) \
+        ) \
+        SELECT before FROM taken";
 }
 
 fn weight(changes: &[NewChange]) -> i64 {
@@ -43,8 +46,8 @@ fn newest(changes: &[NewChange]) -> Option<Timestamp> {
 }
 
 /// Appends a group's changes on SQLite.
-pub(crate) fn on_sqlite(connection: &rusqlite::Connection, changes: &[NewChange]) -> Result<(), StoreError> {
-    let Some(last_at) = newest(changes) else { return Ok(()) };
+pub(crate) fn on_sqlite(connection: &rusqlite::Connection, changes: &[NewChange]) -> Result<u64, StoreError> {
+    let Some(last_at) = newest(changes) else { return Ok(0) };
     let count = i64::try_from(changes.len()).unwrap_or(i64::MAX);
     let taken = sqlite::rows(connection, TAKE_SQLITE, &[count.into(), weight(changes).into(), last_at.into()])?;
     let log = taken.first().ok_or(StoreError::Broken { column: 0, why: "is missing: no log" })?;
@@ -66,7 +69,7 @@ pub(crate) fn on_sqlite(connection: &rusqlite::Connection, changes: &[NewChange]
             ])
             .map_err(failed)?;
     }
-    Ok(())
+    u64::try_from(before).map_err(|_| StoreError::Broken { column: 0, why: "is no number of a change" })
 }
 
 /// Makes the statement ready. A commit may be sent right behind [`on_postgres`], so that must not have to ask first.
@@ -75,15 +78,15 @@ pub(crate) async fn prepare(client: &deadpool_postgres::Object) -> Result<(), St
 }
 
 /// Appends a group's changes on PostgreSQL; its message is sent by the first poll.
-pub(crate) async fn on_postgres(client: &deadpool_postgres::Object, changes: &[NewChange]) -> Result<(), StoreError> {
-    let Some(last_at) = newest(changes) else { return Ok(()) };
+pub(crate) async fn on_postgres(client: &deadpool_postgres::Object, changes: &[NewChange]) -> Result<u64, StoreError> {
+    let Some(last_at) = newest(changes) else { return Ok(0) };
     fn column<'c, T>(changes: &'c [NewChange], of: impl Fn(&'c NewChange) -> T) -> Vec<T> {
         changes.iter().map(of).collect()
     }
     let numbers = [Value::from(changes.len() as u64), weight(changes).into(), last_at.into()];
     let [count, bytes, at] = &numbers;
     let tenants = column(changes, |change| change.tenant.to_string());
-    postgres::query_columns(
+    let taken = postgres::query_columns(
         client,
         APPEND_POSTGRES,
         &[
@@ -99,6 +102,6 @@ pub(crate) async fn on_postgres(client: &deadpool_postgres::Object, changes: &[N
             &column(changes, |change| change.body.as_str()),
         ],
     )
-    .await
-    .map(drop)
+    .await?;
+    taken.first().ok_or(StoreError::Broken { column: 0, why: "is missing: no log" })?.count(0)
 }

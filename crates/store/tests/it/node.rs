@@ -287,7 +287,7 @@ async fn finishes_an_image_with_its_execution(fresh: &Fresh) {
     let image = store.image_resolve("box", ours).await.expect("is ready");
     assert_eq!(store.image_resolve(&format!("sha256:{}", "c".repeat(64)), ours).await.expect("is ready"), image);
     let new = NewExecution { image: Some("box".to_owned()), ..execution(30) };
-    store.execution_create_in(&new, &image, "ann", at(30)).await.expect("is accepted");
+    store.execution_accept_in(&new, &image, ("ann", at(30)), || {}).await.expect("is accepted");
     let heard = store.node_exchange(report(&node, ours, 31)).await.expect("is heard");
     assert_eq!(heard.assigned.len(), 0);
     let shape = store.execution_shape(new.id).await.expect("reads").flatten().expect("waits");
