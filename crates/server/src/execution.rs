@@ -13,8 +13,8 @@ use axum::extract::State;
 use model::analyzer::DumpIn;
 use model::page::page_limit;
 use model::{
-    ApiError, Execution, ExecutionId, ExecutionQuery, Image, NewExecution, OriginKind, Page, Retry, Scope,
-    Shape, TenantId,
+    ApiError, Execution, ExecutionId, ExecutionQuery, Image, NewExecution, OriginKind, Page, Retry, Scope, Shape,
+    TenantId,
 };
 use std::sync::Arc;
 use store::{DumpKey, Taken};

@@ -137,19 +137,14 @@ impl Sessions {
         entry.free = sync.free;
         let wants = sync.free > 0 && entry.takes() && entry.sated_at != Some(queue);
         let is_ours = (entry.node.tenant, entry.node.by.as_str()) == owner;
-        let need = if says
-            || wants
-            || entry.is_stirred
-            || !is_ours
-            || entry.expires_at <= now
-            || !agrees(&entry.held, sync)
-        {
-            Need::Exchange
-        } else if entry.renew_at <= now {
-            Need::Renew
-        } else {
-            Need::Nothing
-        };
+        let need =
+            if says || wants || entry.is_stirred || !is_ours || entry.expires_at <= now || !agrees(&entry.held, sync) {
+                Need::Exchange
+            } else if entry.renew_at <= now {
+                Need::Renew
+            } else {
+                Need::Nothing
+            };
         (need, queue)
     }
 

@@ -120,17 +120,21 @@ impl Operation for ExecutionClaim {
     type Answer = Vec<Execution>;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Vec<Execution>, StoreError> {
-        claim(tx, &self.claim, self.at).await
+        claim(tx, &self.claim, queues(tx).await?, self.at).await
     }
 }
 
-/// Takes executions for a node.
-pub(crate) async fn claim(tx: &Tx<'_>, claim: &Claim, at: Timestamp) -> Result<Vec<Execution>, StoreError> {
+/// Takes executions for a node, of those queues that it suits.
+pub(crate) async fn claim(
+    tx: &Tx<'_>,
+    claim: &Claim,
+    mut queues: Vec<Queue>,
+    at: Timestamp,
+) -> Result<Vec<Execution>, StoreError> {
     let slots = claim.slots.min(MAX_CLAIM) as usize;
     if slots == 0 {
         return Ok(Vec::new());
     }
-    let mut queues = queues(tx).await?;
     queues.retain(|queue| {
         claim.tenant.is_none_or(|tenant| tenant == queue.tenant)
             && claim.offer.as_ref().is_none_or(|offer| queue.suits(offer, None))

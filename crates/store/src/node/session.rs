@@ -8,7 +8,7 @@ use crate::analyzer::study;
 use crate::chunk::Appender;
 use crate::dump::{DumpLeft, analysis};
 use crate::error::StoreError;
-use crate::execution::claim::{Claim, claim};
+use crate::execution::claim::{Claim, Queue, claim, queues};
 use crate::execution::{self, ExecutionEnd, ExecutionFinish};
 use crate::statement::statements;
 use crate::store::Store;
@@ -151,9 +151,10 @@ impl Operation for Exchange {
             }
             return Ok(heard);
         }
-        heard.held = held(tx, sync.session).await?;
+        let (held, queues) = futures_util::try_join!(held(tx, sync.session), queues(tx))?;
+        heard.held = held;
         self.compare(tx, &mut heard).await?;
-        self.claim(tx, &mut heard).await?;
+        self.claim(tx, queues, &mut heard).await?;
         Ok(heard)
     }
 }
@@ -230,7 +231,7 @@ impl Exchange {
         Ok(())
     }
 
-    async fn claim(&self, tx: &Tx<'_>, heard: &mut Heard) -> Result<(), StoreError> {
+    async fn claim(&self, tx: &Tx<'_>, queues: Vec<Queue>, heard: &mut Heard) -> Result<(), StoreError> {
         let Report { sync, node, serves, at, .. } = &self.report;
         let again = u32::try_from(heard.assigned.len()).unwrap_or(u32::MAX);
         let slots = sync.free.saturating_sub(again);
@@ -240,7 +241,7 @@ impl Exchange {
         }
         let lease = Lease { node: *node, session: sync.session };
         let offer: Option<Offer> = Some(heard.node.offer.clone());
-        let taken = claim(tx, &Claim { lease, slots, offer, tenant: *serves }, *at).await?;
+        let taken = claim(tx, &Claim { lease, slots, offer, tenant: *serves }, queues, *at).await?;
         heard.is_sated = taken.len() < slots as usize;
         for execution in taken {
             heard.held.insert(execution.id, (execution.attempt, execution.state));

@@ -3,14 +3,17 @@
 use crate::engine::{Fresh, on_both_engines, soak};
 use crate::sample::{accept, accepted, at, execution, log, refused, tenant, user};
 use futures_util::future::join_all;
-use model::{Noun, Role, TenantId};
+use jiff::Timestamp;
+use model::{Change, Noun, Role, TenantId};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 use store::{ChangeFilter, Engine, Follower, Store};
 
 on_both_engines!(
     shows_every_row_once_and_in_order,
     shows_all_to_those_who_come_late,
+    hands_on_what_the_database_shows,
     filters,
     pages,
     wakes_a_follower,
@@ -97,6 +100,30 @@ async fn shows_all_to_those_who_come_late(fresh: &Fresh) {
     for store in stores {
         store.close().await;
     }
+}
+
+async fn hands_on_what_the_database_shows(fresh: &Fresh) {
+    let stores = fresh.open_two().await;
+    let ours = tenant(&stores[0], "ours").await;
+    let mut follower = stores[0].log_follow(0, ChangeFilter::default());
+    let mut seen = follower.next(9).await.expect("a page").items;
+    // Finer than what is kept, and by turns through the store that is followed and another one.
+    let at = Timestamp::from_nanosecond(1_700_000_000_123_456_789).expect("is an instant");
+    for turn in 0..12 {
+        let made = stores[turn / 3 % 2].execution_accept(&execution(1), ours, ("ann", at), || {}).await;
+        assert!(made.expect("is accepted").1);
+        seen.extend(follower.next(9).await.expect("a page").items);
+    }
+    let shown = log(&stores[0], 0).await;
+    let text = |changes: &[Arc<Change>]| changes.iter().map(|change| json(change)).collect::<Vec<_>>();
+    assert_eq!(text(&seen), text(&shown));
+    for store in stores {
+        store.close().await;
+    }
+}
+
+fn json(change: &Change) -> String {
+    serde_json::to_string(change).expect("can be written")
 }
 
 async fn filters(fresh: &Fresh) {

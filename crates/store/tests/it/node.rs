@@ -19,6 +19,7 @@ use store::{Assigned, ImageKey, Report, Store, StoreError, random};
 
 on_both_engines!(
     hears_a_report_as_one,
+    gives_what_had_its_place_before_it_asked,
     gives_back_what_a_silent_session_held,
     never_gives_to_a_session_that_is_gone,
     gives_only_what_fits,
@@ -136,6 +137,26 @@ pub(crate) async fn join(store: &Store, whose: TenantId, name: &str, ms: i64) ->
     let node = new_node(name);
     store.node_join(node.clone(), whose, "ann", at(ms), LEASE).await.expect("joins");
     node
+}
+
+async fn gives_what_had_its_place_before_it_asked(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    for ms in (2..20).step_by(2) {
+        let (new, (place, placed)) = (execution(ms), tokio::sync::oneshot::channel());
+        let accepting = store.execution_accept(&new, ours, ("ann", at(ms)), || place.send(()).expect("is waited for"));
+        let asking = async {
+            placed.await.expect("has its place");
+            store.node_exchange(report(&node, ours, ms)).await.expect("is heard")
+        };
+        let (made, heard) = futures_util::join!(accepting, asking);
+        assert!(made.expect("is accepted").1);
+        let given: Vec<_> = heard.assigned.iter().map(held).collect();
+        assert_eq!(given.iter().map(|held| held.execution).collect::<Vec<_>>(), [new.id]);
+        store.node_exchange(finished(&node, ours, given[0], ms + 1)).await.expect("is heard");
+    }
+    store.close().await;
 }
 
 async fn hears_a_report_as_one(fresh: &Fresh) {
