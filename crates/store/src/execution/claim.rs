@@ -52,6 +52,14 @@ statements! {
         "UPDATE execution SET state = 'running', ready = 0, attempt = attempt + 1, node = $1, session = $2, \
          started_at = $3 WHERE id = $4 AND ready = 1 AND state IN ($5, $6) RETURNING ", columns!()
     );
+    /// Both in one round trip, where there is only one queue to choose from.
+    TAKE_FIRST_POSTGRES = concat!(
+        "WITH chosen AS MATERIALIZED ( \
+            SELECT id AS one FROM execution WHERE ready = 1 AND class = $1 AND tenant = $2 AND shape = $3 \
+            ORDER BY created_at, id LIMIT $4 FOR UPDATE SKIP LOCKED \
+         ) UPDATE execution SET state = 'running', ready = 0, attempt = attempt + 1, node = $5, session = $6, \
+         started_at = $7 FROM chosen WHERE id = chosen.one AND ready = 1 AND state IN ($8, $9) RETURNING ", columns!()
+    );
     HELD_SQLITE = concat!("SELECT ", columns!(), " FROM execution WHERE session = $1 ORDER BY id");
     /// Nobody may cancel one of them between the look and the move, or it would stay with a session that is gone.
     HELD_POSTGRES = concat!("SELECT ", columns!(), " FROM execution WHERE session = $1 ORDER BY id FOR UPDATE");
@@ -149,15 +157,44 @@ pub(crate) async fn claim(
     let mut taken = Vec::new();
     for class in Class::ALL {
         let queues: Vec<_> = queues.iter().filter(|queue| queue.class == class).collect();
-        if taken.len() < slots && !queues.is_empty() {
-            let chosen = choose(tx, &queues, slots - taken.len(), &mut busy).await?;
-            let moved = try_join_all(chosen.into_iter().map(|id| take(tx, claim.lease, id, at))).await?;
-            for execution in moved.into_iter().flatten() {
-                note(tx, &execution, at, &claim.lease.node.to_string());
-                taken.push(execution);
+        let left = slots - taken.len();
+        let moved = match (&queues[..], tx.session()) {
+            ([], _) => continue,
+            _ if left == 0 => break,
+            ([queue], Session::Postgres(_)) => {
+                let moved = take_first(tx, queue, left, claim.lease, at).await?;
+                *busy.entry(queue.tenant).or_default() += moved.len() as u64;
+                moved
             }
+            (queues, _) => {
+                let chosen = choose(tx, queues, left, &mut busy).await?;
+                let moved = try_join_all(chosen.into_iter().map(|id| take(tx, claim.lease, id, at))).await?;
+                moved.into_iter().flatten().collect()
+            }
+        };
+        for execution in moved {
+            note(tx, &execution, at, &claim.lease.node.to_string());
+            taken.push(execution);
         }
     }
+    Ok(taken)
+}
+
+/// Takes the oldest of one queue.
+async fn take_first(
+    tx: &Tx<'_>,
+    queue: &Queue,
+    slots: usize,
+    lease: Lease,
+    at: Timestamp,
+) -> Result<Vec<Execution>, StoreError> {
+    let Queue { class, tenant, text, .. } = queue;
+    let [first, last] = sources(ExecutionState::Running);
+    let whose = [class.rank().into(), (*tenant).into(), text.into(), Value::from(slots as u64)];
+    let moves = [lease.node.into(), lease.session.into(), at.into(), first, last];
+    let values: Vec<_> = whose.into_iter().chain(moves).collect();
+    let mut taken: Vec<_> = tx.write(TAKE_FIRST_POSTGRES, &values).await?.iter().map(read).collect::<Result<_, _>>()?;
+    taken.sort_unstable_by_key(|execution| (execution.created_at, execution.id));
     Ok(taken)
 }
 
