@@ -6,7 +6,7 @@ use crate::session::Session;
 use clap::Subcommand;
 use client::Client;
 use model::limits::MAX_PAGE;
-use model::{NewTenant, PageQuery, Tenant as Entity, TenantId};
+use model::{NewTenant, PageQuery, Tenant as Entity, TenantChange, TenantId};
 
 /// Makes tenants, groups of users who see each other's things and nobody else's
 #[derive(Subcommand)]
@@ -23,6 +23,16 @@ pub(crate) enum Tenant {
     /// Lists tenants
     #[command(after_help = "Example:\n  quarry tenant ls")]
     Ls(ListArgs),
+    /// Changes what holds for a tenant
+    #[command(after_help = "Example:\n  quarry tenant set biology --runtime runsc")]
+    Set {
+        /// Which one, by name or id
+        #[arg(value_name = "TENANT")]
+        which: String,
+        /// The OCI runtime for executions in images where neither they nor the image name one; `quarry` is Quarry's own
+        #[arg(long, value_name = "NAME")]
+        runtime: String,
+    },
     /// Shows a tenant
     #[command(after_help = "Example:\n  quarry tenant info biology")]
     Info {
@@ -50,6 +60,10 @@ impl Tenant {
                 })
                 .await;
             }
+            Self::Set { which, runtime } => {
+                let id = find(&client, &which).await?.id;
+                client.tenant_update(id, &TenantChange { runtime: Some(runtime) }).await?
+            }
             Self::Info { which } => find(&client, &which).await?,
         };
         if session.output.is_json() {
@@ -60,6 +74,7 @@ impl Tenant {
         session.output.fields(&[
             ("id", Some(tenant.id.to_string())),
             ("name", Some(tenant.name)),
+            ("runtime", tenant.runtime),
             ("created", Some(created)),
         ])?;
         Ok(Exit::Ok)

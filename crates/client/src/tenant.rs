@@ -1,7 +1,8 @@
-//! Tenants: create, list, get.
+//! Tenants: create, list, get, change.
 
 use crate::{Client, ClientError};
-use model::{NewTenant, Page, PageQuery, Tenant, TenantId};
+use model::{NewTenant, Page, PageQuery, Tenant, TenantChange, TenantId};
+use reqwest::Method;
 
 impl Client {
     /// Creates a tenant.
@@ -17,5 +18,10 @@ impl Client {
     /// Returns a tenant.
     pub async fn tenant_get(&self, id: TenantId) -> Result<Tenant, ClientError> {
         self.get(&format!("/v1/tenants/{id}"), &()).await
+    }
+
+    /// Changes what holds for a tenant.
+    pub async fn tenant_update(&self, id: TenantId, change: &TenantChange) -> Result<Tenant, ClientError> {
+        self.act(Method::PATCH, &format!("/v1/tenants/{id}"), Some(change)).await
     }
 }

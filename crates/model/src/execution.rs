@@ -7,11 +7,12 @@
 use crate::digest::Digest;
 use crate::error::ApiError;
 use crate::id::{DumpId, ExecutionId, ImageId, NodeId, SessionId, TenantId};
+use crate::image::Manifest;
 use crate::limits::{
     MAX_COMMAND_WORDS, MAX_CPU_MILLI, MAX_ENV_NAME_CHARS, MAX_ENV_VARIABLES, MAX_GRACE_MS, MAX_IMAGE_CHARS,
     MAX_LANE_CHARS, MAX_LOG_BYTES, MAX_MEMORY_BYTES, MAX_PIDS, MAX_ROW_BYTES, MAX_WALL_MS,
 };
-use crate::sandbox::{Sandbox, is_default};
+use crate::sandbox::{OWN_RUNTIME, Sandbox, is_default};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -290,6 +291,12 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// Returns the OCI runtime that it or its image names, if that is another than our own.
+    pub fn runtime<'a>(&'a self, image: Option<&'a Manifest>) -> Option<&'a str> {
+        let of_image = || image?.config.runtime.as_deref();
+        self.sandbox.runtime.as_deref().or_else(of_image).filter(|name| *name != OWN_RUNTIME)
+    }
+
     /// Returns the blobs that it names: what it reads, and the files that it sees.
     pub fn blobs(&self) -> impl Iterator<Item = Digest> {
         let input = if let Input::Blob { digest } = self.input { Some(digest) } else { None };

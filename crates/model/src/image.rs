@@ -7,7 +7,7 @@ use crate::digest::Digest;
 use crate::error::ApiError;
 use crate::id::{ExecutionId, ImageId, TenantId};
 use crate::limits::{MAX_IMAGE_CHARS, MAX_LAYERS, MAX_NAME_CHARS, MAX_ROW_BYTES};
-use crate::sandbox::is_word;
+use crate::sandbox::runtime_check;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -324,8 +324,8 @@ impl NewImage {
             ImageSource::Registry { runtime, .. } => runtime,
             ImageSource::Archive { config, .. } => &config.runtime,
         };
-        if runtime.as_deref().is_some_and(|runtime| !is_word(runtime, MAX_NAME_CHARS)) {
-            return refuse("runtime", format!("must have 1 to {MAX_NAME_CHARS} characters without spaces"));
+        if let Err(why) = runtime.as_deref().map_or(Ok(()), runtime_check) {
+            return refuse("runtime", why);
         }
         match &self.source {
             ImageSource::Registry { reference, .. } if !good(reference) => {

@@ -145,13 +145,25 @@ pub struct Sandbox {
     /// Whether processes inside may trace each other, as debuggers do.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ptrace: bool,
-    /// Another OCI runtime than our own, by the name under which nodes offer it.
+    /// Another OCI runtime than our own, by the name under which nodes offer it; `quarry` is our own, whatever the image or
+    /// the tenant says.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 64)]
     pub runtime: Option<String>,
     /// Labels that the node must have.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+/// The name of our own engine, where other OCI runtimes are named.
+pub const OWN_RUNTIME: &str = "quarry";
+
+/// Says what is wrong with the name of a runtime.
+pub(crate) fn runtime_check(name: &str) -> Result<(), String> {
+    if is_word(name, MAX_NAME_CHARS) {
+        return Ok(());
+    }
+    Err(format!("must have 1 to {MAX_NAME_CHARS} characters without spaces"))
 }
 
 /// Tells whether a value is its type's default.
@@ -185,9 +197,7 @@ impl Sandbox {
         if self.user.as_deref().is_some_and(|user| !is_word(user, MAX_NAME_CHARS)) {
             return Err(("sandbox.user", format!("must have 1 to {MAX_NAME_CHARS} characters without spaces")));
         }
-        if self.runtime.as_deref().is_some_and(|runtime| !is_word(runtime, MAX_NAME_CHARS)) {
-            return Err(("sandbox.runtime", format!("must have 1 to {MAX_NAME_CHARS} characters without spaces")));
-        }
+        self.runtime.as_deref().map_or(Ok(()), runtime_check).map_err(|why| ("sandbox.runtime", why))?;
         let words = self.entrypoint.as_deref().unwrap_or_default();
         if words.len() > MAX_COMMAND_WORDS || words.iter().any(|word| word.contains('\0')) {
             return Err(("sandbox.entrypoint", format!("must have at most {MAX_COMMAND_WORDS} words and no NUL")));

@@ -50,7 +50,7 @@ impl Shape {
             kind: if is_image { SandboxKind::Oci } else { SandboxKind::Process },
             platform: image.map(|image| image.platform.clone()),
             network: sandbox.network,
-            runtime: sandbox.runtime.clone().or_else(|| image?.config.runtime.clone()),
+            runtime: recipe.runtime(image).map(str::to_owned),
             labels: sandbox.labels.clone(),
             mounts: sandbox.mounts.iter().map(|mount| format!("{}:{}", mount.source, word(mount.access))).collect(),
             demand: recipe.limits.demand,

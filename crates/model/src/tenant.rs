@@ -4,6 +4,7 @@
 use crate::error::ApiError;
 use crate::id::TenantId;
 use crate::limits::MAX_NAME_CHARS;
+use crate::sandbox::runtime_check;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -18,6 +19,9 @@ pub struct Tenant {
     pub id: TenantId,
     /// Its name, unique in the house.
     pub name: String,
+    /// Another OCI runtime than our own, for executions in images where neither they nor the image name one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -44,6 +48,24 @@ impl NewTenant {
     /// Refuses a name that is out of bounds.
     pub fn check(&self) -> Result<(), ApiError> {
         name_check("tenant", &self.name)
+    }
+}
+
+/// What to change of a tenant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantChange {
+    /// The OCI runtime for executions in images where neither they nor the image name one; `quarry` is our own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 64, pattern = "^[!-~]+$")]
+    pub runtime: Option<String>,
+}
+
+impl TenantChange {
+    /// Refuses a name that is out of bounds.
+    pub fn check(&self) -> Result<(), ApiError> {
+        let said = self.runtime.as_deref().map_or(Ok(()), runtime_check);
+        said.map_err(|why| ApiError::invalid("tenant_invalid", format!("`runtime` {why}")))
     }
 }
 

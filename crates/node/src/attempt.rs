@@ -288,7 +288,7 @@ impl Attempt {
         }
         let stdio = self.stdio().await?;
         Egress::check(&self.assignment.recipe.sandbox.egress).map_err(|error| Trouble::Refused(whole(&error)))?;
-        let begun = match recipe::runtime(&self.assignment, image) {
+        let begun = match self.assignment.recipe.runtime(image) {
             Some(runtime) => self.contain(runtime, &prepared, &order, &stdio.inside)?,
             // Nobody else sees just this, so no worker is built ahead for it.
             None => self.start(&prepared, &order, &stdio.inside, beside.is_none())?,

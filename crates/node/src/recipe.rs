@@ -69,12 +69,6 @@ fn bind(mount: &model::Mount, settings: &Settings) -> Result<Bind, Trouble> {
     Ok(Bind { source, target: PathBuf::from(&mount.target), access: mount.access })
 }
 
-/// Returns the runtime that an execution or its image names, if it is not our own engine.
-pub(crate) fn runtime<'a>(assignment: &'a Assignment, manifest: Option<&'a Manifest>) -> Option<&'a str> {
-    let of_image = || manifest?.config.runtime.as_deref();
-    assignment.recipe.sandbox.runtime.as_deref().or_else(of_image)
-}
-
 /// Returns who a program is inside, over the machine's own files, unless somebody says otherwise.
 pub(crate) fn host_user(settings: &Settings) -> &'static str {
     match settings.place() {

@@ -17,7 +17,7 @@ use model::{
     TenantId,
 };
 use std::sync::Arc;
-use store::{DumpKey, Taken};
+use store::{DumpKey, Taken, TenantKey};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -43,7 +43,7 @@ async fn create(
     State(app): State<App>,
     caller: Caller,
     Asked(asked): Asked<TenantQuery>,
-    Body(new): Body<NewExecution>,
+    Body(mut new): Body<NewExecution>,
 ) -> Answer<Made<Arc<Execution>>> {
     caller.must(Scope::ExecutionWrite)?;
     new.check()?;
@@ -57,6 +57,12 @@ async fn create(
         None => None,
     };
     let manifest = image.as_ref().and_then(|image| image.manifest.as_ref());
+    if image.is_some()
+        && new.sandbox.runtime.is_none()
+        && manifest.is_none_or(|manifest| manifest.config.runtime.is_none())
+    {
+        new.sandbox.runtime = app.store.tenant_get(TenantKey::Id(tenant)).await?.runtime;
+    }
     let shape = Shape::of(&new.recipe(), OriginKind::Hand, manifest);
     shape.check()?;
     // A node that waits asks at once: what it asks is written behind this, and so at the same time.

@@ -358,7 +358,7 @@ fn new_token(tenant: &Tenant, user: &User, name: &str, now: jiff::Timestamp) -> 
 /// Makes the house's tenant, first admin and their token if nothing was ever made here; returns the credential.
 async fn open_house(store: &Store, clock: &Clock) -> Result<Option<String>, StoreError> {
     let now = clock.now();
-    let tenant = Tenant { id: TenantId::new(now, random()), name: HOUSE.to_owned(), created_at: now };
+    let tenant = Tenant { id: TenantId::new(now, random()), name: HOUSE.to_owned(), runtime: None, created_at: now };
     let admin = User {
         id: UserId::new(now, random()),
         tenant: tenant.id,

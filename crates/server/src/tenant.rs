@@ -7,13 +7,13 @@ use crate::error::Answer;
 use axum::Json;
 use axum::extract::State;
 use model::page::page_limit;
-use model::{ApiError, NewTenant, Page, PageQuery, Scope, Tenant, TenantId};
+use model::{ApiError, NewTenant, Page, PageQuery, Scope, Tenant, TenantChange, TenantId};
 use store::TenantKey;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get))
+    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get, update))
 }
 
 /// Makes a tenant.
@@ -75,4 +75,27 @@ async fn get(State(app): State<App>, caller: Caller, Named(id): Named<TenantId>)
         return Err(ApiError::not_found("tenant", id).into());
     }
     Ok(Json(app.store.tenant_get(TenantKey::Id(id)).await?))
+}
+
+/// Changes what holds for a tenant; only the house's admins do.
+#[utoipa::path(
+    patch, path = "/v1/tenants/{id}", tag = "tenant", operation_id = "tenant_update",
+    params(("id" = TenantId, Path, description = "Which tenant.")), request_body = TenantChange,
+    responses(
+        (status = 200, description = "It, as it is now.", body = Tenant),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn update(
+    State(app): State<App>,
+    caller: Caller,
+    Named(id): Named<TenantId>,
+    Body(change): Body<TenantChange>,
+) -> Answer<Json<Tenant>> {
+    caller.must(Scope::TenantWrite)?;
+    if !caller.keeps_the_house() {
+        return Err(ApiError::not_found("tenant", id).into());
+    }
+    change.check()?;
+    Ok(Json(app.store.tenant_update(id, change, &caller.user, app.clock.now()).await?))
 }

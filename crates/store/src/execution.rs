@@ -16,7 +16,7 @@ use model::analyzer::Asked;
 use model::dump::DumpFindings;
 use model::{
     Execution, ExecutionId, ExecutionState, Lease, Manifest, NewExecution, Noun, Origin, OriginKind, Outcome, Recipe,
-    SessionId, Shape, TenantId, Usage,
+    Sandbox, SessionId, Shape, TenantId, Usage,
 };
 use std::sync::Arc;
 
@@ -178,8 +178,12 @@ impl ExecutionCreate {
     async fn again(&self, tx: &Tx<'_>) -> Result<(Arc<Execution>, bool), StoreError> {
         let there = get(tx, self.execution.id).await?.ok_or(StoreError::Again)?;
         let ours = &self.execution;
-        // The name may stand for a newer image by now: what was asked for is the name.
-        let asked = |recipe: &Recipe| Recipe { image_id: None, ..recipe.clone() };
+        // The name may stand for a newer image by now, and the tenant for another runtime: what was asked for is the name.
+        let asked = |recipe: &Recipe| Recipe {
+            image_id: None,
+            sandbox: Sandbox { runtime: None, ..recipe.sandbox.clone() },
+            ..recipe.clone()
+        };
         let same = there.tenant == ours.tenant
             && asked(&there.recipe) == asked(&ours.recipe)
             && there.lane == ours.lane

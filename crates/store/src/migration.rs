@@ -33,6 +33,7 @@ const MIGRATIONS: &[Migration] = &[
     ANALYSES_AGAIN,
     ANALYZERS,
     DUMP_COUNTS,
+    RUNTIMES,
 ];
 
 const GROUND: Migration = Migration {
@@ -98,6 +99,14 @@ const DUMP_COUNTS: Migration = Migration {
     both: include_str!("migration/0012_dump_counts.sql"),
     sqlite: include_str!("migration/0012_dump_counts.sqlite.sql"),
     postgres: include_str!("migration/0012_dump_counts.postgres.sql"),
+};
+
+const RUNTIMES: Migration = Migration {
+    version: 15,
+    name: "runtimes of tenants",
+    both: "ALTER TABLE tenant ADD COLUMN runtime {text};",
+    sqlite: "",
+    postgres: "",
 };
 
 /// A name for the lock under which one server at a time migrates.

@@ -14,7 +14,7 @@ use crate::migration;
 use crate::postgres::Postgres;
 use crate::sqlite::{self, Readers, Synchronous};
 use crate::statement::Engine;
-use crate::tenant::{HouseOpen, TenantCreate, TenantGet, TenantKey, TenantList};
+use crate::tenant::{HouseOpen, TenantCreate, TenantGet, TenantKey, TenantList, TenantUpdate};
 use crate::token::{Bearer, BearerGet, TokenCreate, TokenGet, TokenList, TokenRevoke, TokenRow, TokenUse};
 use crate::transaction::Operation;
 use crate::user::{UserCreate, UserGet, UserKey, UserList, UserUpdate};
@@ -22,7 +22,7 @@ use crate::writer::{MAX_GROUP, Writer};
 use jiff::Timestamp;
 use model::{
     Blob, Digest, Execution, ExecutionId, ExecutionQuery, NewExecution, NewTenant, NewUser, Origin, SessionId, Tenant,
-    TenantId, Token, TokenId, User, UserChange, UserId,
+    TenantChange, TenantId, Token, TokenId, User, UserChange, UserId,
 };
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
@@ -365,6 +365,17 @@ impl Store {
         at: Timestamp,
     ) -> Result<User, StoreError> {
         self.write(UserUpdate { id, tenant, change, by: by.to_owned(), at }).await
+    }
+
+    /// Changes what holds for a tenant.
+    pub async fn tenant_update(
+        &self,
+        id: TenantId,
+        change: TenantChange,
+        by: &str,
+        at: Timestamp,
+    ) -> Result<Tenant, StoreError> {
+        self.write(TenantUpdate { id, change, by: by.to_owned(), at }).await
     }
 
     /// Makes a token.

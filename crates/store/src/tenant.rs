@@ -7,18 +7,32 @@ use crate::transaction::{NewChange, Operation, Tx};
 use crate::user::user_insert;
 use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
-use model::{NewTenant, Noun, Tenant, TenantId, User};
+use model::{NewTenant, Noun, OWN_RUNTIME, Tenant, TenantChange, TenantId, User};
 
 statements! {
     INSERT = "INSERT INTO tenant (id, name, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
-    GET = "SELECT id, name, created_at FROM tenant WHERE id = $1";
-    NAMED = "SELECT id, name, created_at FROM tenant WHERE lower(name) = lower($1)";
-    LIST = "SELECT id, name, created_at FROM tenant WHERE id > $1 ORDER BY id LIMIT $2";
+    GET = "SELECT id, name, created_at, runtime FROM tenant WHERE id = $1";
+    NAMED = "SELECT id, name, created_at, runtime FROM tenant WHERE lower(name) = lower($1)";
+    LIST = "SELECT id, name, created_at, runtime FROM tenant WHERE id > $1 ORDER BY id LIMIT $2";
+    RUNTIME = "UPDATE tenant SET runtime = $1 WHERE id = $2 RETURNING id, name, created_at, runtime";
     ANY = "SELECT id FROM tenant LIMIT 1";
 }
 
 fn read(row: &Row) -> Result<Tenant, StoreError> {
-    Ok(Tenant { id: row.parsed(0)?, name: row.text(1)?.to_owned(), created_at: row.time(2)? })
+    let runtime = row.maybe_text(3)?.map(str::to_owned);
+    Ok(Tenant { id: row.parsed(0)?, name: row.text(1)?.to_owned(), created_at: row.time(2)?, runtime })
+}
+
+fn note(tx: &Tx<'_>, tenant: &Tenant, state: &'static str, at: Timestamp, by: &str) {
+    tx.change(NewChange {
+        at,
+        tenant: tenant.id,
+        noun: Noun::Tenant,
+        id: tenant.id.to_string(),
+        state,
+        by: by.to_owned(),
+        body: to_json(tenant),
+    });
 }
 
 async fn insert(tx: &Tx<'_>, tenant: &Tenant, by: &str) -> Result<bool, StoreError> {
@@ -26,15 +40,7 @@ async fn insert(tx: &Tx<'_>, tenant: &Tenant, by: &str) -> Result<bool, StoreErr
     if tx.execute(INSERT, &values).await? == 0 {
         return Ok(false);
     }
-    tx.change(NewChange {
-        at: tenant.created_at,
-        tenant: tenant.id,
-        noun: Noun::Tenant,
-        id: tenant.id.to_string(),
-        state: "created",
-        by: by.to_owned(),
-        body: to_json(tenant),
-    });
+    note(tx, tenant, "created", tenant.created_at, by);
     Ok(true)
 }
 
@@ -73,7 +79,7 @@ impl Operation for TenantCreate {
     type Answer = (Tenant, bool);
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
-        let tenant = Tenant { id: self.new.id, name: self.new.name.clone(), created_at: self.at };
+        let tenant = Tenant { id: self.new.id, name: self.new.name.clone(), runtime: None, created_at: self.at };
         if insert(tx, &tenant, &self.by).await? {
             return Ok((tenant, true));
         }
@@ -81,6 +87,31 @@ impl Operation for TenantCreate {
             Some(there) if there.name == tenant.name => Ok((there, false)),
             _ => Err(StoreError::Exists { noun: "tenant", id: tenant.name }),
         }
+    }
+}
+
+/// Changes what holds for a tenant.
+pub(crate) struct TenantUpdate {
+    pub(crate) id: TenantId,
+    pub(crate) change: TenantChange,
+    pub(crate) by: String,
+    pub(crate) at: Timestamp,
+}
+
+impl Operation for TenantUpdate {
+    type Answer = Tenant;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Tenant, StoreError> {
+        let before = TenantGet { key: TenantKey::Id(self.id) }.run(tx).await?;
+        let Some(runtime) = &self.change.runtime else { return Ok(before) };
+        let runtime = Some(runtime).filter(|name| *name != OWN_RUNTIME);
+        if before.runtime.as_ref() == runtime {
+            return Ok(before);
+        }
+        let rows = tx.write(RUNTIME, &[runtime.into(), self.id.into()]).await?;
+        let tenant = rows.first().map_or(Ok(before), read)?;
+        note(tx, &tenant, "changed", self.at, &self.by);
+        Ok(tenant)
     }
 }
 

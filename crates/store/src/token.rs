@@ -27,7 +27,7 @@ statements! {
     BEARER = "SELECT token.id, token.tenant, token.user_id, token.name, token.scopes, token.created_at, \
                      token.expires_at, token.used_at, token.revoked_at, token.hash, \
                      \"user\".id, \"user\".tenant, \"user\".name, \"user\".role, \"user\".state, \"user\".created_at, \
-                     tenant.id, tenant.name, tenant.created_at \
+                     tenant.id, tenant.name, tenant.created_at, tenant.runtime \
               FROM token JOIN \"user\" ON \"user\".id = token.user_id JOIN tenant ON tenant.id = token.tenant \
               WHERE token.id = $1";
 }
@@ -138,7 +138,8 @@ impl Operation for BearerGet {
             state: row.word(14)?,
             created_at: row.time(15)?,
         };
-        let tenant = Tenant { id: row.parsed(16)?, name: row.text(17)?.to_owned(), created_at: row.time(18)? };
+        let runtime = row.maybe_text(19)?.map(str::to_owned);
+        let tenant = Tenant { id: row.parsed(16)?, name: row.text(17)?.to_owned(), created_at: row.time(18)?, runtime };
         Ok(Some(Bearer { row: TokenRow { token: read(&row)?, hash }, user, tenant }))
     }
 }

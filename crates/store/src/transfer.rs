@@ -66,7 +66,7 @@ macro_rules! tables {
 
 tables! {
     "tenant" by "id" = [0] > "$1" limit "$2" from Text:
-        "id, name, created_at" = "$1, $2, $3";
+        "id, name, created_at, runtime" = "$1, $2, $3, $4";
     "user" by "id" = [0] > "$1" limit "$2" from Text:
         "id, tenant, name, role, state, created_at" = "$1, $2, $3, $4, $5, $6";
     "token" by "id" = [0] > "$1" limit "$2" from Text:

@@ -71,6 +71,35 @@ fn named(folder: &Path, words: &str, depth: u32) -> Vec<String> {
 }
 
 #[test]
+fn a_tenants_runtime_is_for_whoever_names_none() {
+    let Some(place) = Place::new() else { return };
+    let Some(runtime) = place.runtimes.iter().find(|name| *name != "runsc") else { return };
+    let ran = |more: &[&str]| {
+        let id = place.expect(
+            &[&["run", "--detach", "--image", "box"], more, &["--", "/bin/cat", "/proc/1/comm"]].concat(),
+            b"",
+            0,
+        );
+        let id = id.0.trim().to_owned();
+        place.expect(&["execution", "wait", &id], b"", 0);
+        let shown = place.expect(&["execution", "info", "--json", &id], b"", 0).0;
+        let shown: serde_json::Value = serde_json::from_str(&shown).expect("is JSON");
+        let log = place.expect(&["execution", "logs", &id], b"", 0).0;
+        (shown.pointer("/recipe/sandbox/runtime").and_then(|name| name.as_str()).map(str::to_owned), log)
+    };
+    let (named, own) = ran(&[]);
+    assert_eq!(named, None);
+    let set = place.expect(&["tenant", "set", "house", "--runtime", runtime, "--json"], b"", 0).0;
+    assert!(set.contains(&format!("\"runtime\":\"{runtime}\"")), "{set}");
+    // There the program is the first process itself; in our own sandbox that is an init.
+    assert_eq!(ran(&[]), (Some(runtime.clone()), "cat\n".to_owned()));
+    assert_eq!(ran(&["--runtime", "quarry"]), (Some("quarry".to_owned()), own.clone()));
+    assert_ne!(own, "cat\n");
+    place.expect(&["tenant", "set", "house", "--runtime", "quarry"], b"", 0);
+    assert_eq!(ran(&[]), (None, own));
+}
+
+#[test]
 fn a_program_in_another_runtime_is_as_one_run_by_hand() {
     let Some(place) = Place::new() else { return };
     for runtime in &place.runtimes {

@@ -3,10 +3,15 @@
 use crate::app::TestApp;
 use crate::engine::{Place, on_both_engines};
 use model::limits::MAX_NAME_CHARS;
-use model::{NewTenant, Page, Tenant, TenantId};
+use model::{NewTenant, Page, Role, Tenant, TenantChange, TenantId};
+use reqwest::Method;
 use store::random;
 
-on_both_engines!(a_tenant_is_made_once, names_that_would_not_survive_are_refused);
+on_both_engines!(
+    a_tenant_is_made_once,
+    names_that_would_not_survive_are_refused,
+    what_holds_for_a_tenant_is_the_houses_to_say,
+);
 
 fn new(app: &TestApp, name: &str) -> NewTenant {
     NewTenant { id: TenantId::new(app.clock.now(), random()), name: name.to_owned() }
@@ -54,5 +59,30 @@ async fn names_that_would_not_survive_are_refused(place: &Place) {
         // What is a name can be asked for by it.
         app.get(&app.house, &format!("/v1/executions?tenant={name}")).await.must(200);
     }
+    app.stop().await;
+}
+
+async fn what_holds_for_a_tenant_is_the_houses_to_say(place: &Place) {
+    let app = TestApp::start(place).await;
+    let physics = app.tenant("physics").await;
+    let ada = app.somebody("physics", "ada", Role::Admin).await;
+    let path = format!("/v1/tenants/{}", physics.id);
+    let change = |runtime: &str| TenantChange { runtime: Some(runtime.to_owned()) };
+    assert_eq!(physics.runtime, None);
+    app.json(Method::PATCH, &ada.secret, &path, &change("crun")).await.error(403, "not_allowed");
+    for runtime in ["", "two words", &"x".repeat(MAX_NAME_CHARS + 1)] {
+        app.json(Method::PATCH, &app.house, &path, &change(runtime)).await.error(400, "tenant_invalid");
+    }
+    let head = app.head().await;
+    for (runtime, kept, moves) in
+        [("crun", Some("crun"), 1), ("crun", Some("crun"), 1), ("quarry", None, 2), ("quarry", None, 2)]
+    {
+        let changed: Tenant = app.json(Method::PATCH, &app.house, &path, &change(runtime)).await.must(200).json();
+        assert_eq!(changed, Tenant { runtime: kept.map(str::to_owned), ..physics.clone() });
+        assert_eq!(app.get(&ada.secret, &path).await.must(200).json::<Tenant>(), changed);
+        assert_eq!(app.head().await, head + moves, "what changes nothing is no change");
+    }
+    let nobody = format!("/v1/tenants/{}", TenantId::new(app.clock.now(), random()));
+    app.json(Method::PATCH, &app.house, &nobody, &change("crun")).await.error(404, "tenant_not_found");
     app.stop().await;
 }
