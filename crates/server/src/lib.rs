@@ -24,6 +24,7 @@ pub mod log;
 mod node;
 mod openapi;
 mod pack;
+mod page;
 mod parcel;
 pub mod rate;
 mod registry;
