@@ -17,6 +17,7 @@ mod credential;
 mod dump;
 mod error;
 mod execution;
+mod fence;
 mod health;
 mod image;
 pub mod issuer;
