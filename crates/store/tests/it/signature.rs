@@ -4,6 +4,7 @@
 use crate::dump::{create, digest, everybody, new, note};
 use crate::engine::{Fresh, Raw, on_both_engines};
 use crate::sample::{at, log, refused, tenant};
+use crate::tally;
 use model::dump::{DumpFacts, DumpFindings};
 use model::signature::{
     Decision, Explanation, NewRules, STACK_VERSION, Signature, SignatureState, SignatureText, Signed, Stack,
@@ -124,6 +125,7 @@ impl Scene {
                       WHERE d.signature <> g.signature OR g.is_moving <> 0 OR s.state = 'merged' \
                       OR s.text <> d.signature_text";
         assert_eq!(self.raw.number(astray).await, 0, "dumps are where they belong");
+        tally::check(&self.raw).await;
     }
 
     /// Has other rules call stacks, by their frames, so.
@@ -447,6 +449,7 @@ async fn content_goes_by_rule(fresh: &Fresh) {
     let fewer = DumpRetention { before: None, per_signature: Some(0) };
     scene.store.dumps_look_at_all().await.expect("is noted");
     assert_eq!(scene.store.dumps_retain(fewer, at(1_002)).await.expect("a pass").dumps, 0);
+    scene.check().await;
     // It comes again, and is what it was.
     let new = NewDump { manifest: digest("manifest again"), ..new(&format!("{gone:08x}")) };
     let again = create(&scene.store, scene.ours, &new, ("x", 1), &[]).await.expect("is there").dump;
