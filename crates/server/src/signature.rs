@@ -15,11 +15,11 @@ use model::page::after_invalid;
 use model::signature::similarity::{Frequencies, Parameters, Profile, Representative, propose};
 use model::signature::{
     MergeInto, Moved, NewRules, Proposed, RulesFile, Signature, SignatureChange, SignatureInfo, SignatureQuery,
-    SignedAgain, SignedQuery, SignedStack, SplitOff,
+    SignedAgain, SignedAmong, SignedQuery, SignedStack, SplitOff,
 };
 use model::{ApiError, Page, Scope, SignatureId, TenantId};
 use serde::{Deserialize, Serialize};
-use store::{Representing, SignatureKey};
+use store::{Representing, SignatureKey, StacksAsked};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -39,6 +39,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(split))
         .routes(routes!(rules, rules_put, rules_remove))
         .routes(routes!(stacks, stacks_sign))
+        .routes(routes!(stacks_among))
 }
 
 /// Where a page of signatures begins: when the last one before it was seen, and its id.
@@ -327,6 +328,31 @@ async fn stacks(
     let after = asked.after.as_deref().map(stack_number).transpose()?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
     let found = app.store.signed_stacks(tenant, asked.signature, after, entries.limit()).await?;
+    Ok(entries.page(found, |last| last.number.to_string()))
+}
+
+/// Lists the stacks that some dumps are signed by, each with how many of these dumps have it.
+#[utoipa::path(
+    post, path = "/v1/signature-stacks/query", tag = "signature", operation_id = "signature_stacks_query",
+    params(TenantQuery), request_body = SignedAmong,
+    responses(
+        (status = 200, description = "A page of them.", body = Page<SignedStack>),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn stacks_among(
+    State(app): State<App>,
+    caller: Caller,
+    Asked(asked): Asked<TenantQuery>,
+    Body(query): Body<SignedAmong>,
+) -> Answer<Json<Page<SignedStack>>> {
+    caller.must(Scope::DumpRead)?;
+    let of = query.of.parse()?;
+    let entries = Entries::asked(query.limit)?.at_most(MAX_STACKS_PAGE);
+    let after = query.after.as_deref().map(stack_number).transpose()?;
+    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
+    let (signature, limit, now) = (query.signature, entries.limit(), app.clock.now());
+    let found = app.store.signed_stacks_find(StacksAsked { of, tenant, signature, after, limit, now }).await?;
     Ok(entries.page(found, |last| last.number.to_string()))
 }
 
