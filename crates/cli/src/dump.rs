@@ -16,7 +16,7 @@ pub(crate) mod packs;
 pub(crate) mod parcels;
 pub(crate) mod redaction;
 mod report;
-mod selection;
+pub(crate) mod selection;
 mod show;
 pub(crate) mod upload;
 

@@ -13,6 +13,7 @@ use model::parcel::Parcel;
 use model::{Blob, Digest, ErrorKind, Page, PageQuery, Purpose, SessionId};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
 use reqwest::{Body, Method, RequestBuilder, Response};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -487,23 +488,21 @@ impl Fence {
         Address { path, query: self.query() }
     }
 
-    /// Returns where it is asked for the places of frames.
-    pub(crate) fn frames(&self) -> (String, Vec<(&'static str, String)>) {
-        (format!("/v1/executions/{}/frames", self.held.execution), self.query())
-    }
-
-    /// Returns where it is asked for the packs of modules.
-    pub(crate) fn modules(&self) -> (String, Vec<(&'static str, String)>) {
-        (format!("/v1/executions/{}/modules", self.held.execution), self.query())
-    }
-
-    /// Returns where it is asked which frames are missing.
-    pub(crate) fn frames_missing(&self) -> (String, Vec<(&'static str, String)>) {
-        (format!("/v1/executions/{}/frames/missing", self.held.execution), self.query())
-    }
-
     fn query(&self) -> Vec<(&'static str, String)> {
         vec![("session", self.session.to_string()), ("attempt", self.held.attempt.to_string())]
+    }
+}
+
+impl Client {
+    /// Asks something by the right of the node that holds an execution.
+    pub(crate) async fn ask_fenced<T: DeserializeOwned>(
+        &self,
+        fence: Fence,
+        what: &str,
+        query: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let path = format!("/v1/executions/{}/{what}", fence.held.execution);
+        self.json(Replay::Safe, || self.request(Method::POST, &path).query(&fence.query()).json(query)).await
     }
 }
 

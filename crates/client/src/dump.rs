@@ -3,7 +3,6 @@
 //! Nothing is cut, packed or put together here; that is the business of who has the dump.
 
 use crate::blob::{BlobReader, ByteRange, Content, Fence, Progress};
-use crate::request::Replay;
 use crate::{Client, ClientError};
 use bytes::Bytes;
 use model::dump::query::{DumpQuery, DumpReport, DumpsAnalyse, DumpsChange, DumpsChanged, DumpsPurge, ReportQuery};
@@ -25,8 +24,7 @@ impl Client {
 
     /// Says where frames of the tenant of an execution stand that a node holds.
     pub async fn execution_frame_places(&self, fence: Fence, query: &FrameQuery) -> Result<FramePlaces, ClientError> {
-        let (path, pairs) = fence.frames();
-        self.json(Replay::Safe, || self.request(Method::POST, &path).query(&pairs).json(query)).await
+        self.ask_fenced(fence, "frames", query).await
     }
 
     /// Returns those of some frames that the tenant of an execution does not have that a node holds.
@@ -35,8 +33,7 @@ impl Client {
         fence: Fence,
         query: &FrameQuery,
     ) -> Result<FramesMissing, ClientError> {
-        let (path, pairs) = fence.frames_missing();
-        self.json(Replay::Safe, || self.request(Method::POST, &path).query(&pairs).json(query)).await
+        self.ask_fenced(fence, "frames/missing", query).await
     }
 
     /// Stores a parcel; it is sent again if the connection breaks.

@@ -1,12 +1,10 @@
 //! Unwind packs of modules: which are missing, in, and out.
 
 use crate::blob::{BlobReader, Content, Fence};
-use crate::request::Replay;
 use crate::{Client, ClientError};
 use bytes::Bytes;
 use model::Digest;
 use model::pack::{Pack, PackPlaces, PackQuery, PacksMissing};
-use reqwest::Method;
 
 impl Client {
     /// Returns those of some build ids of which the tenant has no pack.
@@ -27,8 +25,7 @@ impl Client {
 
     /// Returns the packs that the tenant of an execution has that a node holds; `execution_blob_get` fetches them.
     pub async fn execution_pack_places(&self, fence: Fence, query: &PackQuery) -> Result<PackPlaces, ClientError> {
-        let (path, pairs) = fence.modules();
-        self.json(Replay::Safe, || self.request(Method::POST, &path).query(&pairs).json(query)).await
+        self.ask_fenced(fence, "modules", query).await
     }
 
     /// Opens the pack of a module, which has this digest.

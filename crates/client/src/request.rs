@@ -2,7 +2,8 @@
 //!
 //! Harmless (`Replay::Safe`) are reading, and creating under an id that the client made: the second time the server
 //! finds what the first time made. Only a lost connection, 429, 502, 503 and 504 are tried again, with a growing and
-//! jittered pause, and never beyond what `Retry` allows. `Retry-After` is obeyed, or the request given up.
+//! jittered pause, and never beyond what `Retry` allows. `Retry-After` is obeyed, or the request given up. A server that
+//! has no room left is as good as absent: nobody makes room while a person waits.
 
 use crate::error::{ClientError, root};
 use crate::id::random;
@@ -27,10 +28,13 @@ const MAX_ERROR_BYTES: usize = 64 << 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
+/// What a server says that has no room left.
+const FULL: [&str; 2] = ["store_full", "blobs_full"];
+
 /// For how long a request is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// While the server cannot be reached at all.
+    /// While the server cannot be reached at all, or has no room left.
     pub unreachable_max: Duration,
     /// While the server says that it cannot answer now.
     pub busy_max: Duration,
@@ -75,7 +79,7 @@ pub(crate) struct Fault {
 pub(crate) enum Again {
     /// It would end the same way.
     Never,
-    /// The server was not there.
+    /// The server was not there, or had no room left.
     Unreachable,
     /// The server asked for patience, perhaps for so long.
     Busy(Option<Duration>),
@@ -247,6 +251,7 @@ impl Client {
         let mut error =
             serde_json::from_slice::<ApiError>(&body).unwrap_or_else(|_| foreign_refusal(&self.url, status));
         error.kind = ErrorKind::from_status(status.as_u16());
+        let again = if FULL.contains(&error.code.as_str()) { Again::Unreachable } else { again };
         Fault { error: ClientError::Api { error: Box::new(error), request }, again }
     }
 

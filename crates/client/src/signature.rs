@@ -5,7 +5,7 @@ use crate::{Client, ClientError};
 use model::Page;
 use model::signature::{
     MergeInto, Moved, NewRules, RulesFile, Signature, SignatureChange, SignatureInfo, SignatureQuery, SignedAgain,
-    SignedQuery, SignedStack, SplitOff,
+    SignedAmong, SignedQuery, SignedStack, SplitOff,
 };
 use reqwest::Method;
 use serde::Deserialize;
@@ -81,6 +81,11 @@ impl Client {
     pub async fn signature_stacks(&self, query: &SignedQuery) -> Result<Page<SignedStack>, ClientError> {
         let tenant = query.tenant.clone().or_else(|| self.tenant.clone());
         self.get("/v1/signature-stacks", &SignedQuery { tenant, ..query.clone() }).await
+    }
+
+    /// Returns a page of the stacks that some dumps are signed by.
+    pub async fn signature_stacks_query(&self, query: &SignedAmong) -> Result<Page<SignedStack>, ClientError> {
+        self.create("/v1/signature-stacks/query", query).await
     }
 
     /// Records what other rules make of stacks, and returns how many got another text; the same again changes nothing.

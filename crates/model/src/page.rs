@@ -35,6 +35,11 @@ pub struct PageQuery {
     pub tenant: Option<String>,
 }
 
+/// Returns the refusal of an `after` that no page gave.
+pub fn after_invalid() -> ApiError {
+    ApiError::invalid("after_invalid", "`after` is no page's `next`")
+}
+
 /// Returns how many entries a page has, refusing what is out of bounds.
 pub fn page_limit(limit: Option<u32>) -> Result<u32, ApiError> {
     match limit {

@@ -6,10 +6,11 @@ use crate::app::App;
 use crate::body::{Asked, Body, Named, TenantQuery};
 use crate::caller::Caller;
 use crate::error::Answer;
+use crate::page::Entries;
 use axum::Json;
 use axum::extract::State;
 use model::analyzer::{Analyzer, AnalyzerChange, AnalyzerStored, NewStudies, Studies, check_name};
-use model::page::page_limit;
+use model::page::after_invalid;
 use model::{ApiError, Execution, Page, PageQuery, Scope, Shape};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -76,15 +77,14 @@ fn may_study(caller: &Caller) -> Answer<()> {
 )]
 async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQuery>) -> Answer<Json<Page<Analyzer>>> {
     caller.must(Scope::DumpRead)?;
-    let limit = page_limit(asked.limit)?;
+    let entries = Entries::asked(asked.limit)?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
     let after = asked.after.as_deref().unwrap_or_default();
     if !after.is_empty() && check_name(after).is_err() {
-        return Err(ApiError::invalid("after_invalid", "`after` is no page's `next`".to_owned()).into());
+        return Err(after_invalid().into());
     }
-    let (items, as_of) = app.store.analyzer_list(tenant, after, limit).await?;
-    let next = items.get(limit as usize - 1).map(|last| last.name.clone());
-    Ok(Json(Page { items, next, as_of }))
+    let found = app.store.analyzer_list(tenant, after, entries.limit()).await?;
+    Ok(entries.page(found, |last| last.name.clone()))
 }
 
 /// Shows one analyzer, as its current version stands.

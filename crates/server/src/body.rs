@@ -8,7 +8,7 @@ use axum::http::{StatusCode, header, request::Parts};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use model::limits::MAX_SYNC_BYTES;
-use model::{ApiError, ErrorKind, PageQuery};
+use model::{ApiError, ErrorKind};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
@@ -219,16 +219,4 @@ pub(crate) struct TenantQuery {
     /// Whose; only an admin of the house may name another tenant than their own.
     #[serde(default)]
     pub(crate) tenant: Option<String>,
-}
-
-/// Returns the id at which a page begins.
-pub(crate) fn after<T>(asked: &PageQuery) -> Answer<Option<T>>
-where
-    T: FromStr<Err: std::fmt::Display>,
-{
-    let parse = |text: &String| {
-        text.parse()
-            .map_err(|why: T::Err| ApiError::invalid("after_invalid", format!("`after` is no page's `next`: {why}")))
-    };
-    Ok(asked.after.as_ref().map(parse).transpose()?)
 }

@@ -1,5 +1,4 @@
-//! Routes of chunks: what an execution writes, as pages and as one text; what it is sent to read; and the blobs that the
-//! node which holds it stores and fetches for it.
+//! Routes of chunks: what an execution writes, as pages and as one text; and what it is sent to read.
 //!
 //! Whoever waits is woken by what is added on this server, and looks by itself for what is added on another. A log is
 //! read page by page while it is sent, so its length costs no memory.
@@ -7,24 +6,14 @@
 mod text;
 
 use crate::app::App;
-use crate::body::{Asked, Body, Made, Named, Pair};
+use crate::body::{Asked, Body, Named};
 use crate::caller::Caller;
-use crate::content;
 use crate::error::Answer;
 use axum::Json;
-use axum::extract::{Request, State};
-use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::extract::State;
 use model::limits::MAX_HOLD;
-use model::node::Held;
-use model::pack::{PackPlaces, PackQuery};
 use model::page::page_limit;
-use model::parcel::{FramePlaces, FrameQuery};
-use model::{
-    ApiError, Blob, Chunk, ChunkPage, ChunkQuery, Digest, ErrorKind, ExecutionId, OriginKind, Purpose, Scope,
-    SessionId, Stream, TenantId,
-};
-use serde::Deserialize;
+use model::{ApiError, Chunk, ChunkPage, ChunkQuery, ErrorKind, ExecutionId, Scope, Stream, TenantId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -39,16 +28,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Returns the routes that are over soon.
 pub(crate) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(input_send)).routes(routes!(frame_places)).routes(routes!(pack_places))
+    OpenApiRouter::new().routes(routes!(input_send))
 }
 
 /// Returns the routes that last as long as there is something to wait for, or to send.
 pub(crate) fn lasting_routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(chunks))
-        .routes(routes!(input))
-        .routes(routes!(text::log))
-        .routes(routes!(blob_put, blob_get))
+    OpenApiRouter::new().routes(routes!(chunks)).routes(routes!(input)).routes(routes!(text::log))
 }
 
 /// Bells of executions that somebody follows; one that nobody follows has none.
@@ -202,125 +187,6 @@ async fn input_send(
     let kept = app.store.input_send(id, caller.reach(), chunk).await?;
     app.followers.ring(id);
     Ok(Json(kept))
-}
-
-/// By what right a node touches a tenant's blobs.
-#[derive(Debug, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct FenceQuery {
-    /// The node's session.
-    #[param(value_type = String)]
-    session: SessionId,
-    /// The attempt that it holds.
-    attempt: u32,
-}
-
-/// Returns the tenant of an execution that the caller's node holds.
-pub(crate) async fn fenced(app: &App, caller: &Caller, execution: ExecutionId, asked: FenceQuery) -> Answer<TenantId> {
-    let held = Held { execution, attempt: asked.attempt };
-    Ok(app.store.fence_check(held, asked.session, caller.owner()).await?)
-}
-
-/// Stores content for the tenant of an execution that the caller's node holds.
-#[utoipa::path(
-    put, path = "/v1/executions/{id}/blobs/{digest}", tag = "execution", operation_id = "execution_blob_put",
-    params(
-        ("id" = ExecutionId, Path, description = "Which execution."),
-        ("digest" = Digest, Path, description = "The BLAKE3 of the content."), FenceQuery,
-    ),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
-    responses(
-        (status = 201, description = "Stored.", body = Blob),
-        (status = 200, description = "The tenant had it.", body = Blob),
-        (status = "default", description = "Refused.", body = ApiError),
-    )
-)]
-async fn blob_put(
-    State(app): State<App>,
-    caller: Caller,
-    Pair(id, digest): Pair<ExecutionId, Digest>,
-    Asked(asked): Asked<FenceQuery>,
-    request: Request,
-) -> Answer<Made<Blob>> {
-    caller.must(Scope::NodeRun)?;
-    let tenant = fenced(&app, &caller, id, asked).await?;
-    let made = app.store.execution_get(id, Some(tenant)).await?;
-    // What is not a layer of an image is named by a sync that follows: by a chunk, or as a dump.
-    let purpose = if made.origin.kind == OriginKind::Image { Purpose::Image } else { Purpose::Execution };
-    let sent = content::Sent { digest: Some(digest), purpose };
-    content::store(&app, &caller.user, tenant, sent, request).await
-}
-
-/// Fetches content of the tenant of an execution that the caller's node holds.
-#[utoipa::path(
-    get, path = "/v1/executions/{id}/blobs/{digest}", tag = "execution", operation_id = "execution_blob_get",
-    params(
-        ("id" = ExecutionId, Path, description = "Which execution."),
-        ("digest" = Digest, Path, description = "Which blob."), FenceQuery,
-    ),
-    responses(
-        (status = 200, description = "The content.", content_type = "application/octet-stream", body = Vec<u8>),
-        (status = 206, description = "The range asked for.", content_type = "application/octet-stream", body = Vec<u8>),
-        (status = 304, description = "The caller has it."),
-        (status = "default", description = "Refused.", body = ApiError),
-    )
-)]
-async fn blob_get(
-    State(app): State<App>,
-    caller: Caller,
-    Pair(id, digest): Pair<ExecutionId, Digest>,
-    Asked(asked): Asked<FenceQuery>,
-    headers: HeaderMap,
-) -> Answer<Response> {
-    caller.must(Scope::NodeRun)?;
-    let tenant = fenced(&app, &caller, id, asked).await?;
-    let blob = app.store.blob_get(digest, tenant).await?;
-    content::serve(&app, blob, &axum::http::Method::GET, &headers).await
-}
-
-/// Tells where frames of the tenant of an execution stand that the caller's node holds; their parcels are blobs.
-#[utoipa::path(
-    post, path = "/v1/executions/{id}/frames", tag = "execution", operation_id = "execution_frame_places",
-    params(("id" = ExecutionId, Path, description = "Which execution."), FenceQuery), request_body = FrameQuery,
-    responses(
-        (status = 200, description = "Those that are there.", body = FramePlaces),
-        (status = "default", description = "Refused.", body = ApiError),
-    )
-)]
-async fn frame_places(
-    State(app): State<App>,
-    caller: Caller,
-    Named(id): Named<ExecutionId>,
-    Asked(asked): Asked<FenceQuery>,
-    Body(query): Body<FrameQuery>,
-) -> Answer<Json<FramePlaces>> {
-    caller.must(Scope::NodeRun)?;
-    query.check()?;
-    let tenant = fenced(&app, &caller, id, asked).await?;
-    Ok(Json(FramePlaces { places: app.store.frame_places(query.digests, tenant).await? }))
-}
-
-/// Tells which unwind packs the tenant of an execution has that the caller's node holds; they are blobs.
-#[utoipa::path(
-    post, path = "/v1/executions/{id}/modules", tag = "execution", operation_id = "execution_pack_places",
-    params(("id" = ExecutionId, Path, description = "Which execution."), FenceQuery), request_body = PackQuery,
-    responses(
-        (status = 200, description = "Those that are there.", body = PackPlaces),
-        (status = "default", description = "Refused.", body = ApiError),
-    )
-)]
-async fn pack_places(
-    State(app): State<App>,
-    caller: Caller,
-    Named(id): Named<ExecutionId>,
-    Asked(asked): Asked<FenceQuery>,
-    Body(query): Body<PackQuery>,
-) -> Answer<Json<PackPlaces>> {
-    caller.must(Scope::NodeRun)?;
-    query.check()?;
-    let tenant = fenced(&app, &caller, id, asked).await?;
-    Ok(Json(PackPlaces { packs: app.store.packs_find(query.build_ids, tenant).await? }))
 }
 
 /// Makes the error for an execution whose log cannot be read on.

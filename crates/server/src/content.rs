@@ -6,9 +6,10 @@
 mod range;
 
 use crate::app::App;
-use crate::body::{Asked, Made, Named, TenantQuery, after};
+use crate::body::{Asked, Made, Named, TenantQuery};
 use crate::caller::Caller;
 use crate::error::{Answer, Failure};
+use crate::page::{Entries, after};
 use axum::Json;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{Request, State};
@@ -17,7 +18,6 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use model::limits::MAX_BLOB_BYTES;
-use model::page::page_limit;
 use model::{ApiError, Blob, Digest, ErrorKind, Page, PageQuery, Purpose, Scope, TenantId};
 use range::Wanted;
 use serde::Deserialize;
@@ -65,12 +65,11 @@ pub(crate) fn lasting_routes() -> OpenApiRouter<App> {
 )]
 async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQuery>) -> Answer<Json<Page<Blob>>> {
     caller.must(Scope::BlobRead)?;
-    let limit = page_limit(asked.limit)?;
+    let entries = Entries::asked(asked.limit)?;
     let after = after(&asked)?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    let (items, as_of) = app.store.blob_list(tenant, after, limit).await?;
-    let next = items.get(limit as usize - 1).map(|last| last.digest.to_string());
-    Ok(Json(Page { items, next, as_of }))
+    let found = app.store.blob_list(tenant, after, entries.limit()).await?;
+    Ok(entries.page(found, |last| last.digest.to_string()))
 }
 
 /// Stores content whose digest the caller does not know yet.

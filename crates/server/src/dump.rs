@@ -7,17 +7,17 @@
 mod query;
 
 use crate::app::App;
-use crate::body::{Asked, Body, Named, TenantQuery, after};
+use crate::body::{Asked, Body, Named, TenantQuery};
 use crate::caller::Caller;
 use crate::content::{self, failure};
 use crate::error::{Answer, Failure};
+use crate::page::{Entries, after};
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use futures_util::TryStreamExt;
 use model::dump::{Arrival, DumpArrived, DumpChange, MAX_HASH_CHARS, check_size, is_hash};
-use model::page::page_limit;
 use model::parcel::{MAX_MANIFEST_BYTES, Manifest};
 use model::{ApiError, Dump, ErrorKind, NewDump, Page, PageQuery, Scope, TenantId};
 use std::str::FromStr;
@@ -118,12 +118,11 @@ pub(crate) async fn read_manifest(app: &App, new: &NewDump, tenant: TenantId) ->
 )]
 async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQuery>) -> Answer<Json<Page<Dump>>> {
     caller.must(Scope::DumpRead)?;
-    let limit = page_limit(asked.limit)?;
+    let entries = Entries::asked(asked.limit)?;
     let after = after(&asked)?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    let (items, as_of) = app.store.dump_list(tenant, after, limit).await?;
-    let next = items.get(limit as usize - 1).map(|last| last.id.to_string());
-    Ok(Json(Page { items, next, as_of }))
+    let found = app.store.dump_list(tenant, after, entries.limit()).await?;
+    Ok(entries.page(found, |last| last.id.to_string()))
 }
 
 /// Shows a dump, by its id, its hash, or a beginning of its hash that no other has.

@@ -7,11 +7,11 @@ use crate::app::App;
 use crate::body::{Asked, Body, Made, Named, TenantQuery};
 use crate::caller::Caller;
 use crate::error::Answer;
+use crate::page::Entries;
 use crate::session::watch::moved;
 use axum::Json;
 use axum::extract::State;
 use model::analyzer::DumpIn;
-use model::page::page_limit;
 use model::{
     ApiError, Execution, ExecutionId, ExecutionQuery, Image, NewExecution, OriginKind, Page, Retry, Scope, Shape,
     TenantId,
@@ -112,11 +112,10 @@ async fn list(
     Asked(asked): Asked<ExecutionQuery>,
 ) -> Answer<Json<Page<Execution>>> {
     caller.must(Scope::ExecutionRead)?;
-    let limit = page_limit(asked.limit)?;
+    let entries = Entries::asked(asked.limit)?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    let (items, as_of) = app.store.execution_list(tenant, &asked, limit).await?;
-    let next = items.get(limit as usize - 1).map(|last| last.id.to_string());
-    Ok(Json(Page { items, next, as_of }))
+    let found = app.store.execution_list(tenant, &asked, entries.limit()).await?;
+    Ok(entries.page(found, |last| last.id.to_string()))
 }
 
 /// Shows one execution.

@@ -6,11 +6,11 @@ use crate::app::App;
 use crate::body::{Asked, Body, Made, Named, TenantQuery};
 use crate::caller::Caller;
 use crate::error::Answer;
+use crate::page::Entries;
 use axum::Json;
 use axum::extract::State;
 use model::image::ImageFreed;
 use model::limits::MAX_IMAGE_CHARS;
-use model::page::page_limit;
 use model::{ApiError, Image, ImageId, ImageQuery, NewImage, Page, Scope, Shape};
 use std::str::FromStr;
 use store::{ImageKey, chain};
@@ -72,14 +72,13 @@ async fn create(
 )]
 async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<ImageQuery>) -> Answer<Json<Page<Image>>> {
     caller.must(Scope::ImageRead)?;
-    let limit = page_limit(asked.limit)?;
+    let entries = Entries::asked(asked.limit)?;
     if let Some(name) = &asked.name {
         Name::from_str(name).map_err(|why| ApiError::invalid("name_invalid", why))?;
     }
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    let (items, as_of) = app.store.image_list(tenant, &asked, limit).await?;
-    let next = items.get(limit as usize - 1).map(|last| last.id.to_string());
-    Ok(Json(Page { items, next, as_of }))
+    let found = app.store.image_list(tenant, &asked, entries.limit()).await?;
+    Ok(entries.page(found, |last| last.id.to_string()))
 }
 
 /// Shows an image, by its id, or the newest that can be used by its name or digest.

@@ -6,13 +6,13 @@ use crate::app::App;
 use crate::body::{Asked, Body, Made, Named, Spoken};
 use crate::caller::Caller;
 use crate::error::Answer;
+use crate::page::Entries;
 use crate::session::watch::moved;
 use axum::Json;
 use axum::extract::State;
 use jiff::SignedDuration;
 use model::limits::{MAX_NAME_CHARS, MAX_ROW_BYTES};
 use model::node::{Cordon, HoldKind};
-use model::page::page_limit;
 use model::{ApiError, NewNode, Node, NodeId, NodeQuery, Page, Scope, Sync, SyncAnswer};
 use std::str::FromStr;
 use store::NodeKey;
@@ -112,10 +112,9 @@ async fn sync(
 )]
 async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<NodeQuery>) -> Answer<Json<Page<Node>>> {
     caller.must(Scope::NodeRead)?;
-    let limit = page_limit(asked.limit)?;
-    let (items, as_of) = app.store.node_list(caller.reach(), &asked, limit).await?;
-    let next = items.get(limit as usize - 1).map(|last| last.id.to_string());
-    Ok(Json(Page { items, next, as_of }))
+    let entries = Entries::asked(asked.limit)?;
+    let found = app.store.node_list(caller.reach(), &asked, entries.limit()).await?;
+    Ok(entries.page(found, |last| last.id.to_string()))
 }
 
 /// Shows one node, by its id or name.

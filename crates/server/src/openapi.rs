@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::{
-    analyzer, caller, change, chunk, content, dump, execution, health, image, log, node, pack, parcel, registry,
+    analyzer, caller, change, chunk, content, dump, execution, fence, health, image, log, node, pack, parcel, registry,
     request, signature, tenant, token, user,
 };
 use axum::Router;
@@ -33,7 +33,7 @@ fn lasting() -> OpenApiRouter<App> {
         .merge(change::routes())
         .merge(content::lasting_routes())
         .merge(chunk::lasting_routes())
-        .merge(execution::core::lasting_routes())
+        .merge(fence::lasting_routes())
         .merge(dump::lasting_routes())
         .merge(parcel::lasting_routes())
         .merge(pack::lasting_routes())
@@ -44,7 +44,7 @@ fn lasting() -> OpenApiRouter<App> {
 fn brief() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .merge(execution::routes())
-        .merge(execution::core::routes())
+        .merge(fence::routes())
         .merge(tenant::routes())
         .merge(user::routes())
         .merge(token::routes())

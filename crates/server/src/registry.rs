@@ -4,9 +4,9 @@ use crate::app::App;
 use crate::body::{Asked, Body, Named, TenantQuery};
 use crate::caller::Caller;
 use crate::error::Answer;
+use crate::page::{self, Entries};
 use axum::Json;
 use axum::extract::State;
-use model::page::page_limit;
 use model::{ApiError, NewRegistry, Page, PageQuery, Registry, Scope};
 use std::str::FromStr;
 use store::Sealed;
@@ -73,12 +73,11 @@ async fn put(
 )]
 async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQuery>) -> Answer<Json<Page<Registry>>> {
     caller.must(Scope::RegistryRead)?;
-    let limit = page_limit(asked.limit)?;
-    let after = crate::body::after::<Host>(&asked)?.map(|Host(host)| host);
+    let entries = Entries::asked(asked.limit)?;
+    let after = page::after::<Host>(&asked)?.map(|Host(host)| host);
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    let (items, as_of) = app.store.registry_list(tenant, after, limit).await?;
-    let next = items.get(limit as usize - 1).map(|last| last.host.clone());
-    Ok(Json(Page { items, next, as_of }))
+    let found = app.store.registry_list(tenant, after, entries.limit()).await?;
+    Ok(entries.page(found, |last| last.host.clone()))
 }
 
 /// Forgets the credential for a registry.

@@ -7,18 +7,19 @@ use crate::app::App;
 use crate::body::{Asked, Body, Named, TenantQuery};
 use crate::caller::Caller;
 use crate::error::{Answer, Failure};
+use crate::page::Entries;
 use axum::Json;
 use axum::extract::State;
 use jiff::Timestamp;
-use model::page::page_limit;
+use model::page::after_invalid;
 use model::signature::similarity::{Frequencies, Parameters, Profile, Representative, propose};
 use model::signature::{
     MergeInto, Moved, NewRules, Proposed, RulesFile, Signature, SignatureChange, SignatureInfo, SignatureQuery,
-    SignedAgain, SignedQuery, SignedStack, SplitOff,
+    SignedAgain, SignedAmong, SignedQuery, SignedStack, SplitOff,
 };
 use model::{ApiError, Page, Scope, SignatureId, TenantId};
 use serde::{Deserialize, Serialize};
-use store::{Representing, SignatureKey};
+use store::{Representing, SignatureKey, StacksAsked};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -38,14 +39,14 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(split))
         .routes(routes!(rules, rules_put, rules_remove))
         .routes(routes!(stacks, stacks_sign))
+        .routes(routes!(stacks_among))
 }
 
 /// Where a page of signatures begins: when the last one before it was seen, and its id.
 fn cursor(text: &str) -> Answer<(Timestamp, SignatureId)> {
-    let refuse = || ApiError::invalid("after_invalid", "`after` is no page's `next`");
-    let (seen, id) = text.split_once('.').ok_or_else(refuse)?;
-    let seen = seen.parse().ok().and_then(|seen| Timestamp::from_microsecond(seen).ok()).ok_or_else(refuse)?;
-    Ok((seen, id.parse().map_err(|_| refuse())?))
+    let (seen, id) = text.split_once('.').ok_or_else(after_invalid)?;
+    let seen = seen.parse().ok().and_then(|seen| Timestamp::from_microsecond(seen).ok()).ok_or_else(after_invalid)?;
+    Ok((seen, id.parse().map_err(|_| after_invalid())?))
 }
 
 /// Lists signatures, those that were seen last first.
@@ -62,13 +63,11 @@ async fn list(
     Asked(asked): Asked<SignatureQuery>,
 ) -> Answer<Json<Page<Signature>>> {
     caller.must(Scope::DumpRead)?;
-    let limit = page_limit(asked.limit)?;
+    let entries = Entries::asked(asked.limit)?;
     let after = asked.after.as_deref().map(cursor).transpose()?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    let (items, as_of) = app.store.signature_list(tenant, asked.state, after, limit).await?;
-    let last = items.get(limit as usize - 1);
-    let next = last.map(|last| format!("{}.{}", last.last_seen.as_microsecond(), last.id));
-    Ok(Json(Page { items, next, as_of }))
+    let found = app.store.signature_list(tenant, asked.state, after, entries.limit()).await?;
+    Ok(entries.page(found, |last| format!("{}.{}", last.last_seen.as_microsecond(), last.id)))
 }
 
 /// Shows a signature with its stack, why it is what it is, and those that may be of the same defect.
@@ -325,15 +324,43 @@ async fn stacks(
     Asked(asked): Asked<SignedQuery>,
 ) -> Answer<Json<Page<SignedStack>>> {
     caller.must(Scope::DumpRead)?;
-    let limit = page_limit(asked.limit)?.min(MAX_STACKS_PAGE);
-    // As many digits as a number may have; more would be another spelling of one.
-    let number = |text: &str| (text.len() <= 19).then(|| text.parse::<u64>().ok()).flatten()?.try_into().ok();
-    let refuse = || ApiError::invalid("after_invalid", "`after` is no page's `next`");
-    let after = asked.after.as_deref().map(|text| number(text).ok_or_else(refuse)).transpose()?;
+    let entries = Entries::asked(asked.limit)?.at_most(MAX_STACKS_PAGE);
+    let after = asked.after.as_deref().map(stack_number).transpose()?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    let (items, as_of) = app.store.signed_stacks(tenant, asked.signature, after, limit).await?;
-    let next = items.get(limit as usize - 1).map(|last| last.number.to_string());
-    Ok(Json(Page { items, next, as_of }))
+    let found = app.store.signed_stacks(tenant, asked.signature, after, entries.limit()).await?;
+    Ok(entries.page(found, |last| last.number.to_string()))
+}
+
+/// Lists the stacks that some dumps are signed by, each with how many of these dumps have it.
+#[utoipa::path(
+    post, path = "/v1/signature-stacks/query", tag = "signature", operation_id = "signature_stacks_query",
+    params(TenantQuery), request_body = SignedAmong,
+    responses(
+        (status = 200, description = "A page of them.", body = Page<SignedStack>),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn stacks_among(
+    State(app): State<App>,
+    caller: Caller,
+    Asked(asked): Asked<TenantQuery>,
+    Body(query): Body<SignedAmong>,
+) -> Answer<Json<Page<SignedStack>>> {
+    caller.must(Scope::DumpRead)?;
+    let of = query.of.parse()?;
+    let entries = Entries::asked(query.limit)?.at_most(MAX_STACKS_PAGE);
+    let after = query.after.as_deref().map(stack_number).transpose()?;
+    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
+    let (signature, limit, now) = (query.signature, entries.limit(), app.clock.now());
+    let found = app.store.signed_stacks_find(StacksAsked { of, tenant, signature, after, limit, now }).await?;
+    Ok(entries.page(found, |last| last.number.to_string()))
+}
+
+/// Where a page of stacks begins: the number of the last one before it.
+fn stack_number(text: &str) -> Answer<i64> {
+    // As many digits as a number may have; more would be another spelling of one.
+    let number = (text.len() <= 19).then(|| text.parse::<u64>().ok()).flatten();
+    Ok(number.and_then(|number| number.try_into().ok()).ok_or_else(after_invalid)?)
 }
 
 /// How many stacks got another text.

@@ -1,12 +1,12 @@
 //! Routes of tenants: only the house's admins make them; everybody sees their own.
 
 use crate::app::App;
-use crate::body::{Asked, Body, Made, Named, after};
+use crate::body::{Asked, Body, Made, Named};
 use crate::caller::Caller;
 use crate::error::Answer;
+use crate::page::{Entries, after};
 use axum::Json;
 use axum::extract::State;
-use model::page::page_limit;
 use model::{ApiError, NewTenant, Page, PageQuery, Scope, Tenant, TenantChange, TenantId};
 use store::TenantKey;
 use utoipa_axum::router::OpenApiRouter;
@@ -41,16 +41,15 @@ async fn create(State(app): State<App>, caller: Caller, Body(new): Body<NewTenan
 )]
 async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQuery>) -> Answer<Json<Page<Tenant>>> {
     caller.must(Scope::TenantRead)?;
-    let limit = page_limit(asked.limit)?;
+    let entries = Entries::asked(asked.limit)?;
     let after = after(&asked)?;
     let only = match &asked.tenant {
         None if caller.keeps_the_house() => None,
         name => Some(caller.tenant(&app, name.as_deref()).await?),
     };
     let Some(only) = only else {
-        let (items, as_of) = app.store.tenant_list(after, limit).await?;
-        let next = items.get(limit as usize - 1).map(|last| last.id.to_string());
-        return Ok(Json(Page { items, next, as_of }));
+        let found = app.store.tenant_list(after, entries.limit()).await?;
+        return Ok(entries.page(found, |last| last.id.to_string()));
     };
     let as_of = app.store.log_bounds().await?.head;
     let mut items = Vec::new();

@@ -1,14 +1,14 @@
 //! Routes of tokens: everybody makes and revokes their own; whoever keeps users does so for them too.
 
 use crate::app::App;
-use crate::body::{Asked, Body, Named, TenantQuery, after};
+use crate::body::{Asked, Body, Named, TenantQuery};
 use crate::caller::Caller;
 use crate::credential::Credential;
 use crate::error::Answer;
+use crate::page::{Entries, after};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use model::page::page_limit;
 use model::{ApiError, ErrorKind, NewToken, Page, PageQuery, Scope, TenantId, Token, TokenId, TokenIssued, UserId};
 use store::{TokenRow, UserKey};
 use utoipa_axum::router::OpenApiRouter;
@@ -111,13 +111,12 @@ async fn narrow(app: &App, caller: &Caller, new: &NewToken, tenant: TenantId, us
 )]
 async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQuery>) -> Answer<Json<Page<Token>>> {
     caller.must(Scope::TokenRead)?;
-    let limit = page_limit(asked.limit)?;
+    let entries = Entries::asked(asked.limit)?;
     let after = after(&asked)?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
     let user = reach(&caller, Scope::UserRead)?;
-    let (items, as_of) = app.store.token_list(tenant, user, after, limit).await?;
-    let next = items.get(limit as usize - 1).map(|last| last.id.to_string());
-    Ok(Json(Page { items, next, as_of }))
+    let found = app.store.token_list(tenant, user, after, entries.limit()).await?;
+    Ok(entries.page(found, |last| last.id.to_string()))
 }
 
 /// Shows one token, without its secret.

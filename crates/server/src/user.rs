@@ -1,12 +1,12 @@
 //! Routes of users: the admins of a tenant make and change them; everybody may ask who they are.
 
 use crate::app::App;
-use crate::body::{Asked, Body, Made, Named, TenantQuery, after};
+use crate::body::{Asked, Body, Made, Named, TenantQuery};
 use crate::caller::Caller;
 use crate::error::Answer;
+use crate::page::{Entries, after};
 use axum::Json;
 use axum::extract::State;
-use model::page::page_limit;
 use model::user::WhoAmI;
 use model::{ApiError, NewUser, Page, PageQuery, Scope, User, UserChange, UserId};
 use store::UserKey;
@@ -60,12 +60,11 @@ async fn create(
 )]
 async fn list(State(app): State<App>, caller: Caller, Asked(asked): Asked<PageQuery>) -> Answer<Json<Page<User>>> {
     caller.must(Scope::UserRead)?;
-    let limit = page_limit(asked.limit)?;
+    let entries = Entries::asked(asked.limit)?;
     let after = after(&asked)?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    let (items, as_of) = app.store.user_list(tenant, after, limit).await?;
-    let next = items.get(limit as usize - 1).map(|last| last.id.to_string());
-    Ok(Json(Page { items, next, as_of }))
+    let found = app.store.user_list(tenant, after, entries.limit()).await?;
+    Ok(entries.page(found, |last| last.id.to_string()))
 }
 
 /// Shows one user.

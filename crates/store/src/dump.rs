@@ -11,6 +11,7 @@ mod count;
 pub(crate) mod property;
 pub(crate) mod query;
 pub(crate) mod retention;
+pub(crate) mod signed;
 pub(crate) mod stack;
 mod tally;
 

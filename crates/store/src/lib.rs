@@ -41,6 +41,7 @@ pub use clock::{Clock, random};
 pub use dump::bulk::DumpsOrder;
 pub use dump::query::DumpsAsked;
 pub use dump::retention::{DumpRetention, Purged};
+pub use dump::signed::StacksAsked;
 pub use dump::{DumpKey, DumpLeft, Taken};
 pub use error::{StoreError, chain, is_full};
 pub use execution::ExecutionEnd;

@@ -14,8 +14,8 @@ use tokio::io::AsyncReadExt;
 const MAX_INPUT_BYTES: u64 = 1 << 20;
 
 /// What some words mean.
-pub(super) struct Meant {
-    pub(super) of: Selection,
+pub(crate) struct Meant {
+    pub(crate) of: Selection,
     /// How many of them at most.
     pub(super) limit: Option<u32>,
     /// Whether one dump is named, so that one is told of.
@@ -23,11 +23,11 @@ pub(super) struct Meant {
     /// Whether nothing but names say which.
     pub(super) is_named: bool,
     /// Whether standard input has been read to its end.
-    pub(super) took_input: bool,
+    pub(crate) took_input: bool,
 }
 
 /// Finds out what words mean, reading standard input or a file's head if they say so.
-pub(super) async fn meant(words: &[String]) -> anyhow::Result<Meant> {
+pub(crate) async fn meant(words: &[String]) -> anyhow::Result<Meant> {
     if let [word] = words
         && let Some(of) = local(word).await?
     {

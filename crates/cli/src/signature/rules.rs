@@ -4,6 +4,7 @@
 //! come page by page, so memory does not follow their number. A run that broke off is begun again: stacks that are signed
 //! by these rules already are passed over.
 
+use crate::dump::selection::meant;
 use crate::exit::{Exit, Failure};
 use crate::session::Session;
 use anyhow::Context;
@@ -11,8 +12,9 @@ use clap::Args;
 use client::Client;
 use client::blob::Content;
 use dump::signature::{MAX_RULES_BYTES, Move, MoveKind, Moves, Rules, try_rules};
-use model::signature::{MAX_SIGNED_AT_ONCE, NewRules, SignedAgain, SignedQuery, SignedStack, StackSigned};
-use model::{Digest, SignatureId};
+use model::dump::query::Selection;
+use model::signature::{MAX_SIGNED_AT_ONCE, NewRules, SignedAgain, SignedAmong, SignedQuery, SignedStack, StackSigned};
+use model::{Digest, Page, SignatureId};
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -26,16 +28,20 @@ const PAGE: u32 = 100;
 
 /// Says what a file of rules would move, and changes nothing
 ///
-/// The file is laid over the house's rules, in place of the one that the tenant has. Exit code 1 says that its own
-/// examples do not hold.
+/// The file is laid over the house's rules, in place of the one that the tenant has. With a specification only the dumps
+/// that it means are looked at, as by `dump ls`. Exit code 1 says that the file's own examples do not hold.
 #[derive(Args)]
 #[command(after_help = "Example:
   quarry signature try-rules ours.toml
+  quarry signature try-rules ours.toml cmd=java mtime=30d
   quarry signature try-rules ours.toml --signature 4f1d --json")]
 pub(crate) struct TryRules {
     /// The rules, as docs/signatures.md has them
     file: PathBuf,
-    /// Only of this signature's dumps
+    /// Only among these dumps
+    #[arg(value_name = "SPECIFICATION")]
+    words: Vec<String>,
+    /// Only among this signature's dumps
     #[arg(long, value_name = "SIGNATURE")]
     signature: Option<String>,
 }
@@ -125,16 +131,34 @@ pub(super) async fn show(session: &mut Session) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// Which stacks are asked about; all, if nothing is said.
+#[derive(Default)]
+struct About {
+    /// Those of these dumps.
+    of: Option<Selection>,
+    /// Those of this signature.
+    signature: Option<SignatureId>,
+}
+
+impl About {
+    async fn page(&self, client: &Client, after: Option<String>) -> anyhow::Result<Page<SignedStack>> {
+        let (signature, limit) = (self.signature, Some(PAGE));
+        Ok(match self.of.clone() {
+            None => client.signature_stacks(&SignedQuery { signature, after, limit, tenant: None }).await?,
+            Some(of) => client.signature_stacks_query(&SignedAmong { of, signature, after, limit }).await?,
+        })
+    }
+}
+
 /// Hands on every stack, page by page.
 async fn each(
     client: &Client,
-    signature: Option<SignatureId>,
+    about: &About,
     mut take: impl AsyncFnMut(SignedStack) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut after = None;
     loop {
-        let query = SignedQuery { signature, after: after.take(), limit: Some(PAGE), tenant: None };
-        let page = client.signature_stacks(&query).await?;
+        let page = about.page(client, after.take()).await?;
         for stack in page.items {
             // One that came without its stack cannot be asked about.
             if !stack.rules.is_empty() {
@@ -147,7 +171,7 @@ async fn each(
 }
 
 /// Says what would move.
-async fn try_out(client: &Client, new: Rules, signature: Option<SignatureId>) -> anyhow::Result<Moves> {
+async fn try_out(client: &Client, new: Rules, about: &About) -> anyhow::Result<Moves> {
     let old = todays(client).await?;
     let (ready, mut stacks) = mpsc::channel::<SignedStack>(WAITING);
     let signing = tokio::task::spawn_blocking(move || {
@@ -158,7 +182,7 @@ async fn try_out(client: &Client, new: Rules, signature: Option<SignatureId>) ->
         };
         try_rules(&old, &new, std::iter::from_fn(next))
     });
-    each(client, signature, async |stack| Ok(ready.send(stack).await?)).await?;
+    each(client, about, async |stack| Ok(ready.send(stack).await?)).await?;
     drop(ready);
     signing.await.context("the stacks could not be signed")
 }
@@ -168,11 +192,18 @@ impl TryRules {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
         let client = session.client()?;
         let new = RulesText::read(&self.file)?;
-        let signature = match &self.signature {
-            Some(id) => Some(client.signature_get(id).await?.signature.id),
-            None => None,
-        };
-        let moves = try_out(&client, new.rules, signature).await?;
+        let mut about = About::default();
+        if let Some(id) = &self.signature {
+            about.signature = Some(client.signature_get(id).await?.signature.id);
+        }
+        if !self.words.is_empty() {
+            let meant = meant(&self.words).await?;
+            if meant.took_input {
+                session.output.say("reading dump identifiers from stdin");
+            }
+            about.of = Some(meant.of);
+        }
+        let moves = try_out(&client, new.rules, &about).await?;
         tell(session, &moves)
     }
 }
@@ -183,7 +214,7 @@ impl ApplyRules {
         let client = session.client()?;
         let new = self.file.as_deref().map(RulesText::read).transpose()?;
         let rules = new.as_ref().map_or_else(|| Rules::builtin().clone(), |new| new.rules.clone());
-        let moves = try_out(&client, rules.clone(), None).await?;
+        let moves = try_out(&client, rules.clone(), &About::default()).await?;
         if self.dry_run {
             return tell(session, &moves);
         }
@@ -205,7 +236,7 @@ impl ApplyRules {
 /// Signs all stacks by other rules: first those by which each signature goes on, so that they keep its id, then the others.
 async fn sign(client: &Client, rules: &Rules) -> anyhow::Result<()> {
     let mut shares: HashMap<(SignatureId, SignatureId), u64> = HashMap::new();
-    each(client, None, async |stack| {
+    each(client, &About::default(), async |stack| {
         *shares.entry((stack.signature, rules.sign(&stack.stack).signature.id)).or_default() += stack.dumps;
         Ok(())
     })
@@ -217,7 +248,7 @@ async fn sign(client: &Client, rules: &Rules) -> anyhow::Result<()> {
     }
     for only_heirs in [true, false] {
         let mut batch = Vec::new();
-        each(client, None, async |stack| {
+        each(client, &About::default(), async |stack| {
             if stack.rules == rules.digest() {
                 return Ok(());
             }

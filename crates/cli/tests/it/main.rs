@@ -17,6 +17,7 @@ mod image;
 mod kill;
 mod life;
 mod measure;
+mod migrate;
 mod modules;
 mod node;
 mod reach;

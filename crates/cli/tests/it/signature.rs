@@ -3,7 +3,7 @@
 //! What an analysis finds out is written here behind the server's back, by the house's own rules.
 
 use crate::stub::Ran;
-use crate::system::{Engine, House};
+use crate::system::{Engine, House, Server};
 use dump::signature::Rules;
 use model::dump::DumpFindings;
 use model::report::DumpKind;
@@ -103,6 +103,17 @@ fn find(house: &House, found: &[(&str, &[&str])]) {
     });
 }
 
+/// Uploads some cores, and returns their ids.
+pub(crate) fn upload(house: &House, server: &Server, token: &str, count: usize) -> Vec<String> {
+    let one = |number| {
+        let name = format!("core.{number}");
+        core(&house.home().join(&name), &notes(&[(1, vec![number as u8; 8])]), &[7; 5000]);
+        let told = json(&server.run(token, &["dump", "upload", "--json", &name]));
+        told["dump"]["id"].as_str().expect("an id").to_owned()
+    };
+    (0..count).map(one).collect()
+}
+
 fn defects_are_told_and_decided_about(engine: Engine) {
     let Some(house) = House::new(engine) else { return };
     let server = house.start();
@@ -113,13 +124,7 @@ fn defects_are_told_and_decided_about(engine: Engine) {
         &["draw", "paint", "main"],
         &["draw", "brush", "main"],
     ];
-    let mut dumps = Vec::new();
-    for number in 0..stacks.len() {
-        let name = format!("core.{number}");
-        core(&house.home().join(&name), &notes(&[(1, vec![number as u8; 8])]), &[7; 5000]);
-        let told = json(&server.run(&token, &["dump", "upload", "--json", &name]));
-        dumps.push(told["dump"]["id"].as_str().expect("an id").to_owned());
-    }
+    let dumps = upload(&house, &server, &token, stacks.len());
     server.stop();
     let found: Vec<_> = dumps.iter().map(String::as_str).zip(stacks).collect();
     find(&house, &found);
@@ -185,6 +190,7 @@ fn decide(house: &House, run: &dyn Fn(&[&str]) -> Ran, dumps: &[String]) {
     assert_eq!((&moves["dumps"], &moves["moved"]), (&4.into(), &4.into()), "{moves}");
     let one = run(&["try-rules", "ours.toml", "--signature", &parse]);
     assert!(one.out.contains("1 × null_read | load") || one.out.contains("2 × null_read | load"), "{one:?}");
+    try_among(&run, &parse, dumps);
     assert_eq!(json(&run(&["rules", "--json"])), Value::Null);
     assert_eq!(run(&["apply-rules", "ours.toml", "--dry-run"]).code, 0);
     assert_eq!(json(&run(&["rules", "--json"])), Value::Null);
@@ -207,6 +213,30 @@ fn decide(house: &House, run: &dyn Fn(&[&str]) -> Ran, dumps: &[String]) {
     assert_eq!(json(&run(&["reopen", "--json", &wrap]))["dumps"], 1);
     let fixed = json(&run(&["ls", "--json", "--state", "merged"]));
     assert_eq!(fixed["items"], Value::Array(Vec::new()));
+}
+
+/// Tries rules among some dumps only: they are told of, and counted, and no others.
+fn try_among(run: &dyn Fn(&[&str]) -> Ran, parse: &str, dumps: &[String]) {
+    let tried = |words: &[&str]| json(&run(&[&["try-rules", "--json", "ours.toml"], words].concat()));
+    let check = |words: &[&str], count: u64| {
+        let moves = tried(words);
+        let counts = ["dumps", "moved"].map(|name| moves[name].as_u64().expect("a count"));
+        assert_eq!(counts, [count; 2], "{words:?}: {moves}");
+    };
+    check(&[&dumps[2]], 1);
+    check(&[&dumps[0], "OR", &dumps[2]], 2);
+    check(&["signature=*"], 4);
+    check(&["NOT", &dumps[3]], 3);
+    check(&["cmd=nobody"], 0);
+    check(&["limit=3"], 3);
+    check(&["hash=*", "--signature", parse], 2);
+    check(&["NOT", &dumps[1], "--signature", parse], 1);
+    check(&[&dumps[2], "--signature", parse], 0);
+    let told = run(&["try-rules", "ours.toml", &dumps[2]]);
+    assert!(told.out.contains("1 × null_read | paint") && !told.out.contains("load"), "{told:?}");
+    assert_eq!(told.err, "1 of 1 dumps get another text; 1 texts become 1\n");
+    assert_eq!(run(&["try-rules", "ours.toml", "ffffffffffff"]).code, 2);
+    assert_eq!(run(&["try-rules", "ours.toml", "colour=red"]).code, 64);
 }
 
 /// Makes a core with secrets in its arguments and its environment, and returns rules that leave them out, with a part of

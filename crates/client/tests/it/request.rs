@@ -48,6 +48,22 @@ async fn what_might_happen_twice_is_sent_once() {
 }
 
 #[tokio::test]
+async fn for_room_nobody_waits_longer_than_for_an_absent_server() {
+    let retry = Retry { unreachable_max: Duration::ZERO, ..Retry::default() };
+    let check = async |code: &str, is_tried_again: bool| {
+        let server = Server::start(vec![say(503, &refusal(code)), say(200, WELL)]).await;
+        let client = Client::new(&server.url, None, Options { retry, ..Options::default() }).expect("is valid");
+        let answer = client.health().await;
+        assert_eq!((answer.is_ok(), server.lines().len()), (is_tried_again, 1 + usize::from(is_tried_again)), "{code}");
+        assert!(answer.is_ok() || answer.is_err_and(|error| error.is_code(code)), "{code}");
+    };
+    check("busy", true).await;
+    check("blobs_unavailable", true).await;
+    check("store_full", false).await;
+    check("blobs_full", false).await;
+}
+
+#[tokio::test]
 async fn retry_after_is_obeyed() {
     let wait = |seconds: u32| -> crate::server::Answer {
         Box::new(move |_| {

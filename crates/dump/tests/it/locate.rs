@@ -1,6 +1,6 @@
 //! Files of modules: found where they are, refused where they are not what was asked for, never outside of a root.
 
-use crate::programs::{Programs, call, run};
+use crate::program::{Programs, call, run};
 use dump::locate::{self, Located, Sought};
 use dump::{ModuleFile, Place, Places, Symbols};
 use model::analysis::{Lack, Wanted};

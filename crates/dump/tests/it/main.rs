@@ -12,6 +12,5 @@ mod minidump;
 mod pack;
 mod parcel;
 mod program;
-mod programs;
 mod symbol;
 mod text;

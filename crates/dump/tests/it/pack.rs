@@ -1,6 +1,6 @@
 //! Unwind packs: small, readable like the module, and refused when they are anything else.
 
-use crate::programs::Programs;
+use crate::program::Programs;
 use dump::pack::{self, PackError};
 use dump::{ModuleFile, Place, Places, Symbols};
 use object::{Object, ObjectSection};

@@ -3,7 +3,7 @@
 //! unit, and gives lines of the last unit to code that has none; LLVM knows no symbols of code that debug information
 //! leaves out of a function.
 
-use crate::programs::{Programs, call};
+use crate::program::{Programs, call};
 use dump::{ModuleFile, Place, Places, Symbols};
 use object::{Object, ObjectSection, SectionFlags};
 use std::fs;

@@ -4,6 +4,7 @@ use super::spec::{Condition, DumpName, Field, MAX_NAMED, Specification};
 use super::{Dump, DumpChange, DumpState, is_hash};
 use crate::error::ApiError;
 use crate::id::DumpId;
+use crate::page::after_invalid;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -100,8 +101,7 @@ impl std::str::FromStr for DumpCursor {
 
     fn from_str(text: &str) -> Result<Self, ApiError> {
         let parsed = text.split_once('.').and_then(|(time, id)| Some((time.parse().ok()?, id.parse().ok()?)));
-        let refuse = || ApiError::invalid("after_invalid", "`after` is no page's `next`".to_owned());
-        parsed.map(|(time, id)| Self { time, id }).ok_or_else(refuse)
+        parsed.map(|(time, id)| Self { time, id }).ok_or_else(after_invalid)
     }
 }
 

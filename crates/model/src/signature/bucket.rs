@@ -8,6 +8,7 @@ use super::{
     Explanation, MAX_STACK_BYTES, MAX_STEPS, Proposal, SignatureId, SignatureText, Stack, Step, longest, within,
 };
 use crate::digest::Digest;
+use crate::dump::query::Selection;
 use crate::error::ApiError;
 use crate::id::{DumpId, TenantId};
 use crate::limits::{MAX_NAME_CHARS, MAX_ROW_BYTES};
@@ -346,6 +347,25 @@ pub struct SignedQuery {
     pub tenant: Option<String>,
 }
 
+/// A question for the stacks of some dumps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SignedAmong {
+    /// Of which dumps; with `limit=`, of the newest of them.
+    pub of: Selection,
+    /// Only those of a signature.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<SignatureId>,
+    /// Where the page begins; a page's `next` goes here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 128)]
+    pub after: Option<String>,
+    /// How many on the page at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1000)]
+    pub limit: Option<u32>,
+}
+
 /// A stack that dumps have, and how it is signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SignedStack {
@@ -359,7 +379,7 @@ pub struct SignedStack {
     pub rules: String,
     /// The signature that its dumps belong to.
     pub signature: SignatureId,
-    /// How many dumps have it.
+    /// How many dumps have it; where some dumps are asked about, how many of these.
     pub dumps: u64,
     /// One of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]

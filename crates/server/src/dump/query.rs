@@ -4,13 +4,13 @@ use crate::app::App;
 use crate::body::{Asked, Body, TenantQuery};
 use crate::caller::Caller;
 use crate::error::Answer;
+use crate::page::Entries;
 use axum::Json;
 use axum::extract::State;
 use model::dump::query::{
     DumpCursor, DumpQuery, DumpReport, DumpsAnalyse, DumpsChange, DumpsChanged, DumpsPurge, Earnest, ReportQuery,
-    check_meant,
+    Selection, check_meant,
 };
-use model::page::page_limit;
 use model::{ApiError, Dump, Page, Scope};
 use store::{DumpsAsked, DumpsOrder};
 use utoipa_axum::router::OpenApiRouter;
@@ -42,15 +42,14 @@ async fn find(
 ) -> Answer<Json<Page<Dump>>> {
     caller.must(Scope::DumpRead)?;
     let of = query.of.parse()?;
-    let limit = page_limit(query.limit)?;
+    let entries = Entries::asked(query.limit)?;
     let after = query.after.as_deref().map(str::parse).transpose()?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
+    let limit = entries.limit();
     let is_enough = of.limit.is_some_and(|most| most <= limit);
     let asked = DumpsAsked { of, tenant, order: query.order, after, limit, now: app.clock.now() };
-    let (items, as_of) = app.store.dumps_find(asked).await?;
-    let last = items.get(limit as usize - 1).filter(|_| !is_enough);
-    let next = last.map(|last| DumpCursor::behind(last).to_string());
-    Ok(Json(Page { items, next, as_of }))
+    let Json(page) = entries.page(app.store.dumps_find(asked).await?, |last| DumpCursor::behind(last).to_string());
+    Ok(Json(Page { next: page.next.filter(|_| !is_enough), ..page }))
 }
 
 /// Counts the dumps that a specification means by the values of a field.
@@ -93,13 +92,7 @@ async fn change(
     Asked(asked): Asked<TenantQuery>,
     Body(order): Body<DumpsChange>,
 ) -> Answer<Json<DumpsChanged>> {
-    caller.must(Scope::DumpWrite)?;
-    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    order.change.check()?;
-    check_meant(&order.of)?;
-    let of = order.of.parse()?;
-    let what = (DumpsOrder::Note(order.change), order.earnest);
-    Ok(Json(app.store.dumps_change(of, what, tenant, (&caller.user, app.clock.now())).await?))
+    carry_out(&app, &caller, &asked, (&order.of, DumpsOrder::Note(order.change), order.earnest)).await.map(Json)
 }
 
 /// Drops the content of all dumps that a specification means, and keeps what is known of them; or only tells of which.
@@ -117,12 +110,7 @@ async fn purge(
     Asked(asked): Asked<TenantQuery>,
     Body(order): Body<DumpsPurge>,
 ) -> Answer<Json<DumpsChanged>> {
-    caller.must(Scope::DumpWrite)?;
-    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    check_meant(&order.of)?;
-    let of = order.of.parse()?;
-    let what = (DumpsOrder::Purge, order.earnest);
-    let changed = app.store.dumps_change(of, what, tenant, (&caller.user, app.clock.now())).await?;
+    let changed = carry_out(&app, &caller, &asked, (&order.of, DumpsOrder::Purge, order.earnest)).await?;
     if order.earnest == Earnest::Real {
         crate::image::remove_contents(&app).await;
     }
@@ -145,14 +133,25 @@ async fn analyse(
     Asked(asked): Asked<TenantQuery>,
     Body(order): Body<DumpsAnalyse>,
 ) -> Answer<Json<DumpsChanged>> {
-    caller.must(Scope::DumpWrite)?;
-    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    check_meant(&order.of)?;
-    let of = order.of.parse()?;
-    let what = (DumpsOrder::Analyse, order.earnest);
-    let changed = app.store.dumps_change(of, what, tenant, (&caller.user, app.clock.now())).await?;
+    let changed = carry_out(&app, &caller, &asked, (&order.of, DumpsOrder::Analyse, order.earnest)).await?;
     if order.earnest == Earnest::Real {
         app.arrivals.notify_one();
     }
     Ok(Json(changed))
+}
+
+/// Carries out an order to all dumps that are meant, or only tells what would come of it.
+async fn carry_out(
+    app: &App,
+    caller: &Caller,
+    asked: &TenantQuery,
+    (of, order, earnest): (&Selection, DumpsOrder, Earnest),
+) -> Answer<DumpsChanged> {
+    caller.must(Scope::DumpWrite)?;
+    let tenant = caller.tenant(app, asked.tenant.as_deref()).await?;
+    if let DumpsOrder::Note(change) = &order {
+        change.check()?;
+    }
+    check_meant(of)?;
+    Ok(app.store.dumps_change(of.parse()?, (order, earnest), tenant, (&caller.user, app.clock.now())).await?)
 }

@@ -33,7 +33,7 @@ const BY_NODES: [&str; 7] = [
 ];
 
 /// What asks with a body, because what is asked for does not fit a path, and changes nothing.
-const ASKING: [&str; 4] = ["frame_places", "pack_places", "dump_query", "dump_report"];
+const ASKING: [&str; 5] = ["frame_places", "pack_places", "dump_query", "dump_report", "signature_stacks_query"];
 
 /// Calls an operation as it wants to be called, but for the token and the path.
 async fn call(app: &TestApp, interface: &Interface, operation: &Operation, token: &str, path: &str) -> Answer {

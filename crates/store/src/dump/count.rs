@@ -15,7 +15,7 @@ use model::dump::spec::{Field, Specification, kind_type};
 use std::collections::HashMap;
 
 /// Rows that are few, when they are only to be counted.
-const FEW: u64 = if cfg!(debug_assertions) { 40 } else { 50_000 };
+pub(super) const FEW: u64 = if cfg!(debug_assertions) { 40 } else { 50_000 };
 
 struct DumpsCount {
     of: Specification,

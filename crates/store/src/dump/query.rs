@@ -71,7 +71,12 @@ impl Plan {
     }
 
     /// Looks for what leads soonest to so many of what is meant, in the order of their times.
-    async fn page(tx: &Tx<'_>, tenant: TenantId, demands: Vec<Ready>, limit: u32) -> Result<Self, StoreError> {
+    pub(super) async fn page(
+        tx: &Tx<'_>,
+        tenant: TenantId,
+        demands: Vec<Ready>,
+        limit: u32,
+    ) -> Result<Self, StoreError> {
         let (mut ways, mut rest) = ways(tx, tenant, demands, MAX_COUNTED).await?;
         let all = tally::meeting(tx, tenant, &[]).await?.unwrap_or_default().max(1);
         let fewest = ways.first().map_or(u64::MAX, |way| way.rows);

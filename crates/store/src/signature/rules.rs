@@ -52,6 +52,19 @@ fn read(row: &Row) -> Result<RulesFile, StoreError> {
     })
 }
 
+/// Reads a stack with what rules make of it, how many dumps have it and one of them.
+pub(crate) fn read_stack(row: &Row) -> Result<SignedStack, StoreError> {
+    Ok(SignedStack {
+        number: row.int(0)?,
+        stack: row.json(1)?,
+        id: row.parsed(2)?,
+        rules: row.text(3)?.to_owned(),
+        signature: row.parsed(4)?,
+        dumps: row.count(5)?,
+        example: row.maybe_parsed(6)?,
+    })
+}
+
 /// Returns the file of rules that a tenant lays over the house's.
 pub(crate) async fn rules(tx: &Tx<'_>, tenant: TenantId) -> Result<Option<RulesFile>, StoreError> {
     tx.row(RULES, &[tenant.into()]).await?.as_ref().map(read).transpose()
@@ -115,18 +128,7 @@ impl Operation for StackList {
             None => tx.rows(STACKS, &[tenant, after, self.limit.into()]).await?,
             Some(id) => tx.rows(STACKS_OF, &[tenant, id.into(), after, self.limit.into()]).await?,
         };
-        let one = |row: &Row| {
-            Ok(SignedStack {
-                number: row.int(0)?,
-                stack: row.json(1)?,
-                id: row.parsed(2)?,
-                rules: row.text(3)?.to_owned(),
-                signature: row.parsed(4)?,
-                dumps: row.count(5)?,
-                example: row.maybe_parsed(6)?,
-            })
-        };
-        Ok((rows.iter().map(one).collect::<Result<_, StoreError>>()?, head))
+        Ok((rows.iter().map(read_stack).collect::<Result<_, _>>()?, head))
     }
 }
 

@@ -22,6 +22,7 @@ mod sample;
 mod signature;
 mod specification;
 mod statement;
+mod tally;
 mod tenant;
 mod token;
 mod transfer;

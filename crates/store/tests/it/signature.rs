@@ -4,6 +4,9 @@
 use crate::dump::{create, digest, everybody, new, note};
 use crate::engine::{Fresh, Raw, on_both_engines};
 use crate::sample::{at, log, refused, tenant};
+use crate::tally;
+use model::dump::query::DumpOrder;
+use model::dump::spec::Specification;
 use model::dump::{DumpFacts, DumpFindings};
 use model::signature::{
     Decision, Explanation, NewRules, STACK_VERSION, Signature, SignatureState, SignatureText, Signed, Stack,
@@ -11,7 +14,8 @@ use model::signature::{
 };
 use model::{Blob, Dump, DumpKind, DumpState, NewDump, Noun, Purpose, SignatureId, TenantId};
 use serde_json::json;
-use store::{DumpKey, DumpRetention, SignatureKey, Store, StoreError};
+use std::collections::BTreeMap;
+use store::{DumpKey, DumpRetention, DumpsAsked, SignatureKey, StacksAsked, Store, StoreError};
 
 on_both_engines!(
     every_dump_is_counted_once,
@@ -21,6 +25,7 @@ on_both_engines!(
     decisions_outlive_rules,
     any_moves_keep_the_counts,
     content_goes_by_rule,
+    stacks_of_some_dumps_are_found,
     a_tenant_keeps_its_rules,
 );
 
@@ -124,6 +129,7 @@ impl Scene {
                       WHERE d.signature <> g.signature OR g.is_moving <> 0 OR s.state = 'merged' \
                       OR s.text <> d.signature_text";
         assert_eq!(self.raw.number(astray).await, 0, "dumps are where they belong");
+        tally::check(&self.raw).await;
     }
 
     /// Has other rules call stacks, by their frames, so.
@@ -447,10 +453,89 @@ async fn content_goes_by_rule(fresh: &Fresh) {
     let fewer = DumpRetention { before: None, per_signature: Some(0) };
     scene.store.dumps_look_at_all().await.expect("is noted");
     assert_eq!(scene.store.dumps_retain(fewer, at(1_002)).await.expect("a pass").dumps, 0);
+    scene.check().await;
     // It comes again, and is what it was.
     let new = NewDump { manifest: digest("manifest again"), ..new(&format!("{gone:08x}")) };
     let again = create(&scene.store, scene.ours, &new, ("x", 1), &[]).await.expect("is there").dump;
     assert_eq!((again.state, again.purged, again.id), (DumpState::Received, None, dumps[gone].id));
+    scene.store.close().await;
+}
+
+/// Whatever a specification means, page by page: the stacks of just these dumps, with just their counts.
+async fn stacks_of_some_dumps_are_found(fresh: &Fresh) {
+    let scene = Scene::new(fresh).await;
+    let mut dumps = Vec::new();
+    for number in 0..70 {
+        let frame = format!("f{}", number % 7);
+        let dump = scene.dump(number, &frame, &format!("abort | g{}", number % 5), (number * 37 % 71) as i64).await;
+        let ticket = (number % 3 == 0).then(|| format!("OS-{}", number % 4));
+        note(&scene.store, &dump, json!({"ticket": ticket, "properties": {"odd": number % 2 == 1}})).await;
+        dumps.push(dump);
+    }
+    // One that was never signed is among those that are meant, and has no stack.
+    create(&scene.store, scene.ours, &new("eeeeeeee"), ("x", 1), &[]).await.expect("is made");
+    let signed = scene.raw.texts("SELECT id, cast(signed AS text) FROM dump WHERE signed IS NOT NULL").await;
+    let signed: BTreeMap<_, _> = signed.into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    let asked = |line: &str| {
+        let of = Specification::parse(&line.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>());
+        of.unwrap_or_else(|error| panic!("{line}: {error}"))
+    };
+    let theirs = tenant(&scene.store, "theirs").await;
+    for line in [
+        "",
+        "hash=*",
+        "00000005",
+        "00000005 OR 00000006 OR eeeeeeee",
+        "ticket=OS-1",
+        "ticket=OS-*",
+        "ticket=undefined",
+        "NOT ticket=OS-1 properties.odd=true",
+        "properties.odd=false",
+        "state=analysed",
+        "state=received",
+        "class=undefined",
+        "limit=1",
+        "limit=9",
+        "limit=500",
+        "ticket=OS-* limit=5",
+        "ticket=nobody",
+    ] {
+        let order = DumpOrder::Newest;
+        let page = DumpsAsked { of: asked(line), tenant: scene.ours, order, after: None, limit: 1_000, now: at(1_000) };
+        let mut expected: BTreeMap<i64, (u64, String)> = BTreeMap::new();
+        for dump in scene.store.dumps_find(page).await.expect("are found").0 {
+            let Some(number) = signed.get(&dump.id.to_string()) else { continue };
+            let entry = expected.entry(number.parse().expect("a number")).or_insert((0, dump.id.to_string()));
+            *entry = (entry.0 + 1, entry.1.clone().min(dump.id.to_string()));
+        }
+        for signature in [None, Some(id("abort | g1"))] {
+            let mut found = BTreeMap::new();
+            let mut after = None;
+            loop {
+                let (of, tenant, limit, now) = (asked(line), scene.ours, 3, at(1_000));
+                let asked = StacksAsked { of, tenant, signature, after, limit, now };
+                let (stacks, _) = scene.store.signed_stacks_find(asked).await.expect("are found");
+                for stack in &stacks {
+                    assert!(signature.is_none_or(|id| id == stack.signature), "{line}");
+                    let example = stack.example.expect("there is one").to_string();
+                    assert!(found.insert(stack.number, (stack.dumps, example)).is_none(), "{line}");
+                }
+                let Some(last) = stacks.last() else { break };
+                after = Some(last.number);
+            }
+            let of_signature =
+                format!("SELECT cast(number AS text) FROM signing WHERE signature = '{}'", id("abort | g1"));
+            let numbers = scene.raw.texts(&of_signature).await.concat();
+            let mut expected = expected.clone();
+            expected.retain(|number, _| signature.is_none() || numbers.contains(&number.to_string()));
+            assert_eq!(found, expected, "{line} of {signature:?}");
+        }
+        let (of, limit, now) = (asked(line), 9, at(1_000));
+        if !line.starts_with("0000") {
+            let asked = StacksAsked { of, tenant: theirs, signature: None, after: None, limit, now };
+            assert_eq!(scene.store.signed_stacks_find(asked).await.expect("nothing is").0, [], "{line}");
+        }
+    }
     scene.store.close().await;
 }
 

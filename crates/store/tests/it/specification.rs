@@ -19,18 +19,17 @@ on_both_engines!(
     what_is_meant_is_counted,
     what_is_meant_is_changed_at_once,
     names_must_be_there,
-    the_tally_is_right,
     what_takes_too_long_is_refused
 );
 
 const DAY_MS: i64 = 86_400_000;
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     at(100 * DAY_MS)
 }
 
 /// Makes dumps that differ in all that can be asked for.
-async fn fill(store: &Store, whose: TenantId, count: usize) -> Vec<Dump> {
+pub(crate) async fn fill(store: &Store, whose: TenantId, count: usize) -> Vec<Dump> {
     const CMDS: [&str; 7] = ["svc.startd", "svcs", "java", "node", "a*b[c]", "ä%_\\", "pg_prefaulter"];
     let mut dumps = Vec::new();
     for index in 0..count {
@@ -98,7 +97,7 @@ fn words(line: &str) -> Vec<&str> {
     line.split(' ').filter(|word| !word.is_empty()).collect()
 }
 
-fn meant(line: &str) -> Specification {
+pub(crate) fn meant(line: &str) -> Specification {
     Specification::parse(&words(line)).unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 
@@ -386,53 +385,6 @@ async fn names_must_be_there(fresh: &Fresh) {
     refused(find("aa1", theirs).await, "dump `aa1` does not exist");
     refused(find(&id.to_string(), theirs).await, &format!("dump `{id}` does not exist"));
     store.close().await;
-}
-
-/// What triggers keep is what counting finds, whatever happened to the dumps.
-async fn the_tally_is_right(fresh: &Fresh) {
-    let store = fresh.open().await;
-    let (ours, theirs) = (tenant(&store, "ours").await, tenant(&store, "theirs").await);
-    fill(&store, ours, 120).await;
-    fill(&store, theirs, 20).await;
-    for (line, order) in [
-        ("cmd=java", DumpsOrder::Purge),
-        ("node=node1", DumpsOrder::Note(serde_json::from_value(json!({"ticket": "OS-77"})).expect("is a change"))),
-        ("ticket=OS-1", DumpsOrder::Note(serde_json::from_value(json!({"ticket": null})).expect("is a change"))),
-    ] {
-        store.dumps_change(meant(line), (order, Earnest::Real), ours, ("bob", now())).await.expect("is done");
-    }
-    store.close().await;
-    let raw = fresh.raw().await;
-    for column in [
-        "kind",
-        "state",
-        "is_truncated",
-        "cmd",
-        "node",
-        "platform",
-        "ticket",
-        "signature",
-        "stack",
-        "created_by",
-        "class",
-        "severity",
-    ] {
-        let counted = format!(
-            "SELECT tenant, cast({column} AS text) AS value, cast(count(*) AS text) FROM dump WHERE {column} IS NOT NULL \
-             GROUP BY tenant, {column} ORDER BY 1, 2"
-        );
-        let kept = format!(
-            "SELECT tenant, value, cast(dumps AS text) FROM dump_count WHERE field = '{column}' ORDER BY tenant, value"
-        );
-        let counted = raw.texts(&counted).await;
-        assert!(!counted.is_empty(), "{column}");
-        assert_eq!(raw.texts(&kept).await, counted, "{column}");
-    }
-    let counted = raw.texts("SELECT tenant, cast(count(*) AS text) FROM dump GROUP BY tenant ORDER BY tenant").await;
-    let kept = raw.texts("SELECT tenant, cast(dumps AS text) FROM dump_count WHERE field = '' ORDER BY tenant").await;
-    assert_eq!(kept, counted);
-    raw.script("DELETE FROM dump").await;
-    assert_eq!(raw.number("SELECT count(*) FROM dump_count").await, 0);
 }
 
 /// A question that cannot be answered in time is given up, and the connection serves the next.

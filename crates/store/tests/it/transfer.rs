@@ -4,11 +4,14 @@ use crate::engine::{Fresh, Raw, run};
 use crate::sample::{
     accepted, at, check_replay, end, execution, house, laned, lease, log, refused, tenant, token, user,
 };
+use crate::tally;
 use futures_util::future::join_all;
 use jiff::SignedDuration;
+use model::dump::query::Earnest;
+use model::dump::spec::Specification;
 use model::{Blob, Class, Digest, ExecutionQuery, NewExecution, Outcome, Purpose, Role, TenantId};
 use std::collections::BTreeMap;
-use store::{ChangeFilter, Engine, Progress, Retention, Store, StoreError, UserKey, transfer};
+use store::{ChangeFilter, DumpsOrder, Engine, Progress, Retention, Store, StoreError, UserKey, transfer};
 
 /// Makes every ordered pair of engines a test.
 macro_rules! on_every_pair {
@@ -97,6 +100,7 @@ async fn fill(store: &Store) -> Vec<TenantId> {
         store.log_retain(retention, at(round * 10_000 + 6)).await.expect("a pass");
     }
     crate::analyzer::fill(store, tenants[1]).await;
+    crate::specification::fill(store, tenants[2], 40).await;
     fill_nodes(store, tenants[1]).await;
     let bounds = store.log_bounds().await.expect("bounds");
     assert!(bounds.floor > 0 && bounds.head - bounds.floor > 700, "{bounds:?}");
@@ -165,19 +169,23 @@ async fn moves_everything(from: &Fresh, to: &Fresh) {
         let last = seen.iter().rfind(|progress| progress.table == *table).expect("was told of");
         assert_eq!((last.rows, last.of), (*rows, *rows));
     }
+    tally::check(&from.raw().await).await;
     let after = tables(&to.raw().await).await;
     assert!(before.keys().eq(after.keys()));
     for (name, rows) in before {
         assert_eq!(rows, after[&name], "{name}");
     }
+    tally::check(&to.raw().await).await;
     check_same(&source, &target, &tenants).await;
     source.close().await;
     go_on(&target, tenants[1], summary.head).await;
+    tally::check(&to.raw().await).await;
     target.close().await;
     // And after a restart.
     let target = to.open().await;
     let head = target.log_bounds().await.expect("bounds").head;
     go_on(&target, tenants[2], head).await;
+    tally::check(&to.raw().await).await;
     target.close().await;
 }
 
@@ -231,6 +239,8 @@ async fn go_on(store: &Store, whose: TenantId, head: u64) {
         store.execution_finish(end(one, Outcome::Exited { code: 0 }), "node", at(90_002)).await.expect("ends");
     }
     user(store, whose, &format!("new{head}"), Role::User).await;
+    let dumps = Specification::default();
+    store.dumps_change(dumps, (DumpsOrder::Purge, Earnest::Real), whose, ("ann", at(90_003))).await.expect("is done");
     let retention = Retention { age: SignedDuration::from_secs(70), bytes: u64::MAX };
     for seconds in [91, 92, 99] {
         store.log_retain(retention, at(seconds * 1_000)).await.expect("a pass");
