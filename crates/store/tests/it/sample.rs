@@ -47,7 +47,7 @@ pub(crate) fn token(tenant: TenantId, user: UserId, name: &str) -> TokenRow {
 /// Returns a tenant that is not in the store yet.
 pub(crate) fn house() -> (Tenant, User, TokenRow) {
     let id = TenantId::new(at(0), random());
-    let tenant = Tenant { id, name: model::tenant::HOUSE.to_owned(), created_at: at(0) };
+    let tenant = Tenant { id, name: model::tenant::HOUSE.to_owned(), runtime: None, created_at: at(0) };
     let admin = User {
         id: UserId::new(at(0), random()),
         tenant: id,
