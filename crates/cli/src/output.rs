@@ -85,6 +85,8 @@ pub(crate) struct Output {
     now: Timestamp,
     /// Whether the terminal needs to be told to go back to the beginning of a line.
     is_raw: Cell<bool>,
+    /// Whether a line of talk was begun and not ended.
+    is_open: Cell<bool>,
     /// What begins each line of talk, if anything.
     speaker: Option<&'static str>,
 }
@@ -106,6 +108,7 @@ impl Output {
             width,
             now,
             is_raw: Cell::new(false),
+            is_open: Cell::new(false),
             speaker: None,
         }
     }
@@ -210,14 +213,32 @@ impl Output {
     /// Says something that is not the result, unless told to be quiet.
     pub(crate) fn say(&self, text: &str) {
         if !self.is_quiet && !self.is_json {
+            self.close("");
             // If standard error is closed, nobody wants to hear it.
             let speaker = self.speaker.map(|name| format!("{name}: ")).unwrap_or_default();
             let _ = write!(io::stderr(), "{speaker}{}{}", printable(text), self.line_end());
         }
     }
 
+    /// Begins a line of talk that `close` goes on with; whatever is said meanwhile stands on lines of its own.
+    pub(crate) fn open(&self, text: &str) {
+        if !self.is_quiet && !self.is_json {
+            self.close("");
+            let _ = write!(io::stderr(), "{}", printable(text));
+            self.is_open.set(true);
+        }
+    }
+
+    /// Ends the line of talk that was begun, if one is, with some last words.
+    pub(crate) fn close(&self, text: &str) {
+        if self.is_open.replace(false) {
+            let _ = write!(io::stderr(), "{}{}", printable(text), self.line_end());
+        }
+    }
+
     /// Says what went wrong, quiet or not.
     pub(crate) fn complain(&self, label: &str, text: &str) {
+        self.close("");
         let label = self.speaker.map_or_else(|| label.to_owned(), |name| format!("{name}:"));
         let _ = write!(io::stderr(), "{label} {}{}", printable(text), self.line_end());
     }

@@ -16,7 +16,7 @@ use crate::session::Session;
 use attendance::{Attendance, End};
 use clap::{Args, ValueEnum};
 use client::Client;
-use model::{Execution, NewExecution};
+use model::{Execution, ExecutionId, NewExecution};
 use std::io::{self, IsTerminal};
 use terminal::Terminal;
 
@@ -105,7 +105,7 @@ impl Run {
     }
 }
 
-/// Makes an execution that stands for a program, and attends it: at a terminal, if there is one on both sides.
+/// Makes an execution that stands for a program, says so, and attends it: at a terminal, if there is one on both sides.
 pub(crate) async fn attend(
     session: &mut Session,
     mut new: NewExecution,
@@ -117,18 +117,29 @@ pub(crate) async fn attend(
     let wants = input::Wants { terminal: has_terminal, typed: false, whole: false };
     let feed = input::look(&client, wants, &mut new).await?;
     new.check()?;
-    attend_with(session, &client, &new, (feed, terminal)).await
+    let execution = client.execution_create(&new).await?;
+    session.output.open(&format!(" * created interactive job -- {}", execution.id));
+    session.output.open(" * waiting for session...");
+    attend_one(session, execution.id, (feed, terminal)).await
 }
 
 async fn attend_with(
     session: &mut Session,
     client: &Client,
     new: &NewExecution,
-    (feed, terminal): (Option<input::Feed>, Option<Terminal>),
+    io: (Option<input::Feed>, Option<Terminal>),
 ) -> anyhow::Result<(Exit, Option<Box<Execution>>)> {
     let execution = client.execution_create(new).await?;
+    attend_one(session, execution.id, io).await
+}
+
+async fn attend_one(
+    session: &mut Session,
+    id: ExecutionId,
+    (feed, terminal): (Option<input::Feed>, Option<Terminal>),
+) -> anyhow::Result<(Exit, Option<Box<Execution>>)> {
     let patient = session.patient_client()?;
-    let attendance = Attendance { client: &patient, output: session, id: execution.id };
+    let attendance = Attendance { client: &patient, output: session, id };
     match attendance.run(feed, terminal).await? {
         End::Left(exit) => Ok((exit, None)),
         End::Ended { execution, exit } => {

@@ -7,6 +7,7 @@
 pub(crate) mod elf;
 mod extra;
 mod image;
+mod link;
 pub(crate) mod note;
 pub(crate) mod signal;
 mod stack;
@@ -238,11 +239,17 @@ impl<'a> Core<'a> {
 
     /// Returns what could be executed, by address and with neighbours joined.
     pub(crate) fn executable(&self) -> Vec<Range<u64>> {
+        let pieces = self.pieces.iter().filter(|piece| piece.flags & Segment::EXECUTABLE != 0);
+        let mut all: Vec<_> = pieces.map(|piece| piece.start..piece.end).collect();
+        for image in self.images() {
+            all.extend(self.unsaid(&image));
+        }
+        all.sort_unstable_by_key(|range| range.start);
         let mut ranges: Vec<Range<u64>> = Vec::new();
-        for piece in self.pieces.iter().filter(|piece| piece.flags & Segment::EXECUTABLE != 0) {
+        for range in all {
             match ranges.last_mut() {
-                Some(last) if piece.start <= last.end => last.end = last.end.max(piece.end),
-                _ => ranges.push(piece.start..piece.end),
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => ranges.push(range),
             }
         }
         ranges

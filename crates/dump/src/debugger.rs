@@ -1,17 +1,23 @@
 //! Becomes a debugger of a dump: finds the files that were mapped when it was made, and begins gdb, lldb, or what opens a
 //! kernel, with them. Runs in a sandbox that has the dump beside it.
 //!
-//! What was mapped is sought as an analysis seeks it, by build id; what is found goes into a folder laid out by build ids,
-//! where debuggers look. They check again what they find there. `json` is here too: the one small tool that Thoth's
-//! analyzers take for granted and few machines have.
+//! What was mapped is sought as an analysis seeks it, by build id; what is not here the node is asked for (`errand.rs`), and
+//! what is found goes into a folder where debuggers look (`ground.rs`). They check again what they find there. `json` is
+//! here too: the one small tool that Thoth's analyzers take for granted and few machines have.
+
+mod errand;
+mod ground;
 
 use crate::core::Core;
-use crate::core::note::AT_ENTRY;
+use crate::kernel::{Identity, identity};
 use crate::kind::kind;
-use crate::locate::{self, Sought, hex};
+use crate::locate;
 use crate::mapped::Mapped;
-use crate::memory::read_some;
 use crate::places::Places;
+use errand::{Errand, say};
+use ground::{Found, Ground};
+use model::analysis::{Lack, Wanted};
+use model::pack::check_build_id;
 use model::report::DumpKind;
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
@@ -22,25 +28,14 @@ use std::process::{Command, ExitCode};
 
 /// Where files are laid out by build id: the sandbox's own.
 const FARM: &str = "/tmp/.quarry-debug";
-/// Bytes of a module's beginning that tell it from others if it has no build id.
-const PAGE_BYTES: usize = 4096;
+/// Times that the node is asked: what comes first may show what else is missing.
+const MAX_ERRANDS: usize = 3;
 /// Folders that a debugger is told to search.
 const MAX_FOLDERS: usize = 64;
 /// Bytes of JSON that are read.
 const MAX_JSON_BYTES: u64 = 64 << 20;
 /// What a shell ends with if there is no such program.
 const NO_PROGRAM: u8 = 127;
-
-/// What was found for a debugger.
-#[derive(Debug, Default)]
-struct Found {
-    /// The program that died.
-    program: Option<PathBuf>,
-    /// Every file that was mapped.
-    files: Vec<PathBuf>,
-    /// Folders of debug information.
-    debug: Vec<PathBuf>,
-}
 
 /// Becomes a debugger: the places come first, then the dump, then `--gdb` or `--lldb`, then its own arguments. With `json`
 /// first it prints what stands at a path in the JSON that it reads.
@@ -58,31 +53,41 @@ pub fn debugger(arguments: &[OsString]) -> ExitCode {
 }
 
 fn debug(places: &OsStr, dump: &Path, rest: &[OsString]) -> Result<ExitCode, String> {
-    let places: Places =
+    let mut places: Places =
         serde_json::from_slice(places.as_encoded_bytes()).map_err(|error| format!("the places are none: {error}"))?;
+    // The machine's own files come last: what the dump came from goes before.
+    places.roots.push(PathBuf::from("/"));
+    places.debug.push(PathBuf::from("/usr/lib/debug"));
     let bytes = Mapped::open(dump).map_err(|error| format!("the dump cannot be read: {error}"))?;
     let (wanted, rest) = match rest {
         [word, rest @ ..] if word == "--gdb" || word == "--lldb" => (Some(word == "--lldb"), rest),
         rest => (None, rest),
     };
-    let kind = kind(&bytes);
-    match (kind, wanted) {
-        (DumpKind::Kernel | DumpKind::Illumos, None) => Err(begin_one(&kernel(dump, rest))),
+    match (kind(&bytes), wanted) {
+        (DumpKind::Illumos, _) => {
+            Err("only `mdb` on illumos opens this dump; `dump download` fetches it for there".to_owned())
+        }
+        (DumpKind::Kernel, None) => Err(begin_one(&kernel(&bytes, &places, dump, rest), KERNELS)),
         (DumpKind::Core, _) | (DumpKind::Kernel, Some(_)) => {
-            let found = find(&bytes, places);
+            let found = find(&bytes, &places);
             // gdb unless somebody says otherwise, or there is none.
             let usual =
-                if wanted == Some(true) { vec![lldb(&found, dump, rest)] } else { vec![gdb(&found, dump, rest)] };
-            let other = wanted.is_none().then(|| lldb(&found, dump, rest));
-            Err(begin_one(&usual.into_iter().chain(other).collect::<Vec<_>>()))
+                if wanted == Some(true) { lldb(&found, &places, dump, rest) } else { gdb(&found, &places, dump, rest) };
+            let other = wanted.is_none().then(|| lldb(&found, &places, dump, rest));
+            Err(begin_one(&[usual].into_iter().chain(other).collect::<Vec<_>>(), CORES))
         }
-        (DumpKind::Minidump, _) => Err(begin_one(&[lldb(&Found::default(), dump, rest)])),
+        (DumpKind::Minidump, _) => Err(begin_one(&[lldb(&Found::default(), &places, dump, rest)], MINIDUMPS)),
         _ => Err("this is no dump that a debugger opens; `dump show` tells what is in it".to_owned()),
     }
 }
 
+/// What is to be done where there is no debugger.
+const CORES: &str = "install one of them there, such as Debian's `gdb`";
+const MINIDUMPS: &str = "install it there (Debian: `lldb`)";
+const KERNELS: &str = "install one of them there (Debian: `crash` or `python3-drgn`; PyPI: `drgn`)";
+
 /// Begins the first of some programs that is there; returns why none is.
-fn begin_one(programs: &[(&str, Vec<OsString>)]) -> String {
+fn begin_one(programs: &[Begun], hint: &str) -> String {
     for (program, arguments) in programs {
         let error = Command::new(program).args(arguments).exec();
         if error.kind() != io::ErrorKind::NotFound {
@@ -90,83 +95,109 @@ fn begin_one(programs: &[(&str, Vec<OsString>)]) -> String {
         }
     }
     let names: Vec<_> = programs.iter().map(|(program, _)| format!("`{program}`")).collect();
-    format!("this node has no {}, which opens such a dump", names.join(" and no "))
+    format!("this node has no {}, which opens such a dump: {hint}", names.join(" and no "))
 }
 
-fn kernel(dump: &Path, rest: &[OsString]) -> Vec<(&'static str, Vec<OsString>)> {
-    let with = |words: &[&str]| {
-        let own = words.iter().map(OsString::from).chain([dump.into()]);
-        own.chain(rest.iter().cloned()).collect::<Vec<_>>()
-    };
-    vec![("crash", with(&[])), ("drgn", with(&["-c"]))]
-}
+/// A program, and its arguments.
+type Begun = (&'static str, Vec<OsString>);
 
-/// Looks for the files that were mapped, and lays them out by build id.
-fn find(bytes: &[u8], places: Places) -> Found {
-    let farm = Path::new(FARM);
-    let mut places = places;
-    // The machine's own files come last: what the dump came from goes before.
-    places.roots.push(PathBuf::from("/"));
-    places.debug.push(PathBuf::from("/usr/lib/debug"));
-    let mut found = Found { debug: vec![farm.to_owned()], ..Found::default() };
-    found.debug.extend(places.debug.iter().filter(|folder| folder.is_dir()).take(MAX_FOLDERS).cloned());
-    let Some(core) = Core::read(bytes) else { return found };
-    let entry = core.aux(AT_ENTRY);
-    for image in core.images() {
-        let head = if image.bias.is_some() { read_some(&core, image.start, PAGE_BYTES) } else { Vec::new() };
-        let sought = Sought { path: &image.path, build_id: image.build_id.as_deref(), head: &head };
-        let Some(file) = locate::module(&sought, &places).file else { continue };
-        let path = file.path().to_owned();
-        if let Some(id) = image.build_id.as_deref().filter(|id| id.len() > 1) {
-            let folder = farm.join(".build-id").join(hex(&id[..1]));
-            // One that cannot be laid out is looked for where it was.
-            let _ = std::fs::create_dir_all(&folder);
-            let _ = std::os::unix::fs::symlink(&path, folder.join(hex(&id[1..])));
-        }
-        if entry.is_some_and(|entry| (image.start..image.end).contains(&entry)) {
-            found.program = Some(path.clone());
-        }
-        found.files.push(path);
-    }
-    found
-}
-
-fn joined(folders: &[PathBuf]) -> String {
-    folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(":")
-}
-
-/// Returns the folders that files lie in, each once.
-fn folders(files: &[PathBuf]) -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = Vec::new();
-    for folder in files.iter().filter_map(|file| file.parent()) {
-        if folders.len() < MAX_FOLDERS && !folders.iter().any(|other| other == folder) {
-            folders.push(folder.to_owned());
+/// Says how a kernel's dump is opened, with the kernel's own file if that can be found.
+fn kernel(bytes: &[u8], places: &Places, dump: &Path, rest: &[OsString]) -> Vec<Begun> {
+    let Identity { release, build_id } = identity(bytes);
+    let id = build_id.as_deref().filter(|id| check_build_id(id).is_ok());
+    let raw = id.and_then(bytes_of);
+    let seek = || locate::kernel(raw.as_deref(), release.as_deref(), places).file;
+    let mut file = seek();
+    if let (None, Some(id), Some(mut errand)) = (&file, id, Errand::told()) {
+        let wanted = Wanted { build_id: id.to_owned(), lack: Lack::Debug, has_frames: true };
+        match errand.run(vec![wanted]) {
+            Ok(_) => file = seek(),
+            Err(error) => say(&format!("[the node cannot be asked for the kernel's file: {error}]")),
         }
     }
-    folders
+    let file = file.map(|file| file.path().as_os_str().to_owned());
+    if file.is_none() {
+        let release = release.as_deref().unwrap_or("unknown");
+        let id = id.unwrap_or("unknown");
+        say(&format!(
+            "[the kernel's `vmlinux` is not here (release {release}, build id {id}): install its debug symbols on the \
+             node, or have the node ask a debuginfod server for it]"
+        ));
+    }
+    let with = |words: Vec<OsString>| words.into_iter().chain(rest.iter().cloned()).collect::<Vec<_>>();
+    let crash = file.clone().into_iter().chain([dump.into()]).collect();
+    let symbols = file.into_iter().flat_map(|file| ["-s".into(), file]);
+    let drgn = ["-c".into(), dump.into()].into_iter().chain(symbols).collect();
+    vec![("crash", with(crash)), ("drgn", with(drgn))]
 }
 
-fn gdb(found: &Found, dump: &Path, rest: &[OsString]) -> (&'static str, Vec<OsString>) {
+fn bytes_of(digits: &str) -> Option<Vec<u8>> {
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()).collect()
+}
+
+/// Looks for the files that were mapped, asks the node for what is not here, and lays all of it out.
+fn find(bytes: &[u8], places: &Places) -> Found {
+    let Some(core) = Core::read(bytes) else { return Found::default() };
+    let mut ground = Ground::find(&core, places);
+    if let Some(mut errand) = Errand::told() {
+        for _ in 0..MAX_ERRANDS {
+            match errand.run(ground.wanted()) {
+                Ok(true) => ground = Ground::find(&core, places),
+                Ok(false) => break,
+                Err(error) => {
+                    say(&format!("[the node cannot be asked for what is not here: {error}]"));
+                    break;
+                }
+            }
+        }
+    }
+    ground.lay_out(&core, Path::new(FARM))
+}
+
+/// Returns the folders in which debug information is, ours first.
+fn debug_folders(places: &Places) -> Vec<PathBuf> {
+    let there = places.debug.iter().filter(|folder| folder.is_dir()).take(MAX_FOLDERS);
+    [PathBuf::from(FARM)].into_iter().chain(there.cloned()).collect()
+}
+
+/// Returns what a debugger is to be told of, if its path is a plain word to it, and what is added to its addresses.
+fn placed(found: &Found) -> impl Iterator<Item = (&str, u64)> {
+    let is_plain = |path: &&str| path.bytes().all(|one| one.is_ascii_alphanumeric() || b"/-_.+".contains(&one));
+    found.placed.iter().filter_map(move |(path, bias)| Some((path.to_str().filter(is_plain)?, *bias)))
+}
+
+fn gdb(found: &Found, places: &Places, dump: &Path, rest: &[OsString]) -> Begun {
+    let folders: Vec<_> = debug_folders(places).iter().map(|folder| folder.display().to_string()).collect();
     let settings = [
         "set debuginfod enabled off".to_owned(),
-        format!("set debug-file-directory {}", joined(&found.debug)),
-        format!("set solib-search-path {}", joined(&folders(&found.files))),
+        format!("set debug-file-directory {}", folders.join(":")),
+        // Whatever this machine has under the same name is another machine's.
+        format!("set sysroot {FARM}/root"),
+        format!("set solib-search-path {FARM}/names"),
     ];
     let mut words: Vec<OsString> = settings.into_iter().flat_map(|one| ["-iex".into(), one.into()]).collect();
+    for (file, bias) in placed(found) {
+        // It would say which file it reads, and ask.
+        let command = format!("pipe add-symbol-file {file} -o {bias:#x} | cat > /dev/null");
+        words.extend(["-ex".into(), command.into()]);
+    }
     words.extend(rest.iter().cloned());
     words.extend(found.program.iter().map(Into::into));
     words.extend(["-core".into(), dump.into()]);
     ("gdb", words)
 }
 
-fn lldb(found: &Found, dump: &Path, rest: &[OsString]) -> (&'static str, Vec<OsString>) {
+fn lldb(found: &Found, places: &Places, dump: &Path, rest: &[OsString]) -> Begun {
     let mut words: Vec<OsString> = Vec::new();
-    for folder in folders(&found.files) {
-        words.extend(["-O".into(), format!("settings append target.exec-search-paths {}", folder.display()).into()]);
+    let mut settings = vec![format!("settings append target.exec-search-paths {FARM}/names")];
+    for folder in debug_folders(places) {
+        settings.push(format!("settings append target.debug-file-search-paths {}", folder.display()));
     }
-    for folder in &found.debug {
-        let setting = format!("settings append target.debug-file-search-paths {}", folder.display());
-        words.extend(["-O".into(), setting.into()]);
+    words.extend(settings.into_iter().flat_map(|one| ["-O".into(), one.into()]));
+    for (file, bias) in placed(found) {
+        let commands =
+            [format!("target modules add {file}"), format!("target modules load --file {file} --slide {bias:#x}")];
+        words.extend(commands.into_iter().flat_map(|one| ["-o".into(), one.into()]));
     }
     words.extend(rest.iter().cloned());
     words.extend(["--core".into(), dump.into()]);

@@ -24,6 +24,22 @@ const MAX_NOTES: usize = 65_536;
 /// Lines of the log in which the end is looked for, the last ones.
 const MAX_SEARCHED_LINES: usize = 50_000;
 
+/// Who a kernel says it is.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) release: Option<String>,
+    pub(crate) build_id: Option<String>,
+}
+
+/// Returns who the kernel of a dump says it is, as far as it says.
+pub(crate) fn identity(bytes: &[u8]) -> Identity {
+    let Some((pages, about)) = Pages::new(bytes) else { return Identity::default() };
+    let noted = about.vmcoreinfo.as_deref().or_else(|| vmcoreinfo(&about.notes, pages.layout));
+    let info = Info::read(noted.unwrap_or_default());
+    let get = |key| info.get(key).map(str::to_owned);
+    Identity { release: get("OSRELEASE"), build_id: get("BUILD-ID") }
+}
+
 /// Returns the report of a kernel's dump; none if it is something else.
 pub(crate) fn report(bytes: &[u8]) -> Option<Report> {
     let mut report = Report::new(DumpKind::Kernel);

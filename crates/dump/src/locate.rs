@@ -59,6 +59,8 @@ pub(crate) struct DebugFiles {
     pub(crate) debug: Option<ModuleFile>,
     /// What several debug files share.
     pub(crate) supplementary: Option<ModuleFile>,
+    /// The build id of that, if it has not been found.
+    pub(crate) lacks_supplementary: Option<Vec<u8>>,
     /// What was found and refused, a sentence each.
     pub(crate) notes: Vec<String>,
 }
@@ -105,8 +107,39 @@ pub fn module(sought: &Sought<'_>, places: &Places) -> Located {
     located
 }
 
+/// Finds the file of a kernel with its symbols: by its build id, and where distributions put it for its release.
+pub(crate) fn kernel(build_id: Option<&[u8]>, release: Option<&str>, places: &Places) -> Located {
+    let mut located = Located::default();
+    let by_id = build_id.map(|id| debug_paths(id, places)).unwrap_or_default();
+    let release = release.filter(|release| plain_name(release.as_bytes()).is_some());
+    let named = release.into_iter().flat_map(|release| {
+        let inner = [format!("boot/vmlinux-{release}"), format!("lib/modules/{release}/vmlinux")];
+        let debug = places.debug.iter().flat_map({
+            let inner = inner.clone();
+            move |place| inner.clone().map(|inner| (place.clone(), PathBuf::from(format!("/{inner}"))))
+        });
+        let built = format!("lib/modules/{release}/build/vmlinux");
+        let inner = inner.into_iter().flat_map(|inner| [format!("/usr/lib/debug/{inner}"), format!("/{inner}")]);
+        let inner: Vec<_> = inner.chain([format!("/{built}")]).collect();
+        let roots = places
+            .roots
+            .iter()
+            .flat_map(move |root| inner.clone().into_iter().map(|inner| (root.clone(), PathBuf::from(inner))));
+        debug.chain(roots)
+    });
+    for (root, path) in by_id.into_iter().chain(named) {
+        let Some(file) = open_module(&root, &path, &mut located.notes) else { continue };
+        if build_id.is_none_or(|id| has_build_id(&file, id, &mut located.notes)) {
+            located.file = Some(file);
+            break;
+        }
+    }
+    located
+}
+
 /// Returns the modules of a report of which nothing, or no debug information, was found, those first that frames lie in; of
 /// the others only those of which nothing was found, since a stack may go through them once it can be followed that far.
+/// What debug information shares with others is a file of its own, and asked for as one.
 pub fn wanted(report: &Report) -> Vec<Wanted> {
     let mut used: Vec<usize> =
         report.threads.iter().flat_map(|thread| &thread.frames).filter_map(|frame| frame.module).collect();
@@ -115,9 +148,16 @@ pub fn wanted(report: &Report) -> Vec<Wanted> {
     indices.sort_by_key(|index| used.binary_search(index).is_err());
     let (mut wanted, mut known) = (Vec::new(), HashSet::new());
     for index in indices {
+        if wanted.len() >= MAX_WANTED {
+            break;
+        }
         let Some(module) = report.modules.get(index) else { continue };
         let Some(build_id) = module.build_id.as_deref().filter(|id| check_build_id(id).is_ok()) else { continue };
         let has_frames = used.binary_search(&index).is_ok();
+        let shared = module.supplementary.as_deref().filter(|id| has_frames && check_build_id(id).is_ok());
+        if let Some(shared) = shared.filter(|shared| known.insert(*shared)) {
+            wanted.push(Wanted { build_id: shared.to_owned(), lack: Lack::Debug, has_frames });
+        }
         let lack = match module.found {
             Found::Debug => continue,
             Found::Missing | Found::Core => Lack::Module,
@@ -129,10 +169,8 @@ pub fn wanted(report: &Report) -> Vec<Wanted> {
             continue;
         }
         wanted.push(Wanted { build_id: build_id.to_owned(), lack, has_frames });
-        if wanted.len() >= MAX_WANTED {
-            break;
-        }
     }
+    wanted.truncate(MAX_WANTED);
     wanted
 }
 
@@ -143,7 +181,7 @@ pub(crate) fn debug_files(file: &ModuleFile, places: &Places) -> DebugFiles {
         files.debug = by_build_id(file, places, &mut files.notes).or_else(|| by_link(file, places, &mut files.notes));
     }
     let holder = files.debug.as_ref().unwrap_or(file);
-    files.supplementary = supplementary(holder, places, &mut files.notes);
+    (files.supplementary, files.lacks_supplementary) = supplementary(holder, places, &mut files.notes);
     files
 }
 
@@ -285,34 +323,43 @@ fn sum(bytes: &[u8]) -> u32 {
     crc.sum()
 }
 
-/// Finds what `dwz` has moved out of a debug file because others have it too.
-fn supplementary(holder: &ModuleFile, places: &Places, notes: &mut Vec<String>) -> Option<ModuleFile> {
-    let elf = holder.elf().ok()?;
-    let (path, id) = elf.gnu_debugaltlink().ok()??;
-    for (root, candidate) in debug_paths(id, places) {
+/// Finds what `dwz` has moved out of a debug file because others have it too; else returns its build id.
+fn supplementary(
+    holder: &ModuleFile,
+    places: &Places,
+    notes: &mut Vec<String>,
+) -> (Option<ModuleFile>, Option<Vec<u8>>) {
+    let Ok(elf) = holder.elf() else { return (None, None) };
+    let Ok(Some((path, id))) = elf.gnu_debugaltlink() else { return (None, None) };
+    let path = Path::new(std::ffi::OsStr::from_bytes(path));
+    for (root, candidate) in debug_paths(id, places).into_iter().chain(shared_paths(holder, path, places)) {
         if let Some(found) = open_module(&root, &candidate, notes)
             && has_build_id(&found, id, notes)
         {
-            return Some(found);
+            return (Some(found), None);
         }
     }
-    let path = Path::new(std::ffi::OsStr::from_bytes(path));
+    notes.push(format!("what `{}` shares with others (`{}`) was not found", holder.path().display(), hex(id)));
+    (None, Some(id.to_vec()))
+}
+
+/// Returns where what a debug file shares with others may be by the path that it tells.
+fn shared_paths(holder: &ModuleFile, path: &Path, places: &Places) -> Vec<(PathBuf, PathBuf)> {
     let folder = holder
         .home()
         .map_or_else(|| holder.path().parent().unwrap_or(Path::new("/")).to_owned(), |home| home.folder.clone());
     let root = holder.home().map_or_else(|| PathBuf::from("/"), |home| home.root.clone());
-    let file_name = PathBuf::from("/.dwz").join(path.file_name()?);
     let mut paths = vec![(root, folder.join(path))];
-    paths.extend(places.debug.iter().map(|place| (place.clone(), file_name.clone())));
-    for (root, candidate) in paths {
-        if let Some(found) = open_module(&root, &candidate, notes)
-            && has_build_id(&found, id, notes)
-        {
-            return Some(found);
-        }
+    if path.is_absolute() {
+        paths.extend(places.roots.iter().map(|root| (root.clone(), path.to_owned())));
     }
-    notes.push(format!("what `{}` shares with others (`{}`) was not found", holder.path().display(), hex(id)));
-    None
+    // Distributions keep them in one folder, some by architecture.
+    let inner: PathBuf = path.components().skip_while(|part| part.as_os_str() != ".dwz").collect();
+    let names = [Some(inner), path.file_name().map(|name| Path::new(".dwz").join(name))];
+    for inner in names.into_iter().flatten().filter(|inner| !inner.as_os_str().is_empty()) {
+        paths.extend(places.debug.iter().map(|place| (place.clone(), Path::new("/").join(&inner))));
+    }
+    paths
 }
 
 /// Returns the name a link tells, if it is the name of a file and no path.

@@ -282,6 +282,7 @@ impl<'a> Minidump<'a> {
                 build_id,
                 found: if file.is_some() { Found::Unwind } else { Found::Missing },
                 lack: None,
+                supplementary: None,
             });
             loaded.push(Loaded::new(start, end, bias, file));
         }

@@ -160,6 +160,11 @@ impl Symbols {
         (!state.lack.is_empty()).then(|| state.lack.join("; "))
     }
 
+    /// Returns the build id of what its debug information shares with others, if that has not been found.
+    pub(crate) fn lacks_supplementary(&self) -> Option<String> {
+        self.lock().files.lacks_supplementary.as_deref().map(hex)
+    }
+
     /// Reads all debug information there is, so that no later dump has to; for when nobody waits.
     pub fn complete(&self) {
         self.lock().complete();

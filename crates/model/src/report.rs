@@ -379,6 +379,9 @@ pub struct Module {
     /// Why there are no symbols, or fewer than there might be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lack: Option<String>,
+    /// The build id of what its debug information shares with that of others, if that was not found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supplementary: Option<String>,
 }
 
 /// Where what is known of a module came from, the best first.

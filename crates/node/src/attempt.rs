@@ -10,6 +10,7 @@
 mod analysis;
 mod beside;
 mod core;
+mod errand;
 mod modules;
 
 use crate::cache::Cache;
@@ -299,9 +300,10 @@ impl Attempt {
             None => self.accompany(begun, stdio.outside, output).await?,
             Some(beside) => {
                 let mut accompanying = pin!(self.accompany(begun, stdio.outside, output));
+                let hearing = async { tokio::try_join!(beside.ear.listen(), beside.errands.run()) };
                 tokio::select! {
                     ending = &mut accompanying => ending?,
-                    Err(error) = beside.ear.listen() => {
+                    Err(error) = hearing => {
                         tracing::warn!(%error, "what is asked beside a dump cannot be heard");
                         accompanying.await?
                     }

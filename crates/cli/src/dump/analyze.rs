@@ -17,6 +17,7 @@ use model::dump::query::Earnest;
 use model::{Chunk, DumpId, Execution, ExecutionId, Outcome};
 use serde::Serialize;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// Studies that are begun ahead of the one that is shown.
 const MAX_AHEAD: usize = 4 * MAX_STUDIES;
@@ -63,6 +64,34 @@ struct Told<'t> {
     output: Option<String>,
 }
 
+/// The executions that are waited for, as Thoth tells of its jobs.
+#[derive(Clone, Copy, Default)]
+struct Jobs {
+    first: Option<ExecutionId>,
+    count: usize,
+}
+
+impl Jobs {
+    /// Returns those of some studies that stand so.
+    fn of(tasks: &[Task], state: StudyState) -> Self {
+        let mut jobs = Self::default();
+        let ids = tasks.iter().filter(|task| task.study.state == state).filter_map(|task| task.study.execution);
+        ids.for_each(|id| jobs.add(Self { first: Some(id), count: 1 }));
+        jobs
+    }
+
+    fn add(&mut self, others: Self) {
+        self.first = self.first.or(others.first);
+        self.count += others.count;
+    }
+
+    /// Returns words for them; none if there are none.
+    fn words(self) -> Option<String> {
+        let more = if self.count > 1 { format!(" and {} more", self.count - 1) } else { String::new() };
+        self.first.map(|id| format!("job {id}{more}"))
+    }
+}
+
 /// How many there were of each sort.
 #[derive(Default)]
 struct Count {
@@ -100,19 +129,29 @@ impl Analyze {
             again: self.again,
             earnest: if self.dry_run { Earnest::Dry } else { Earnest::Real },
         };
-        let mut count = Count::default();
+        let (mut count, mut jobs, since) = (Count::default(), Jobs::default(), Instant::now());
+        let is_shown = !self.dry_run && !self.detach;
         let mut left = dumps.into_iter();
         let mut tasks = VecDeque::new();
         loop {
             while tasks.len() <= MAX_AHEAD - MAX_STUDIES && left.len() > 0 {
-                tasks.extend(begin.some(left.by_ref().take(MAX_STUDIES).collect()).await?);
+                let begun = begin.some(left.by_ref().take(MAX_STUDIES).collect()).await?;
+                if is_shown {
+                    jobs.add(wait_for(session, &begun));
+                }
+                tasks.extend(begun);
             }
             let Some(task) = tasks.pop_front() else { break };
-            if self.dry_run || self.detach {
-                self.name_one(session, &task, &mut count)?;
-            } else {
+            if is_shown {
                 show(session, &task, &mut count).await?;
+            } else {
+                self.name_one(session, &task, &mut count)?;
             }
+        }
+        if let Some(words) = jobs.words() {
+            let took = since.elapsed().as_secs();
+            let took = format!("{}h{}m{}s", took / 3600, took / 60 % 60, took % 60);
+            session.output.say(&format!("{words} completed in {took}"));
         }
         self.sum_up(session, (name, version), &count);
         Ok(if count.failed > 0 { Exit::Failed } else { Exit::Ok })
@@ -185,6 +224,19 @@ impl Begin<'_> {
         let hashes = dumps.into_iter().map(|(_, hash)| hash);
         Ok(hashes.zip(begun.studies).map(|(hash, study)| Task { hash, study }).collect())
     }
+}
+
+/// Says which studies have been begun, and returns those that are waited for.
+fn wait_for(session: &Session, begun: &[Task]) -> Jobs {
+    let mut jobs = Jobs::of(begun, StudyState::Begun);
+    if let Some(words) = jobs.words() {
+        session.output.say(&format!("created {words}"));
+    }
+    jobs.add(Jobs::of(begun, StudyState::Running));
+    if let Some(words) = jobs.words() {
+        session.output.say(&format!("waiting for completion of {words}"));
+    }
+    jobs
 }
 
 /// Shows what a study writes, to its end, and how it ended.

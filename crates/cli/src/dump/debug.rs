@@ -20,8 +20,8 @@ const WALL_MS: u64 = 12 * 3_600_000;
 
 /// Opens a debugger at a dump, or tries and edits an analyzer on it
 ///
-/// It is gdb, or lldb where there is no gdb, with the files that the program had; of a kernel it is crash or drgn. With an
-/// analyzer's name it is a shell beside the dump: $THOTH_ANALYZER is the analyzer, `thoth_analyze` runs it, and what it was
+/// It is gdb, or lldb where there is no gdb, with the files that the program had, or what unwind packs and debuginfod
+/// servers know of them; of a kernel it is crash or drgn. With an analyzer's name it is a shell beside the dump: $THOTH_ANALYZER is the analyzer, `thoth_analyze` runs it, and what it was
 /// edited to becomes its new version if the shell ends with 0. The exit code is the debugger's or the shell's.
 #[derive(Args)]
 #[command(after_help = "Example:

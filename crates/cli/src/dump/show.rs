@@ -295,6 +295,7 @@ mod tests {
             build_id: None,
             found: Found::Debug,
             lack: None,
+            supplementary: None,
         });
         let check = |frame: Frame, expected: &str| assert_eq!(frame_text(&report, &frame), expected);
         let named = Frame {

@@ -95,6 +95,7 @@ impl Attendance<'_> {
                     }
                 }
                 ended = &mut follow => {
+                    output.close("");
                     drop(raw);
                     return self.ended(ended, stopped).await;
                 }
@@ -131,6 +132,7 @@ impl Attendance<'_> {
         loop {
             match transcript.next(Until::End).await? {
                 Next::Chunks(chunks) => {
+                    self.output.output.close(" - established");
                     for chunk in &chunks {
                         transcript::write(self.output, self.client, chunk, chunk.stream).await?;
                     }

@@ -169,6 +169,21 @@ fn packs_tell_what_this_machine_does_not_have() {
     let log = scene.ok(&["execution", "logs", analyses[0]["id"].as_str().expect("has one")]);
     assert!(log.out.contains("files of modules were fetched") || log.err.contains("files of modules"), "{log:?}");
 
+    // Debuggers know it, too, and disassemble what the core itself has.
+    for (which, words) in [("--gdb", ["-batch", "-ex", "bt"]), ("--lldb", ["-b", "-o", "bt"])] {
+        if Command::new(which.trim_start_matches('-')).arg("--version").stdout(Stdio::null()).status().is_ok() {
+            let ran = scene.ok(&[&["dump", "debug", which, &hash, "--"], &words[..]].concat());
+            let at = ["total", "middle", "main"]
+                .map(|name| ran.out.find(&format!("{name} (")).or(ran.out.find(&format!("`{name}"))));
+            assert!(at.iter().all(Option::is_some) && at.is_sorted(), "{which}: {ran:?}");
+        }
+    }
+    // Nobody asks for what everybody has: the same debugger where the program is.
+    std::fs::rename(&aside, &here).expect("is moved");
+    let ran = scene.ok(&["dump", "debug", &hash, "--", "-batch", "-ex", "info symbol total"]);
+    assert!(ran.out.contains("total in section .text"), "{ran:?}");
+    std::fs::rename(&here, &aside).expect("is moved");
+
     // What was found out is what dumps are found by.
     let words = ["class=null_read", "severity>=low", "cause=undefined", "class", "severity"];
     let listed = scene.ok(&[&["dump", "ls"], &words[..]].concat());
@@ -224,6 +239,8 @@ fn debuginfod_tells_what_was_stripped() {
     assert_eq!((&first["function"], &first["line"]), (&json!("total"), &json!(1)), "{after}");
     assert!(first["file"].as_str().is_some_and(|file| file.ends_with("lost.c")), "{after}");
     assert_eq!(found(&after, "/lost"), "debug");
+    let ran = scene.ok(&["dump", "debug", &early, "--", "-batch", "-ex", "bt"]);
+    assert!(ran.out.contains("total (items=0x0) at") && ran.out.contains("lost.c:1"), "{ran:?}");
     // What was fetched is kept by the node.
     drop(server);
     let again = scene.crash("./lost");

@@ -148,6 +148,7 @@ fn modules(core: &Core<'_>, places: &Places, report: &mut Report) -> Vec<Loaded>
             build_id: image.build_id.as_deref().map(hex),
             found,
             lack: None,
+            supplementary: None,
         });
         loaded.push(Loaded::new(start, image.end, bias.unwrap_or(image.start), file.filter(|_| bias.is_some())));
     }

@@ -132,6 +132,7 @@ impl<'a> Stacks<'a> {
             if let Some(symbols) = symbols {
                 module.found = if module.found == Found::Core { Found::Core } else { symbols.level() };
                 module.lack = symbols.lack();
+                module.supplementary = symbols.lacks_supplementary();
             }
         }
     }

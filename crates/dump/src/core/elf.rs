@@ -129,6 +129,8 @@ pub(crate) struct Segment {
 impl Segment {
     /// The kind of what is mapped.
     pub(crate) const LOAD: u32 = 1;
+    /// The kind that tells where the linker's own tables are.
+    pub(crate) const DYNAMIC: u32 = 2;
     /// The kind of notes.
     pub(crate) const NOTE: u32 = 4;
     /// The kind that tells where the index of call frame information is.

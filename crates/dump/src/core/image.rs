@@ -6,6 +6,7 @@ use super::note::{self, AT_SYSINFO_EHDR, Mapping};
 use super::{Core, Piece};
 use crate::memory::{Memory, read_some};
 use model::report::{MAX_MODULES, MAX_NAME_CHARS};
+use std::ops::Range;
 
 /// Program headers of one image.
 const MAX_HEADERS: u32 = 256;
@@ -29,7 +30,7 @@ pub(crate) struct Image {
     /// Of what was mapped first: where it is, and which part of the file.
     first: (u64, u64),
     layout: Layout,
-    headers: Vec<Segment>,
+    pub(super) headers: Vec<Segment>,
 }
 
 impl Core<'_> {
@@ -50,7 +51,7 @@ impl Core<'_> {
             }
         }
         let own = self.aux(AT_SYSINFO_EHDR);
-        images.retain(|image| self.is_executable(image.start, image.end));
+        images.retain(|image| self.is_executable(image.start, image.end) || self.unsaid(image).next().is_some());
         let named = images.clone();
         let is_named = |piece: &Piece| {
             let at = named.partition_point(|image| image.start <= piece.start);
@@ -83,6 +84,18 @@ impl Core<'_> {
         let from = self.pieces.partition_point(|piece| piece.end <= start);
         let mut pieces = self.pieces[from..].iter().take_while(|piece| piece.start < end);
         pieces.any(|piece| piece.flags & Segment::EXECUTABLE != 0)
+    }
+
+    /// Returns where the headers of an image say there is code of which the core says nothing at all: debuggers that write
+    /// cores leave it out, where a kernel says at least that it was there.
+    pub(super) fn unsaid<'i>(&'i self, image: &'i Image) -> impl Iterator<Item = Range<u64>> + 'i {
+        let is_code = |load: &&Segment| load.kind == Segment::LOAD && load.flags & Segment::EXECUTABLE != 0;
+        let ranges = image.headers.iter().filter(is_code).filter_map(|load| {
+            let start = image.bias?.wrapping_add(load.address);
+            let end = start.saturating_add(load.memory_bytes).min(image.end);
+            (start >= image.start && start < end).then_some(start..end)
+        });
+        ranges.filter(|range| self.piece(range.start).is_none())
     }
 
     /// Reads what a core has of the image that begins with a mapping.

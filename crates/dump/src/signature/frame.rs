@@ -316,6 +316,7 @@ mod tests {
             build_id: Some("0123456789abcdef".to_owned()),
             found: Found::Missing,
             lack: None,
+            supplementary: None,
         };
         let check = |change: &dyn Fn(&mut Frame), module: Option<&Module>, expected: &str| {
             let mut frame = Frame::new(Trust::Cfi);

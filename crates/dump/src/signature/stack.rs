@@ -135,6 +135,7 @@ mod tests {
             build_id: Some(build_id.to_owned()),
             found: Found::Missing,
             lack: None,
+            supplementary: None,
         };
         report.modules = vec![module("/opt/app", "aabbccddeeff"), module("/lib/libc.so.6", "112233445566")];
         report.threads = vec![Thread { is_crashed: true, frames, ..Thread::default() }];

@@ -161,7 +161,16 @@ fn module(report: &mut Report, path: &Path, binary: &Binary) -> usize {
     }
     let [start, end, bias] = [Address(0); 3];
     let build_id = binary.build_id.clone();
-    report.modules.push(Module { path, start, end, bias, build_id, found: Found::Debug, lack: None });
+    report.modules.push(Module {
+        path,
+        start,
+        end,
+        bias,
+        build_id,
+        found: Found::Debug,
+        lack: None,
+        supplementary: None,
+    });
     report.modules.len() - 1
 }
 

@@ -138,6 +138,7 @@ fn what_would_tell_more_is_wanted_and_no_more() {
         build_id: build_id.map(str::to_owned),
         found,
         lack: None,
+        supplementary: None,
     };
     let mut report = Report::new(DumpKind::Core);
     report.modules = vec![

@@ -11,7 +11,7 @@
 //! nonsense only ever misleads their own tenant. No child may write there: what it made comes behind the report, so many
 //! bytes and no more, and the folder is emptied when it has grown too large.
 
-use super::modules::{FILES, PACKS, Shelf};
+use super::modules::{FILES, Fetched, Fetcher, PACKS, Reader, Shelf};
 use super::{Attempt, MAX_AFTERMATH, Product, Trouble, Wish, whole, wished};
 use crate::files::Form;
 use crate::output::{Output, Source};
@@ -87,17 +87,22 @@ impl Attempt {
             ground = self.lay_ground(order, output) => ground?,
         };
         let mut best = self.look(&ground, output).await?;
+        let fetcher = Fetcher::new(self);
         for _ in 1..MAX_LOOKS {
             let Some((told, _)) = &best.taken else { break };
             let fetched = tokio::select! {
                 biased;
                 () = wished(&mut wish, Wish::Cancel) => return Ok(Product::bare(Outcome::Cancelled)),
-                fetched = self.fetch_modules(&told.wanted, &mut ground.shelf, output) => fetched,
+                fetched = fetcher.fetch(&told.wanted, &mut ground.shelf) => fetched,
             };
-            if fetched == 0 {
+            let Fetched { files, remarks } = fetched;
+            for remark in remarks {
+                output.remark(&format!("[{remark}]\n")).await;
+            }
+            if files == 0 {
                 break;
             }
-            output.remark(&format!("[{fetched} files of modules were fetched: the dump is looked at again]\n")).await;
+            output.remark(&format!("[{files} files of modules were fetched: the dump is looked at again]\n")).await;
             let mut next = self.look(&ground, output).await?;
             let usage = both(best.product.usage, next.product.usage);
             if next.taken.is_none() && next.product.outcome != Outcome::Cancelled {
@@ -168,7 +173,7 @@ impl Attempt {
         self.fetch_dump(order, scratch.path()).await?;
         let program = fs::canonicalize(&self.shop.settings.helper)
             .map_err(|error| Trouble::Machine(format!("our own program is not there any more: {error}")))?;
-        let shelf = Shelf::new(self).map_err(machine)?;
+        let shelf = Shelf::new(&self.shop.settings, Reader::Analysis).map_err(machine)?;
         let bind = |source: PathBuf, inner: &str, access| Bind { source, target: inside(inner), access };
         let mut binds = vec![
             bind(scratch.path().to_owned(), "dump", Access::ReadOnly),

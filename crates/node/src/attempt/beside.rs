@@ -4,13 +4,16 @@
 //! /run/quarry/dump/NAME      the dump, read-only, kept on the node as long as there is room
 //! /run/quarry/files, layers  what the program that died had brought along, and the layers of its image
 //! /run/quarry/analyzer       the analyzer
-//! /run/quarry/thoth/         info.json, bin (thoth_set and the others), more (json), and the pipe `ask`
+//! /run/quarry/thoth/         info.json, bin (thoth_set and the others), more (json), and the pipes `ask` and `lack`
+//! /run/quarry/modules        packs and what debuginfod servers gave, once a debugger has asked for it (`errand.rs`)
 //! ```
 //! What is asked comes through the pipe and is read here while the program runs, up to a bound; nothing that it says is
 //! trusted, and it needs no network, no credential and no place on the node's disk. The server does what is asked when it
 //! hears of the execution's end.
 
 use super::analysis::Sources;
+use super::errand::{ANSWERS, Errands};
+use super::modules::{FILES, Fetcher, PACKS, Reader, Shelf};
 use super::{Attempt, Trouble};
 use crate::files::{FileError, Form, Kept};
 use crate::image::{BlobFault, Blobs};
@@ -54,6 +57,7 @@ const MAX_FILE_NAME: usize = 128;
 pub(super) struct Ground {
     pub(super) binds: Vec<Bind>,
     pub(super) ear: Ear,
+    pub(super) errands: Errands,
     /// Variables for the environment.
     env: Vec<(&'static str, String)>,
     /// Whether the files can be read by the superuser of the inside alone.
@@ -102,10 +106,12 @@ impl Attempt {
         let program = fs::canonicalize(&self.shop.settings.helper)
             .map_err(|error| Trouble::Machine(format!("our own program is not there any more: {error}")))?;
         let name = file_name(&told.dump.name);
+        let shelf = Shelf::new(&self.shop.settings, Reader::Debugger).map_err(machine)?;
         let mut binds = vec![
             bind(dump.path().to_owned(), &format!("dump/{name}")),
             bind(scratch.path().to_owned(), "thoth"),
             bind(program, "program"),
+            bind(shelf.path().to_owned(), "modules"),
         ];
         let Sources { binds: of_files, roots, mut keep } = self.sources(&told.order, output).await;
         binds.extend(of_files);
@@ -114,11 +120,14 @@ impl Attempt {
             keep.push(Box::new(script));
         }
         let debug: Vec<_> = roots.iter().map(|root| root.join("usr/lib/debug")).collect();
-        let places = json!({ "roots": roots, "debug": debug }).to_string();
+        let modules = Path::new(INSIDE).join("modules");
+        let (files, packs) = (modules.join(FILES), modules.join(PACKS));
+        let places = json!({ "roots": roots, "debug": debug, "by_build_id": [files], "packs": [packs] }).to_string();
         let env = variables(dump_in, told, &name, places);
         let ear = Ear::open(&scratch.path().join("ask")).map_err(machine)?;
+        let errands = Errands::open(&scratch.path().join("lack"), Fetcher::new(self), shelf).map_err(machine)?;
         keep.push(Box::new((dump, scratch)));
-        Ok(Some(Ground { binds, ear, env, has_image: told.order.image.is_some(), keep }))
+        Ok(Some(Ground { binds, ear, errands, env, has_image: told.order.image.is_some(), keep }))
     }
 
     /// Returns a dump's file, which stays on the node as long as there is room.
@@ -260,9 +269,12 @@ fn lay_tools(folder: &Path, told: &Beside) -> io::Result<()> {
     let info = serde_json::to_vec_pretty(&Known::from(&told.dump)).map_err(io::Error::other)?;
     fs::write(folder.join("info.json"), info)?;
     open(&folder.join("info.json"), 0o444)?;
-    let ask = folder.join("ask");
-    rustix::fs::mknodat(CWD, &ask, FileType::Fifo, Mode::from_raw_mode(0o622), 0)?;
-    open(&ask, 0o622)
+    for pipe in ["ask", "lack"] {
+        let pipe = folder.join(pipe);
+        rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o622), 0)?;
+        open(&pipe, 0o622)?;
+    }
+    Ok(())
 }
 
 fn variables(dump_in: &DumpIn, told: &Beside, name: &str, places: String) -> Vec<(&'static str, String)> {
@@ -275,6 +287,8 @@ fn variables(dump_in: &DumpIn, told: &Beside, name: &str, places: String) -> Vec
         ("THOTH_NAME", told.dump.hash.clone()),
         ("THOTH_TMPDIR", EDITED.to_owned()),
         ("QUARRY_ASK", format!("{INSIDE}/thoth/ask")),
+        ("QUARRY_LACK", format!("{INSIDE}/thoth/lack")),
+        ("QUARRY_ANSWERS", format!("{INSIDE}/modules/{ANSWERS}")),
         ("QUARRY_PROGRAM", format!("{INSIDE}/program")),
         ("QUARRY_PLACES", places),
     ];

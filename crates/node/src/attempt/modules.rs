@@ -1,15 +1,16 @@
-//! Modules that a dump's analysis lacks: packs of its tenant, and what debuginfod servers have, put where the child looks.
+//! Modules that a dump's analysis or its debugger lacks: packs of its tenant, and what debuginfod servers have, put where
+//! whoever looks at the dump looks.
 //!
-//! The child says which build ids it would know more of (`model::analysis::Wanted`); each is asked for once. Nothing is
-//! opened here: a pack is proved to be one, and every file to have its build id, by the child. What was fetched is linked
-//! into a folder of this analysis, so that nobody sees what others asked for, and stays though the caches let it go. That
-//! something cannot be had is said in the log and is no failure: the dump is told without it.
+//! Whoever is in the sandbox says which build ids it would know more of (`model::analysis::Wanted`); each is asked for once.
+//! Nothing is opened here: a pack is proved to be one, and every file to have its build id, in the sandbox. What was fetched
+//! is linked into a folder of this attempt, so that nobody sees what others asked for, and stays though the caches let it
+//! go. That something cannot be had is said and is no failure: the dump is told without it.
 
-use super::{Attempt, DUMPS, whole};
+use super::{Attempt, DUMPS, Fence, Shop, whole};
 use crate::debuginfod::{Debuginfod, DebuginfodError, Part};
 use crate::files::Form;
-use crate::output::Output;
 use crate::scratch::Scratch;
+use crate::settings::Settings;
 use futures_util::{StreamExt, stream};
 use model::analysis::{Lack, Wanted};
 use model::pack::{MAX_ASKED_PACKS, Pack, PackQuery, check_build_id};
@@ -18,16 +19,17 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Bytes of files that one analysis has beside it.
+/// Bytes of files that one attempt has beside it.
 const MAX_SHELF_BYTES: u64 = 8 << 30;
-/// Modules of one analysis that servers are asked for.
+/// Modules of one attempt that servers are asked for.
 const MAX_ASKED: usize = 64;
 /// Files that are fetched at once.
 const AT_ONCE: usize = 4;
-/// How long all fetching for one analysis may take.
+/// How long all fetching for one analysis, or at one debugger's word, may take.
 const MAX_FETCHING: Duration = Duration::from_secs(180);
 
 /// Where packs are on a shelf.
@@ -35,33 +37,48 @@ pub(super) const PACKS: &str = "packs";
 /// Where modules and debug files are on a shelf.
 pub(super) const FILES: &str = "files";
 
-/// What was fetched for one analysis.
+/// Who looks at what is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// An analysis, to which a pack tells all that the module would.
+    Analysis,
+    /// A debugger, which shows the module's code, too.
+    Debugger,
+}
+
+/// What was fetched for one attempt.
 pub(super) struct Shelf {
     folder: Scratch,
+    reader: Reader,
     until: Instant,
     bytes: u64,
     files: usize,
     packs_asked: HashSet<String>,
     servers_asked: HashSet<String>,
-    /// Whether a server has failed: the others of this analysis would wait for it too.
+    /// Whether a server has failed: whatever else is asked for would wait for it too.
     is_server_away: bool,
 }
 
 impl Shelf {
     /// Makes an empty one.
-    pub(super) fn new(attempt: &Attempt) -> io::Result<Self> {
-        let folder = Scratch::new(&attempt.shop.settings.state.join(DUMPS))?;
+    pub(super) fn new(settings: &Settings, reader: Reader) -> io::Result<Self> {
+        let folder = Scratch::new(&settings.state.join(DUMPS))?;
         for name in [PACKS, FILES] {
             fs::create_dir_all(folder.path().join(name))?;
         }
         let (packs_asked, servers_asked) = (HashSet::new(), HashSet::new());
         let until = Instant::now() + MAX_FETCHING;
-        Ok(Self { folder, until, bytes: 0, files: 0, packs_asked, servers_asked, is_server_away: false })
+        Ok(Self { folder, reader, until, bytes: 0, files: 0, packs_asked, servers_asked, is_server_away: false })
     }
 
     /// Returns where it is.
     pub(super) fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Gives the fetching that follows its whole time.
+    pub(super) fn wait_anew(&mut self) {
+        self.until = Instant::now() + MAX_FETCHING;
     }
 
     fn place(&self, kind: &str, build_id: &str, ending: &str) -> PathBuf {
@@ -84,10 +101,31 @@ impl Shelf {
     }
 }
 
-impl Attempt {
-    /// Fetches what there is of what is wanted, and tells how many files came that were not there before.
-    pub(super) async fn fetch_modules(&self, wanted: &[Wanted], shelf: &mut Shelf, output: &mut Output) -> usize {
-        // The child may have been taken over: what it says are words of a stranger's.
+/// What came of fetching.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    /// How many files came that were not there before.
+    pub(super) files: usize,
+    /// What could not be had, a sentence each.
+    pub(super) remarks: Vec<String>,
+}
+
+/// The ways to modules: by the right of one attempt, and through what all of them share.
+#[derive(Clone)]
+pub(super) struct Fetcher {
+    shop: Arc<Shop>,
+    fence: Arc<Fence>,
+}
+
+impl Fetcher {
+    /// Returns those of an attempt.
+    pub(super) fn new(attempt: &Attempt) -> Self {
+        Self { shop: Arc::clone(&attempt.shop), fence: Arc::clone(&attempt.fence) }
+    }
+
+    /// Fetches what there is of what is wanted.
+    pub(super) async fn fetch(&self, wanted: &[Wanted], shelf: &mut Shelf) -> Fetched {
+        // Whoever asks may have been taken over: what it says are words of a stranger's.
         let wanted: Vec<_> = wanted.iter().filter(|one| check_build_id(&one.build_id).is_ok()).collect();
         let (until, before, mut remarks) = (shelf.until, shelf.files, Vec::new());
         let fetching = async {
@@ -97,10 +135,7 @@ impl Attempt {
         if tokio::time::timeout_at(until, fetching).await.is_err() {
             remarks.push(format!("fetching modules took longer than {} seconds", MAX_FETCHING.as_secs()));
         }
-        for remark in remarks {
-            output.remark(&format!("[{remark}]\n")).await;
-        }
-        shelf.files - before
+        Fetched { files: shelf.files - before, remarks }
     }
 
     async fn fetch_packs(&self, wanted: &[&Wanted], shelf: &mut Shelf, remarks: &mut Vec<String>) {
@@ -132,7 +167,7 @@ impl Attempt {
         }
     }
 
-    async fn fetch_pack(&self, pack: Pack) -> Result<(Pack, std::sync::Arc<crate::files::Kept>), String> {
+    async fn fetch_pack(&self, pack: Pack) -> Result<(Pack, Arc<crate::files::Kept>), String> {
         match self.shop.files.get(pack.digest, Form::Plain, &*self.fence).await {
             Ok(kept) => Ok((pack, kept)),
             Err(error) => Err(whole(&error)),
@@ -146,8 +181,9 @@ impl Attempt {
             if shelf.servers_asked.len() >= MAX_ASKED || !shelf.servers_asked.insert(one.build_id.clone()) {
                 continue;
             }
-            // Of a module that is there as a pack only the debug information is missing.
-            if one.lack == Lack::Module && !shelf.place(PACKS, &one.build_id, "elf").exists() {
+            // Of a module that is there as a pack only the debug information is missing, unless its code is looked at.
+            let is_packed = || shelf.place(PACKS, &one.build_id, "elf").exists();
+            if one.lack == Lack::Module && (shelf.reader == Reader::Debugger || !is_packed()) {
                 parts.push((one.build_id.clone(), Part::Module));
             }
             parts.push((one.build_id.clone(), Part::Debug));
