@@ -236,6 +236,57 @@ fn at<'v>(json: &'v Value, path: &str) -> Option<&'v Value> {
 mod tests {
     use super::*;
 
+    /// Returns a kernel's dump with nothing in it but who the kernel is.
+    fn vmcore(info: &str) -> Vec<u8> {
+        let name = b"VMCOREINFO\0\0";
+        let mut note: Vec<u8> = [11, info.len() as u32, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
+        note.extend_from_slice(name);
+        note.extend_from_slice(info.as_bytes());
+        let mut bytes = vec![0x7f, b'E', b'L', b'F', 2, 1, 1];
+        bytes.resize(16, 0);
+        let mut put = |value: u64, width: usize| bytes.extend_from_slice(&value.to_le_bytes()[..width]);
+        for (value, width) in
+            [(4, 2), (62, 2), (1, 4), (0, 8), (64, 8), (0, 8), (0, 4), (64, 2), (56, 2), (1, 2), (0, 6)]
+        {
+            put(value, width);
+        }
+        for (value, width) in [(4, 4), (0, 4), (120, 8), (0, 8), (0, 8), (note.len() as u64, 8), (0, 8), (4, 8)] {
+            put(value, width);
+        }
+        bytes.extend(note);
+        bytes
+    }
+
+    #[test]
+    fn a_kernel_is_opened_with_its_own_file() {
+        let folder = tempfile::tempdir().expect("is made");
+        let (source, root) = (folder.path().join("vmlinux.c"), folder.path().join("root"));
+        std::fs::write(&source, "int main(void) { return 0; }").expect("is written");
+        std::fs::create_dir_all(root.join("boot")).expect("is made");
+        let file = root.join("boot/vmlinux-6.1.0-18-amd64");
+        let words = ["-nostdlib", "-Wl,-e,main", "-Wl,--build-id=0x0123456789abcdef", "-o"];
+        let made = Command::new("cc").args(words).arg(&file).arg(&source).status();
+        assert!(made.expect("there is a C compiler (Debian: gcc)").success());
+        let places = Places { roots: vec![root], ..Places::default() };
+        let check = |info: &str, found: bool| {
+            let bytes = vmcore(info);
+            assert_eq!(kind(&bytes), DumpKind::Kernel, "{info}");
+            let begun = kernel(&bytes, &places, Path::new("/dump"), &["-q".into()]);
+            let file = found.then(|| file.display().to_string());
+            let words =
+                |words: &[OsString]| words.iter().map(|one| one.to_string_lossy().into_owned()).collect::<Vec<_>>();
+            let crash: Vec<_> = file.iter().cloned().chain(["/dump".into(), "-q".into()]).collect();
+            let symbols = file.iter().flat_map(|file| ["-s".to_owned(), file.clone()]);
+            let drgn: Vec<_> = ["-c".into(), "/dump".into()].into_iter().chain(symbols).chain(["-q".into()]).collect();
+            assert_eq!(begun.iter().map(|(_, given)| words(given)).collect::<Vec<_>>(), [crash, drgn], "{info}");
+        };
+        check("OSRELEASE=6.1.0-18-amd64\nBUILD-ID=0123456789abcdef\n", true);
+        check("OSRELEASE=6.1.0-18-amd64\n", true);
+        check("OSRELEASE=6.1.0-18-amd64\nBUILD-ID=0123456789abcd00\n", false);
+        check("OSRELEASE=../vmlinux-6.1.0-18-amd64\nBUILD-ID=x\n", false);
+        check("PAGESIZE=4096\n", false);
+    }
+
     #[test]
     fn a_path_leads_through_objects_and_lists() {
         let json = serde_json::json!({ "cmd": "bc", "properties": { "a": [1, { "b": "x" }] } });

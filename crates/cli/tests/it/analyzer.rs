@@ -334,6 +334,18 @@ fn debuggers_open_dumps(scene: &Scene) {
     let ran = scene.thoth(&["debug", text.trim()]);
     assert!(ran.code == 127 && ran.err.contains("this is no dump that a debugger opens"), "{ran:?}");
 
+    // A kernel's dump wants its own debugger, and says what to install.
+    let mut kernel = b"makedumpfile\0\0\0\0".to_vec();
+    kernel.resize(64 << 10, 0);
+    std::fs::write(scene.path("vmcore"), kernel).expect("is written");
+    let vmcore = scene.ok(&["upload", "vmcore"]).out;
+    let ran = scene.thoth(&["debug", vmcore.trim()]);
+    if !["crash", "drgn"].iter().any(|name| Path::new("/usr/bin").join(name).exists()) {
+        assert_eq!(ran.code, 127, "{ran:?}");
+        assert!(ran.err.contains("this node has no `crash` and no `drgn`") && ran.err.contains("install"), "{ran:?}");
+        assert!(ran.err.contains("the kernel's `vmlinux` is not here"), "{ran:?}");
+    }
+
     // The shell beside a dump.
     scene.store("MANTA-1817-diagnose", "thoth_set tried 1\n");
     let shell = |input: &str| scene.thoth_with(&["debug", &dump, "MANTA-1817-diagnose"], input);

@@ -16,6 +16,17 @@ __attribute__((noinline)) static int total(const int *items) { return *items + 1
 __attribute__((noinline)) static int middle(int argc, char **argv) { return 1 + total(argc > 9 ? (int *)argv : 0); }
 int main(int argc, char **argv) { return 2 + middle(argc, argv); }
 ";
+/// The same through a library.
+const PLUGGED: &str = "\
+extern int plug(int (*next)(const int *), const int *items);
+__attribute__((noinline)) static int total(const int *items) { return *items + 1; }
+__attribute__((noinline)) static int middle(int argc, char **argv) { return 1 + plug(total, argc > 9 ? (int *)argv : 0); }
+int main(int argc, char **argv) { return 2 + middle(argc, argv); }
+";
+const PLUG: &str = "\
+__attribute__((noinline)) static int inner(int (*next)(const int *), const int *items) { return next(items) + 3; }
+int plug(int (*next)(const int *), const int *items) { return inner(next, items) + 7; }
+";
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -118,6 +129,12 @@ fn tool(program: &str, words: &[&str], folder: &Path) -> String {
     String::from_utf8_lossy(&ran.stdout).into_owned()
 }
 
+/// Has gdb run a program until it crashes, and write a core.
+fn gcore(scene: &Scene, program: &str, core: &str) {
+    let save = format!("generate-core-file {}", scene.path(core).display());
+    tool("gdb", &["-nx", "-batch", "-ex", "run", "-ex", &save, program], scene.house.home());
+}
+
 /// Returns the functions of the thread that crashed.
 fn functions(report: &Value) -> Vec<&str> {
     let frames = report["threads"][0]["frames"].as_array().expect("has frames");
@@ -135,9 +152,7 @@ fn found<'r>(report: &'r Value, name: &str) -> &'r str {
 fn packs_tell_what_this_machine_does_not_have() {
     let Some(scene) = Scene::open(&[]) else { return };
     scene.compile("lost", &[]);
-    let core = scene.path("core.lost").display().to_string();
-    let save = format!("generate-core-file {core}");
-    tool("gdb", &["-nx", "-batch", "-ex", "run", "-ex", &save, "./lost"], scene.house.home());
+    gcore(&scene, "./lost", "core.lost");
     // The node is on the machine that has the program, so it is put aside.
     let (here, aside) = (scene.path("lost"), scene.path("aside"));
     std::fs::rename(&here, &aside).expect("is moved");
@@ -171,7 +186,7 @@ fn packs_tell_what_this_machine_does_not_have() {
 
     // Debuggers know it, too, and disassemble what the core itself has.
     for (which, words) in [("--gdb", ["-batch", "-ex", "bt"]), ("--lldb", ["-b", "-o", "bt"])] {
-        if Command::new(which.trim_start_matches('-')).arg("--version").stdout(Stdio::null()).status().is_ok() {
+        if is_there(which.trim_start_matches('-')) {
             let ran = scene.ok(&[&["dump", "debug", which, &hash, "--"], &words[..]].concat());
             let at = ["total", "middle", "main"]
                 .map(|name| ran.out.find(&format!("{name} (")).or(ran.out.find(&format!("`{name}"))));
@@ -192,9 +207,66 @@ fn packs_tell_what_this_machine_does_not_have() {
     scene.close();
 }
 
+/// Tells whether there is such a program.
+fn is_there(program: &str) -> bool {
+    Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
+/// Begins a debuginfod server of what is in `served`, and waits until it has what was stripped off a file.
+fn serve(scene: &Scene, port: u16, file: &str) -> Running {
+    let server = Command::new("debuginfod")
+        .args(["-F", "-p", &port.to_string(), "-d", ":memory:", "-t", "1"])
+        .arg(scene.path("served"))
+        .env_remove("DEBUGINFOD_URLS")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let server = Running(server.expect("starts"));
+    let notes = tool("readelf", &["-n", file], scene.house.home());
+    let id = notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: ")).expect("has one").to_owned();
+    let until = Instant::now() + PATIENCE;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("starts");
+    let url = format!("http://127.0.0.1:{port}/buildid/{id}/debuginfo");
+    let has_it = || runtime.block_on(http().get(&url).send()).is_ok_and(|answer| answer.status() == 200);
+    while !has_it() {
+        assert!(Instant::now() < until, "it never has it");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    server
+}
+
+#[test]
+fn what_several_share_is_fetched_by_its_own_name() {
+    if !is_there("debuginfod") || !is_there("dwz") {
+        return;
+    }
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("is free").port();
+    let url = format!("http://127.0.0.1:{port}");
+    let Some(scene) = Scene::open(&["--debuginfod", &url, "--allow-debuginfod", "127.0.0.1"]) else { return };
+    std::fs::create_dir(scene.path("served")).expect("is made");
+    for (name, more) in [("lost", "-DLOST"), ("twin", "-DTWIN")] {
+        scene.compile(name, &["-g", "-include", "stdio.h", "-fno-eliminate-unused-debug-types", more]);
+        tool("objcopy", &["--only-keep-debug", name, &format!("served/{name}.debug")], scene.house.home());
+        tool("strip", &["--strip-all", name], scene.house.home());
+    }
+    let words = ["-m", "served/shared.debug", "-M", "/nowhere/shared.debug", "served/lost.debug", "served/twin.debug"];
+    tool("dwz", &words, scene.house.home());
+    let server = serve(&scene, port, "served/shared.debug");
+    let dump = scene.crash("./lost");
+    let report = scene.report(&dump);
+    assert_eq!(functions(&report)[..3], ["total", "middle", "main"], "{report}");
+    let modules = report["modules"].as_array().expect("has modules");
+    assert!(modules.iter().all(|module| module["supplementary"].is_null()), "{report}");
+    let ran = scene.ok(&["dump", "debug", &dump, "--", "-batch", "-ex", "bt"]);
+    assert!(ran.out.contains("total (items=0x0) at") && ran.out.contains("lost.c:1"), "{ran:?}");
+    assert!(!ran.err.contains("could not find"), "{ran:?}");
+    drop(server);
+    scene.close();
+}
+
 #[test]
 fn debuginfod_tells_what_was_stripped() {
-    if Command::new("debuginfod").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+    if !is_there("debuginfod") {
         return;
     }
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("is free").port();
@@ -212,26 +284,7 @@ fn debuginfod_tells_what_was_stripped() {
     let log = scene.ok(&["execution", "logs", analysis["id"].as_str().expect("has one")]);
     assert!(log.out.contains("gave nothing") || log.err.contains("gave nothing"), "{log:?}");
 
-    let server = Command::new("debuginfod")
-        .args(["-F", "-p", &port.to_string(), "-d", ":memory:", "-t", "1"])
-        .arg(scene.path("served"))
-        .env_remove("DEBUGINFOD_URLS")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let server = Running(server.expect("starts"));
-    let notes = tool("readelf", &["-n", "lost"], scene.house.home());
-    let id = notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: ")).expect("has one").to_owned();
-    let until = Instant::now() + PATIENCE;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("starts");
-    let has_it = || {
-        let asked = runtime.block_on(http().get(format!("{url}/buildid/{id}/debuginfo")).send());
-        asked.is_ok_and(|answer| answer.status() == 200)
-    };
-    while !has_it() {
-        assert!(Instant::now() < until, "it never has it");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let server = serve(&scene, port, "lost");
     scene.ok(&["dump", "reanalyse", &early]);
     scene.record(&early);
     let after = scene.report(&early);
@@ -251,6 +304,44 @@ fn debuginfod_tells_what_was_stripped() {
     let symbols = scene.path("node/symbols").join(tenant);
     let kept = symbols.read_dir().expect("is there").flatten().flat_map(|folder| folder.path().read_dir()).flatten();
     assert!(kept.flatten().all(|file| file.path().extension().is_some_and(|ending| ending == "symbols")));
+    scene.close();
+}
+
+#[test]
+fn debuggers_follow_stacks_through_libraries_that_are_nowhere() {
+    let Some(scene) = Scene::open(&[]) else { return };
+    std::fs::write(scene.path("plug.c"), PLUG).expect("is written");
+    std::fs::write(scene.path("lost.c"), PLUGGED).expect("is written");
+    tool("cc", &["-O1", "-shared", "-fPIC", "-Wl,--build-id", "-o", "libplug.so", "plug.c"], scene.house.home());
+    let words = ["-O1", "-Wl,--build-id", "-o", "lost", "lost.c", "-L.", "-lplug", "-Wl,-rpath,$ORIGIN"];
+    tool("cc", &words, scene.house.home());
+    gcore(&scene, "./lost", "core.lost");
+    scene.ok(&["dump", "packs", "core.lost"]);
+    std::fs::create_dir(scene.path("aside")).expect("is made");
+    let names = ["total", "inner", "plug", "middle", "main"];
+    let check = |aside: &[&str]| {
+        aside
+            .iter()
+            .for_each(|file| std::fs::rename(scene.path(file), scene.path("aside").join(file)).expect("is moved"));
+        let hash = scene.ok(&["dump", "upload", "core.lost"]).out.trim().to_owned();
+        scene.record(&hash);
+        assert_eq!(functions(&scene.report(&hash))[..5], names, "{aside:?}");
+        for (which, words) in [("--gdb", ["-batch", "-ex", "bt"]), ("--lldb", ["-b", "-o", "bt"])] {
+            if !is_there(which.trim_start_matches('-')) {
+                continue;
+            }
+            let ran = scene.ok(&[&["dump", "debug", which, &hash, "--"], &words[..]].concat());
+            let at = names.map(|name| ran.out.find(&format!(" {name} (")).or(ran.out.find(&format!("`{name}"))));
+            assert!(at.iter().all(Option::is_some) && at.is_sorted(), "{aside:?} {which}: {ran:?}");
+        }
+        aside
+            .iter()
+            .for_each(|file| std::fs::rename(scene.path("aside").join(file), scene.path(file)).expect("is moved"));
+    };
+    check(&["lost", "libplug.so"]);
+    check(&["libplug.so"]);
+    check(&["lost"]);
+    check(&[]);
     scene.close();
 }
 

@@ -150,11 +150,17 @@ fn what_would_tell_more_is_wanted_and_no_more() {
         module("/hostile", Some("../.."), Found::Missing),
         module("[vdso]", Some("0e0e"), Found::Core),
         module("/again", Some("0c0c"), Found::Missing),
+        Module { supplementary: Some("0f0f".to_owned()), ..module("/shares", Some("1a1a"), Found::Debug) },
+        Module { supplementary: Some("0f0f".to_owned()), ..module("/shares too", Some("1b1b"), Found::Debug) },
+        Module { supplementary: Some("1f1f".to_owned()), ..module("/shares unseen", Some("1c1c"), Found::Debug) },
+        Module { supplementary: Some("../f".to_owned()), ..module("/hostile too", Some("1d1d"), Found::Debug) },
     ];
-    let frames = [1, 2, 4, 5, 6].map(|module| Frame { module: Some(module), ..Frame::new(Trust::Cfi) });
+    let frames = [1, 2, 4, 5, 6, 8, 9, 11].map(|module| Frame { module: Some(module), ..Frame::new(Trust::Cfi) });
     report.threads = vec![Thread { frames: frames.to_vec(), ..Thread::default() }];
     let wanted = |build_id: &str, lack, has_frames| Wanted { build_id: build_id.to_owned(), lack, has_frames };
-    assert_eq!(locate::wanted(&report), [wanted("0c0c", Lack::Debug, true), wanted("0a0a", Lack::Module, false)]);
+    let expected =
+        [wanted("0c0c", Lack::Debug, true), wanted("0f0f", Lack::Debug, true), wanted("0a0a", Lack::Module, false)];
+    assert_eq!(locate::wanted(&report), expected);
 }
 
 #[test]
@@ -164,6 +170,46 @@ fn a_debug_file_is_found_by_its_link() {
         ground.strip("usr/lib/stripped.so", debug);
         assert!(has_lines(&ground, "/usr/lib/stripped.so").0, "{debug}");
     }
+}
+
+#[test]
+fn what_several_share_is_found_by_build_id_and_by_path() {
+    let ground = Ground::new();
+    let shared = ground.programs.build(
+        "gcc",
+        "small.c",
+        "shared",
+        &["-g", "-shared", "-fPIC", "-nostdlib", "-Wl,--build-id=0x0123456789abcdef"],
+    );
+    let lack = |path: &str, laid: Option<&str>| {
+        let link = ground.programs.path("link");
+        fs::write(&link, [path.as_bytes(), b"\0\x01\x23\x45\x67\x89\xab\xcd\xef"].concat()).unwrap();
+        let section = format!("--add-section=.gnu_debugaltlink={}", link.display());
+        let file = ground.root.join("usr/lib/sharing.so");
+        call("objcopy", &[Path::new(&section), &ground.programs.path("small"), &file]);
+        let debug = ground.root.join("usr/lib/debug");
+        let laid = laid.map(|laid| debug.join(laid));
+        if let Some(laid) = &laid {
+            fs::create_dir_all(laid.parent().unwrap()).unwrap();
+            fs::copy(&shared, laid).unwrap();
+        }
+        let places = Places { debug: vec![debug], ..ground.places() };
+        let located = locate::module(&ground.sought("/usr/lib/sharing.so"), &places);
+        let lack = Symbols::open(&located.file.unwrap(), &places).lack();
+        laid.map(fs::remove_file).transpose().unwrap();
+        lack.filter(|lack| lack.contains("0123456789abcdef"))
+    };
+    let absolute = "/usr/lib/debug/.dwz/x86_64-linux-gnu/small.debug";
+    let check =
+        |path: &str, laid: Option<&str>| assert_eq!(lack(path, laid).is_none(), laid.is_some(), "{path} {laid:?}");
+    for path in [absolute, "../../.dwz/x86_64-linux-gnu/small.debug", "../nowhere/small.debug"] {
+        check(path, None);
+        check(path, Some(".build-id/01/23456789abcdef.debug"));
+        check(path, Some(".dwz/small.debug"));
+    }
+    check(absolute, Some(".dwz/x86_64-linux-gnu/small.debug"));
+    check("../../.dwz/x86_64-linux-gnu/small.debug", Some(".dwz/x86_64-linux-gnu/small.debug"));
+    check("debug/other/small.debug", Some("other/small.debug"));
 }
 
 #[test]

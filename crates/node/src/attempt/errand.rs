@@ -14,6 +14,7 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
@@ -26,6 +27,11 @@ const WORD_DIGITS: usize = 16;
 /// Answers that are kept; nobody waits for so many at once.
 const MAX_ANSWERS: usize = 64;
 
+/// Questions of one execution that are answered at once; who asks more waits before each answer.
+const MAX_QUICK: usize = 256;
+/// How long that is.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// What is asked, and where it is answered.
 pub(super) struct Errands {
     pipe: pipe::Receiver,
@@ -33,6 +39,7 @@ pub(super) struct Errands {
     fetcher: Fetcher,
     shelf: Shelf,
     answered: VecDeque<String>,
+    questions: usize,
 }
 
 /// What was heard so far.
@@ -51,7 +58,7 @@ impl Errands {
         fs::create_dir(&answers)?;
         fs::set_permissions(&answers, Permissions::from_mode(0o755))?;
         let pipe = pipe::OpenOptions::new().read_write(true).open_receiver(pipe)?;
-        Ok(Self { pipe, heard: Heard::default(), fetcher, shelf, answered: VecDeque::new() })
+        Ok(Self { pipe, heard: Heard::default(), fetcher, shelf, answered: VecDeque::new(), questions: 0 })
     }
 
     /// Does what is asked until nobody waits for this any more.
@@ -61,6 +68,10 @@ impl Errands {
             let count = self.pipe.read(&mut piece).await?;
             for byte in &piece[..count] {
                 let Some((word, wanted)) = self.heard.take(*byte) else { continue };
+                self.questions += 1;
+                if self.questions > MAX_QUICK {
+                    tokio::time::sleep(PAUSE).await;
+                }
                 self.shelf.wait_anew();
                 let Fetched { remarks, .. } = self.fetcher.fetch(&wanted, &mut self.shelf).await;
                 if let Err(error) = self.answer(word, &remarks) {

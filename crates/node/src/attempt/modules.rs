@@ -27,6 +27,8 @@ use tokio::time::Instant;
 const MAX_SHELF_BYTES: u64 = 8 << 30;
 /// Modules of one attempt that servers are asked for.
 const MAX_ASKED: usize = 64;
+/// Build ids of one attempt that packs are asked for.
+const MAX_PACKS_ASKED: usize = 4_096;
 /// Files that are fetched at once.
 const AT_ONCE: usize = 4;
 /// How long all fetching for one analysis, or at one debugger's word, may take.
@@ -140,7 +142,8 @@ impl Fetcher {
 
     async fn fetch_packs(&self, wanted: &[&Wanted], shelf: &mut Shelf, remarks: &mut Vec<String>) {
         let lacking = wanted.iter().filter(|one| one.lack == Lack::Module);
-        let new = lacking.filter(|one| shelf.packs_asked.insert(one.build_id.clone()));
+        let new = lacking
+            .filter(|one| shelf.packs_asked.len() < MAX_PACKS_ASKED && shelf.packs_asked.insert(one.build_id.clone()));
         let build_ids: Vec<_> = new.map(|one| one.build_id.clone()).take(MAX_ASKED_PACKS).collect();
         if build_ids.is_empty() {
             return;
