@@ -144,7 +144,11 @@ async fn pack_places(
     caller.must(Scope::NodeRun)?;
     query.check()?;
     let tenant = fenced(&app, &caller, id, asked).await?;
-    Ok(Json(PackPlaces { packs: app.store.packs_find(query.build_ids, tenant).await? }))
+    let made = app.store.execution_get(id, Some(tenant)).await?;
+    let (origin, beside) = (&made.origin, &made.recipe.sandbox.dump);
+    let analysed = origin.id.as_deref().filter(|_| origin.kind == OriginKind::Dump).and_then(|id| id.parse().ok());
+    let dump = analysed.or(beside.as_ref().map(|dump| dump.id));
+    Ok(Json(PackPlaces { packs: app.store.packs_find(query.build_ids, tenant, dump, app.clock.now()).await? }))
 }
 
 /// Tells which of some frames the tenant of an execution does not have that the caller's node holds.

@@ -58,7 +58,7 @@ async fn missing(
     caller.must(Scope::DumpWrite)?;
     query.check()?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    Ok(Json(PacksMissing { missing: app.store.packs_missing(query.build_ids, tenant).await? }))
+    Ok(Json(PacksMissing { missing: app.store.packs_missing(query.build_ids, tenant, app.clock.now()).await? }))
 }
 
 /// Tells which packs of some modules there are: each is a blob, whose digest proves it.
@@ -79,7 +79,7 @@ async fn places(
     caller.must(Scope::DumpRead)?;
     query.check()?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    Ok(Json(PackPlaces { packs: app.store.packs_find(query.build_ids, tenant).await? }))
+    Ok(Json(PackPlaces { packs: app.store.packs_find(query.build_ids, tenant, None, app.clock.now()).await? }))
 }
 
 /// Stores the unwind pack of a module, unless the tenant has one of it, which then stays.
@@ -105,7 +105,7 @@ async fn put(
 ) -> Answer<Made<Pack>> {
     caller.must(Scope::DumpWrite)?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    let there = app.store.packs_missing(vec![build_id.clone()], tenant).await?.is_empty();
+    let there = app.store.packs_missing(vec![build_id.clone()], tenant, app.clock.now()).await?.is_empty();
     if there {
         return Ok((app.store.pack_get(&build_id, tenant).await?, false).into());
     }

@@ -1,6 +1,6 @@
 //! The controller of the old ends: it drops the changes that are older or more than the configuration keeps, the
-//! executions that ended before, with what was theirs alone, and the content of dumps by its rules. What a decision about
-//! signatures has left to be moved, it moves.
+//! executions that ended before, with what was theirs alone, the content of dumps by its rules, and packs that none of those
+//! needs that are left. What a decision about signatures has left to be moved, it moves.
 //!
 //! Two servers may run it at once; each step is guarded in the store, and bounded. Bytes that nobody has any more are
 //! removed by the pass that looks after images.
@@ -8,7 +8,7 @@
 use crate::config::RetentionConfig;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
-use store::{Clock, DumpRetention, Purged, Removed, Retained, Retention, Settled, Store, StoreError};
+use store::{Clock, DumpRetention, Idle, Purged, Removed, Retained, Retention, Settled, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 /// How often to look.
@@ -32,8 +32,13 @@ pub(crate) async fn run(store: Store, config: RetentionConfig, clock: Clock, sto
         let dumps_before = config.dumps_age.map(|age| now.checked_sub(signed(age)).unwrap_or(Timestamp::MIN));
         let of_dumps = DumpRetention { before: dumps_before, per_signature };
         let of_dumps = tell_dumps(store.dumps_retain(of_dumps, now).await);
+        let of_packs = match dumps_before {
+            Some(before) => tell_packs(store.packs_retain(before, now).await),
+            None => false,
+        };
         let of_signatures = tell_signatures(store.signature_settle().await);
-        let pause = if of_log || of_executions || of_dumps || of_signatures { Duration::ZERO } else { EVERY };
+        let pause =
+            if of_log || of_executions || of_dumps || of_packs || of_signatures { Duration::ZERO } else { EVERY };
         if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;
         }
@@ -87,6 +92,22 @@ fn tell_dumps(done: Result<Purged, StoreError>) -> bool {
         }
         Err(error) => {
             tracing::warn!(error = error.chain(), "the content of old dumps could not be dropped");
+            false
+        }
+    }
+}
+
+/// Says what was done about packs; tells whether there is more to do at once.
+fn tell_packs(done: Result<Idle, StoreError>) -> bool {
+    match done {
+        Ok(Idle { removed, more }) => {
+            if removed > 0 {
+                tracing::info!(packs = removed, "removed packs of modules that no dump needs any more");
+            }
+            more
+        }
+        Err(error) => {
+            tracing::warn!(error = error.chain(), "idle packs could not be removed");
             false
         }
     }

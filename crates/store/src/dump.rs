@@ -18,6 +18,7 @@ mod tally;
 use crate::analyzer::arrival;
 use crate::content;
 use crate::error::StoreError;
+use crate::pack;
 use crate::parcel::{self, drop_blob};
 use crate::signature::count::count;
 use crate::statement::statements;
@@ -562,6 +563,7 @@ async fn purge(tx: &Tx<'_>, before: &Dump, purged: &DumpPurged) -> Result<Option
         return Ok(None);
     }
     parcel::name(tx, before.tenant, &before.id.into(), &BTreeSet::new(), *at).await?;
+    pack::let_go(tx, before.id).await?;
     drop_unnamed(tx, OTHER_MANIFEST, before.manifest, before.tenant, (by, *at)).await?;
     let dump = again(tx, before.id).await?;
     note(tx, &dump, (by, *at));

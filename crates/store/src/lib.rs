@@ -51,6 +51,7 @@ pub use image::ImageKey;
 pub use migration::Schema;
 pub use node::NodeKey;
 pub use node::session::{Assigned, Exchange, Heard, Report};
+pub use pack::Idle;
 pub use parcel::ParcelsFreed;
 pub use registry::Sealed;
 pub use signature::settle::Settled;

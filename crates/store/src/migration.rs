@@ -33,6 +33,7 @@ const MIGRATIONS: &[Migration] = &[
     ANALYSES_AGAIN,
     ANALYZERS,
     DUMP_COUNTS,
+    PACK_USES,
     RUNTIMES,
 ];
 
@@ -105,6 +106,14 @@ const RUNTIMES: Migration = Migration {
     version: 15,
     name: "runtimes of tenants",
     both: "ALTER TABLE tenant ADD COLUMN runtime {text};",
+    sqlite: "",
+    postgres: "",
+};
+
+const PACK_USES: Migration = Migration {
+    version: 14,
+    name: "pack uses",
+    both: include_str!("migration/0014_pack_uses.sql"),
     sqlite: "",
     postgres: "",
 };

@@ -1,19 +1,42 @@
-//! Unwind packs: which blob holds the pack of a build id, in a tenant. The first that was sent stays.
+//! Unwind packs: which blob holds the pack of a build id, in a tenant. The first that was sent stays, as long as it is of use.
+//!
+//! A dump that a pack was fetched for needs it as long as it has content. What no dump needs, and nobody has asked for since
+//! an instant, goes; whoever sends a dump next is told that it is missing and sends it again. When a pack was asked for is
+//! noted once a day at most, so asking writes nothing as a rule.
 
 use crate::error::StoreError;
+use crate::image::garbage::ImageGc;
 use crate::statement::statements;
 use crate::store::Store;
-use crate::transaction::{Operation, Tx};
+use crate::transaction::{Operation, Session, Tx};
 use crate::value::Row;
+use jiff::{SignedDuration, Timestamp};
 use model::pack::Pack;
-use model::{Blob, TenantId};
+use model::{Blob, Digest, DumpId, TenantId};
 use std::collections::HashSet;
 
 statements! {
-    PUT = "INSERT INTO pack (tenant, build_id, digest, size, created_by, created_at) \
-           VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant, build_id) DO NOTHING";
-    GET = "SELECT build_id, digest, size, created_by, created_at FROM pack WHERE tenant = $1 AND build_id = $2";
+    PUT = "INSERT INTO pack (tenant, build_id, digest, size, created_by, created_at, used_at) \
+           VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (tenant, build_id) DO NOTHING";
+    GET = "SELECT build_id, digest, size, created_by, created_at, used_at FROM pack \
+           WHERE tenant = $1 AND build_id = $2";
+    ASKED = "UPDATE pack SET used_at = CASE WHEN used_at < $1 THEN $1 ELSE used_at END \
+             WHERE tenant = $2 AND build_id = $3";
+    USE = "INSERT INTO pack_use (dump, build_id, tenant) SELECT id, $1, tenant FROM dump \
+           WHERE id = $2 AND tenant = $3 AND manifest IS NOT NULL ON CONFLICT DO NOTHING";
+    LET_GO = "DELETE FROM pack_use WHERE dump = $1";
+    NEEDED = "SELECT dump FROM pack_use WHERE tenant = $1 AND build_id = $2 LIMIT 1";
+    IDLE_SQLITE = "SELECT tenant, build_id FROM pack WHERE used_at < $1 ORDER BY used_at LIMIT $2";
+    IDLE_POSTGRES = "SELECT tenant, build_id FROM pack WHERE used_at < $1 ORDER BY used_at LIMIT $2 \
+                     FOR UPDATE SKIP LOCKED";
+    REMOVE = "DELETE FROM pack WHERE tenant = $1 AND build_id = $2 AND used_at < $3 RETURNING digest";
+    NAMED = "SELECT digest FROM pack WHERE tenant = $1 AND digest = $2 LIMIT 1";
 }
+
+/// How old a note of when a pack was asked for may be.
+const STALE: SignedDuration = SignedDuration::from_hours(24);
+/// Packs that one transaction looks at.
+const MAX_LOOKED_AT: u64 = 64;
 
 fn read(row: &Row) -> Result<Pack, StoreError> {
     Ok(Pack {
@@ -27,6 +50,11 @@ fn read(row: &Row) -> Result<Pack, StoreError> {
 
 async fn find(tx: &Tx<'_>, tenant: TenantId, build_id: &str) -> Result<Option<Pack>, StoreError> {
     tx.row(GET, &[tenant.into(), build_id.into()]).await?.map(|row| read(&row)).transpose()
+}
+
+/// Notes that a dump needs no packs any more: it has no content.
+pub(crate) async fn let_go(tx: &Tx<'_>, dump: DumpId) -> Result<(), StoreError> {
+    tx.execute(LET_GO, &[dump.into()]).await.map(drop)
 }
 
 /// Keeps a pack whose blob is there, unless there is one of that build id.
@@ -75,14 +103,83 @@ struct PackFind {
 }
 
 impl Operation for PackFind {
-    type Answer = Vec<Pack>;
+    /// Each, and when it was last asked for.
+    type Answer = Vec<(Pack, Timestamp)>;
 
-    async fn run(&self, tx: &Tx<'_>) -> Result<Vec<Pack>, StoreError> {
+    async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
         let mut found = Vec::new();
         for build_id in &self.build_ids {
-            found.extend(find(tx, self.tenant, build_id).await?);
+            let row = tx.row(GET, &[self.tenant.into(), build_id.as_str().into()]).await?;
+            found.extend(row.map(|row| Ok::<_, StoreError>((read(&row)?, row.time(5)?))).transpose()?);
         }
         Ok(found)
+    }
+}
+
+/// Notes that packs were asked for, and for which dump, if it was for one.
+struct PackUse {
+    build_ids: Vec<String>,
+    tenant: TenantId,
+    dump: Option<DumpId>,
+    at: Timestamp,
+}
+
+impl Operation for PackUse {
+    type Answer = ();
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
+        for build_id in &self.build_ids {
+            let is_there =
+                tx.execute(ASKED, &[self.at.into(), self.tenant.into(), build_id.as_str().into()]).await? > 0;
+            if let Some(dump) = self.dump.filter(|_| is_there) {
+                tx.execute(USE, &[build_id.as_str().into(), dump.into(), self.tenant.into()]).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What one look at idle packs came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Idle {
+    /// Packs that were removed.
+    pub removed: u64,
+    /// Whether there is more to do at once.
+    pub more: bool,
+}
+
+/// Removes packs that nobody has asked for since an instant and that no dump needs.
+struct PacksRetain {
+    before: Timestamp,
+    now: Timestamp,
+}
+
+impl Operation for PacksRetain {
+    type Answer = Idle;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Idle, StoreError> {
+        let idle = match tx.session() {
+            Session::Sqlite(_) => IDLE_SQLITE,
+            Session::Postgres(_) => IDLE_POSTGRES,
+        };
+        let rows = tx.rows(idle, &[self.before.into(), MAX_LOOKED_AT.into()]).await?;
+        let mut done = Idle { removed: 0, more: rows.len() as u64 == MAX_LOOKED_AT };
+        for row in &rows {
+            let (tenant, build_id): (TenantId, &str) = (row.parsed(0)?, row.text(1)?);
+            if tx.row(NEEDED, &[tenant.into(), build_id.into()]).await?.is_some() {
+                // It is looked at again once it is as old again.
+                tx.execute(ASKED, &[self.now.into(), tenant.into(), build_id.into()]).await?;
+                continue;
+            }
+            let values = [tenant.into(), build_id.into(), self.before.into()];
+            let Some(row) = tx.write(REMOVE, &values).await?.pop() else { continue };
+            let digest: Digest = row.parsed(0)?;
+            done.removed += 1;
+            if tx.row(NAMED, &[tenant.into(), digest.into()]).await?.is_none() {
+                ImageGc { tenant, by: "quarry".to_owned(), at: self.now }.drop_any(tx, digest).await?;
+            }
+        }
+        Ok(done)
     }
 }
 
@@ -103,15 +200,39 @@ impl Store {
         self.read(PackGet { build_id: build_id.to_owned(), tenant }).await
     }
 
-    /// Returns a tenant's packs of some build ids; those that are not there are left out.
-    pub async fn packs_find(&self, build_ids: Vec<String>, tenant: TenantId) -> Result<Vec<Pack>, StoreError> {
-        self.read(PackFind { build_ids, tenant }).await
+    /// Returns a tenant's packs of some build ids, which a dump may need; those that are not there are left out.
+    pub async fn packs_find(
+        &self,
+        build_ids: Vec<String>,
+        tenant: TenantId,
+        dump: Option<DumpId>,
+        at: Timestamp,
+    ) -> Result<Vec<Pack>, StoreError> {
+        let found = self.read(PackFind { build_ids, tenant }).await?;
+        let is_to_be_noted = |asked: &Timestamp| dump.is_some() || at.duration_since(*asked) > STALE;
+        let stale = found.iter().filter(|(_, asked)| is_to_be_noted(asked));
+        let build_ids: Vec<_> = stale.map(|(pack, _)| pack.build_id.clone()).collect();
+        if !build_ids.is_empty() {
+            self.write(PackUse { build_ids, tenant, dump, at }).await?;
+        }
+        Ok(found.into_iter().map(|(pack, _)| pack).collect())
     }
 
     /// Returns those of some build ids of which a tenant has no pack, in their order.
-    pub async fn packs_missing(&self, build_ids: Vec<String>, tenant: TenantId) -> Result<Vec<String>, StoreError> {
-        let found = self.packs_find(build_ids.clone(), tenant).await?;
+    pub async fn packs_missing(
+        &self,
+        build_ids: Vec<String>,
+        tenant: TenantId,
+        at: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
+        let found = self.packs_find(build_ids.clone(), tenant, None, at).await?;
         let found: HashSet<_> = found.into_iter().map(|pack| pack.build_id).collect();
         Ok(build_ids.into_iter().filter(|id| !found.contains(id)).collect())
+    }
+
+    /// Removes packs that nobody has asked for since an instant and that no dump with content needs, as far as one
+    /// transaction goes.
+    pub async fn packs_retain(&self, before: Timestamp, now: Timestamp) -> Result<Idle, StoreError> {
+        self.write(PacksRetain { before, now }).await
     }
 }

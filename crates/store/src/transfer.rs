@@ -137,7 +137,9 @@ tables! {
     "stack_call" by "tenant, call, stack, position" = [0, 1, 2, 3] > "$1, $2, $3, $4" limit "$5" from Mixed:
         "tenant, call, stack, position" = "$1, $2, $3, $4";
     "pack" by "tenant, build_id" = [0, 1] > "$1, $2" limit "$3" from Text:
-        "tenant, build_id, digest, size, created_by, created_at" = "$1, $2, $3, $4, $5, $6";
+        "tenant, build_id, digest, size, created_by, created_at, used_at" = "$1, $2, $3, $4, $5, $6, $7";
+    "pack_use" by "dump, build_id" = [0, 1] > "$1, $2" limit "$3" from Text:
+        "dump, build_id, tenant" = "$1, $2, $3";
     "analyzer" by "tenant, name" = [0, 1] > "$1, $2" limit "$3" from Text:
         "tenant, name, version, memory_bytes, wall_ms, arrival" = "$1, $2, $3, $4, $5, $6";
     "analyzer_version" by "tenant, name, script" = [0, 1, 3] > "$1, $2, $3" limit "$4" from Text:

@@ -165,7 +165,8 @@ section! {
         /// dumps, stay.
         pub executions_age: Duration = Duration::from_secs(90 * 24 * 3600), in MIN_CHANGES_AGE..=MAX_CHANGES_AGE;
         /// The content of dumps that were uploaded longer ago than this goes; all of it stays when unset. Dumps with a
-        /// ticket, and those whose property `pinned` is true, keep theirs.
+        /// ticket, and those whose property `pinned` is true, keep theirs. Unwind packs that no dump with content needs
+        /// go once nobody has asked for them for as long.
         pub dumps_age: Option<Duration> = None;
         /// Of each signature so many of the newest dumps keep their content, besides those; all do when unset.
         pub dumps_kept: Option<usize> = None;

@@ -27,6 +27,7 @@ on_both_engines!(
     a_dump_is_analysed_once_and_whatever_happens,
     a_machine_that_fails_is_forgiven_a_few_times,
     dumps_are_analysed_again_by_order,
+    packs_go_once_no_dump_needs_them,
 );
 
 pub(crate) fn digest(seed: &str) -> Digest {
@@ -453,6 +454,53 @@ async fn dumps_are_analysed_again_by_order(fresh: &Fresh) {
     store.close().await;
 }
 
+async fn packs_go_once_no_dump_needs_them(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let pack = |name: &str, n: i64| Blob { digest: digest(name), size: 4, created_at: at(n), purpose: Purpose::Kept };
+    for (build_id, name) in
+        [("aaaa", "needed"), ("bbbb", "idle"), ("cccc", "asked"), ("dddd", "shared"), ("eeee", "shared")]
+    {
+        store.blob_create(pack(name, 1), ours, "ann").await.expect("is noted");
+        assert!(store.pack_put(build_id, pack(name, 1), ours, "ann").await.expect("is kept").1);
+    }
+    parcel(&store, ours, &["a"], 1).await;
+    let made = create(&store, ours, &new("a"), ("x", 1), &["a"]).await.expect("is made").dump.id;
+    let find = async |build_id: &str, dump, when| {
+        store.packs_find(vec![build_id.to_owned()], ours, dump, at(when)).await.expect("an answer").len()
+    };
+    assert_eq!((find("aaaa", Some(made), 10).await, find("eeee", Some(made), 10).await), (1, 1));
+    // Whoever asks keeps it for a while, but not each time that somebody asks again.
+    assert_eq!(
+        store.packs_missing(vec!["cccc".to_owned(), "ffff".to_owned()], ours, at(20)).await.expect("answers"),
+        ["ffff"]
+    );
+    let day = 24 * 3_600_000;
+    let there = async || {
+        let mut there = Vec::new();
+        for build_id in ["aaaa", "bbbb", "cccc", "dddd", "eeee"] {
+            there.extend(store.pack_get(build_id, ours).await.ok().map(|pack| pack.build_id));
+        }
+        there.join(" ")
+    };
+    find("cccc", None, 2 * day).await;
+    let pass = async |before, now| store.packs_retain(at(before), at(now)).await.expect("a pass").removed;
+    assert_eq!((pass(1, 3 * day).await, pass(day, 3 * day).await, pass(day, 3 * day).await), (0, 2, 0));
+    assert_eq!(there().await, "aaaa cccc eeee");
+    assert!(store.blob_get(digest("idle"), ours).await.is_err());
+    // The other pack of this content is needed.
+    assert!(store.blob_get(digest("shared"), ours).await.is_ok());
+    // What is needed is looked at again when it is as old again.
+    assert_eq!((pass(3 * day, 3 * day).await, there().await.as_str()), (1, "aaaa eeee"));
+    store.dump_purge(DumpKey::Id(made), everybody(ours), "ann", at(4 * day)).await.expect("is purged");
+    assert_eq!((pass(4 * day, 5 * day).await, there().await.as_str()), (2, ""));
+    assert!(store.blob_get(digest("shared"), ours).await.is_err());
+    // A dump without content needs nothing.
+    assert!(store.pack_put("aaaa", pack("needed", 6 * day), ours, "ann").await.expect("is kept").1);
+    assert_eq!((find("aaaa", Some(made), 6 * day).await, pass(7 * day, 8 * day).await), (1, 1));
+    store.close().await;
+}
+
 /// Makes one of everything, for tests that want every table to hold something.
 pub(crate) async fn fill(store: &Store, whose: TenantId) {
     parcel(store, whose, &["a", "b"], 1).await;
@@ -463,5 +511,7 @@ pub(crate) async fn fill(store: &Store, whose: TenantId) {
     let findings = DumpFindings { stack, ..DumpFindings::new(DumpState::Analysed, DumpKind::Core) };
     store.dump_find(made.id, made.digest, findings, "node", at(9)).await.expect("is kept");
     note(store, &made, json!({"properties": {"a": 1}})).await;
+    let packs = store.packs_find(vec!["abcd".to_owned()], whose, Some(made.id), at(9)).await;
+    assert_eq!(packs.expect("are there").len(), 1);
     crate::signature::fill(store, &made).await;
 }
