@@ -33,6 +33,7 @@ const MIGRATIONS: &[Migration] = &[
     ANALYSES_AGAIN,
     ANALYZERS,
     DUMP_COUNTS,
+    DUMP_PROPERTIES,
 ];
 
 const GROUND: Migration = Migration {
@@ -98,6 +99,14 @@ const DUMP_COUNTS: Migration = Migration {
     both: include_str!("migration/0012_dump_counts.sql"),
     sqlite: include_str!("migration/0012_dump_counts.sqlite.sql"),
     postgres: include_str!("migration/0012_dump_counts.postgres.sql"),
+};
+
+const DUMP_PROPERTIES: Migration = Migration {
+    version: 13,
+    name: "dump properties",
+    both: include_str!("migration/0013_dump_properties.sql"),
+    sqlite: include_str!("migration/0013_dump_properties.sqlite.sql"),
+    postgres: include_str!("migration/0013_dump_properties.postgres.sql"),
 };
 
 /// A name for the lock under which one server at a time migrates.

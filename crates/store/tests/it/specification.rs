@@ -221,6 +221,13 @@ const LINES: &[&str] = &[
     "properties.list.c>1",
     "properties.list=undefined cmd=svc*",
     "properties.triage.who=bmc properties.level=1",
+    "properties.triage.who=bmc properties.level=2.5 node=node*",
+    "properties.triage.who=bmc properties.list=undefined mtime=60d",
+    "properties.triage.who=bmc NOT properties.level>1 time!=undefined",
+    "properties.triage.who=bmc ( properties.level=1 OR pid=101 )",
+    "properties.level>0 properties.list.c>0",
+    "properties.list.c>0 cmd=svc*",
+    "pid=101 properties.triage.who=ann",
     "properties.tri=undefined",
     "properties.gone=1",
     "properties.level=1 OR properties.triage.who=ann",
@@ -431,7 +438,22 @@ async fn the_tally_is_right(fresh: &Fresh) {
     let counted = raw.texts("SELECT tenant, cast(count(*) AS text) FROM dump GROUP BY tenant ORDER BY tenant").await;
     let kept = raw.texts("SELECT tenant, cast(dumps AS text) FROM dump_count WHERE field = '' ORDER BY tenant").await;
     assert_eq!(kept, counted);
-    raw.script("DELETE FROM dump").await;
+    let counted = "SELECT tenant, 'properties.' || path AS field, text, cast(count(*) AS text) FROM dump_property \
+                   GROUP BY tenant, path, text ORDER BY 1, 2, 3";
+    let kept = "SELECT tenant, field, value, cast(dumps AS text) FROM dump_count WHERE field LIKE 'properties.%' \
+                ORDER BY 1, 2, 3";
+    let counted = raw.texts(counted).await;
+    assert!(counted.len() > 10, "{counted:?}");
+    assert_eq!(raw.texts(kept).await, counted);
+    // Each property has its dump's time, also when that becomes another.
+    let strange = "SELECT count(*) FROM dump_property AS p JOIN dump AS d ON d.id = p.dump WHERE p.time <> d.time";
+    let timed = raw.number("SELECT count(*) FROM dump_property WHERE time <> 0").await;
+    assert!(timed > 20, "{timed}");
+    assert_eq!(raw.number(strange).await, 0);
+    raw.script("UPDATE dump SET time = time + 1").await;
+    assert_eq!(raw.number(strange).await, 0);
+    assert_eq!(raw.number("SELECT count(*) FROM dump_property WHERE time = 0").await, 0);
+    raw.script("DELETE FROM dump_property; DELETE FROM dump").await;
     assert_eq!(raw.number("SELECT count(*) FROM dump_count").await, 0);
 }
 
