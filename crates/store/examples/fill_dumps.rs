@@ -58,6 +58,7 @@ const PROPERTY: &[(&str, Type)] = &[
     ("kind", Type::TEXT),
     ("text", Type::TEXT),
     ("number", Type::INT8),
+    ("time", Type::INT8),
 ];
 const CALL: &[(&str, Type)] = &[("tenant", Type::TEXT), ("number", Type::INT8), ("text", Type::TEXT)];
 const STACK: &[(&str, Type)] = &[("tenant", Type::TEXT), ("number", Type::INT8), ("calls", Type::TEXT)];
@@ -181,7 +182,8 @@ impl World {
             let mut leaf = |ordinal: u64, path: &str, kind: &str, text: String, number: Option<i64>| {
                 let [dump, tenant] = [Cell::from(id.clone()), tenant.to_string().into()];
                 let number = Cell::Number(number);
-                leaves.push(vec![dump, ordinal.into(), tenant, path.into(), kind.into(), text.into(), number]);
+                let time = Cell::Number(Some(micros));
+                leaves.push(vec![dump, ordinal.into(), tenant, path.into(), kind.into(), text.into(), number, time]);
             };
             leaf(0, "triage.engineer", "text", engineer, None);
             // Numbers lie as the store keeps them, in an order that is that of whole numbers.

@@ -447,7 +447,7 @@ pub(crate) async fn noted(
     tx.execute(NOTE, &[ticket.as_deref().into(), to_json(&properties).into(), before.id.into()]).await?;
     retention::look(tx, before).await?;
     if properties != before.properties {
-        property::write(tx, before.id, before.tenant, &properties).await?;
+        property::write(tx, before, &properties).await?;
     }
     let dump = Dump { ticket, properties, ..before.clone() };
     note(tx, &dump, who);

@@ -33,6 +33,7 @@ const MIGRATIONS: &[Migration] = &[
     ANALYSES_AGAIN,
     ANALYZERS,
     DUMP_COUNTS,
+    DUMP_PROPERTIES,
     PACK_USES,
     RUNTIMES,
 ];
@@ -116,6 +117,14 @@ const PACK_USES: Migration = Migration {
     both: include_str!("migration/0014_pack_uses.sql"),
     sqlite: "",
     postgres: "",
+};
+
+const DUMP_PROPERTIES: Migration = Migration {
+    version: 13,
+    name: "dump properties",
+    both: include_str!("migration/0013_dump_properties.sql"),
+    sqlite: include_str!("migration/0013_dump_properties.sqlite.sql"),
+    postgres: include_str!("migration/0013_dump_properties.postgres.sql"),
 };
 
 /// A name for the lock under which one server at a time migrates.

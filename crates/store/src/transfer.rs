@@ -129,7 +129,7 @@ tables! {
     "dump_parcel" by "dump, parcel" = [0, 1] > "$1, $2" limit "$3" from Mixed:
         "dump, parcel, tenant" = "$1, $2, $3";
     "dump_property" by "dump, ordinal" = [0, 1] > "$1, $2" limit "$3" from Mixed:
-        "dump, ordinal, tenant, path, kind, text, number" = "$1, $2, $3, $4, $5, $6, $7";
+        "dump, ordinal, tenant, path, kind, text, number, time" = "$1, $2, $3, $4, $5, $6, $7, $8";
     "stack" by "tenant, number" = [0, 1] > "$1, $2" limit "$3" from Mixed:
         "tenant, number, calls" = "$1, $2, $3";
     "call" by "tenant, number" = [0, 1] > "$1, $2" limit "$3" from Mixed:

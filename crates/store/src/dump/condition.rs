@@ -136,6 +136,8 @@ pub(super) struct How<'p> {
     pub(super) plus: &'p str,
     /// What it is for.
     pub(super) part: Part,
+    /// Where the dump's id and time stand.
+    pub(super) key: &'static str,
 }
 
 /// What a condition is for.
@@ -170,7 +172,8 @@ pub(super) enum Leaf {
     Stacks(Vec<i64>),
     StackFits(Glob),
     PropertyGone(String),
-    Property(String, Test),
+    /// A property has a value that meets one of these.
+    Property(String, Vec<Test>),
 }
 
 /// Makes a specification's condition ready.
@@ -192,7 +195,7 @@ impl Preparation<'_> {
             };
             Ok(match condition {
                 Condition::All(all) => Ready::All(each(all).await?),
-                Condition::Any(any) => Ready::Any(each(any).await?),
+                Condition::Any(any) => either(any).map_or(Ready::Any(each(any).await?), Ready::Leaf),
                 Condition::Not(inner) => Ready::Not(Box::new(self.ready(inner).await?)),
                 Condition::Named(names) => Ready::Leaf(self.named(names).await?),
                 Condition::Field(field, test) => Ready::Leaf(self.field(field, test).await?),
@@ -218,7 +221,7 @@ impl Preparation<'_> {
         if let Field::Property(path) = field {
             return Ok(match test {
                 Test::Undefined => Leaf::PropertyGone(path.clone()),
-                test => Leaf::Property(path.clone(), test.clone()),
+                test => Leaf::Property(path.clone(), vec![test.clone()]),
             });
         }
         let column = column(field);
@@ -287,6 +290,17 @@ impl Preparation<'_> {
     }
 }
 
+/// Returns a property that is a number or the text of one, which is how `=3` is understood: one row of it tells both.
+fn either(any: &[Condition]) -> Option<Leaf> {
+    match any {
+        [
+            Condition::Field(Field::Property(path), amount @ Test::Amount(..)),
+            Condition::Field(Field::Property(other), text @ Test::Text(Comparison::Equal, _)),
+        ] if path == other => Some(Leaf::Property(path.clone(), vec![amount.clone(), text.clone()])),
+        _ => None,
+    }
+}
+
 /// Returns what a specification demands, made ready: conditions that must all be met.
 pub(super) async fn demands(
     tx: &Tx<'_>,
@@ -341,22 +355,37 @@ impl Leaf {
     pub(super) fn is_drivable(&self) -> bool {
         match self {
             Self::Among(column, _) => {
-                is_indexed(column) || matches!(*column, "id" | "hash" | "kind" | "state" | "execution")
+                is_indexed(column) || matches!(*column, "id" | "hash" | "digest" | "kind" | "state" | "execution")
             }
-            Self::Time(..) | Self::Stacks(_) => true,
-            Self::Property(_, Test::Text(Comparison::Equal, _) | Test::Quoted(Comparison::Equal, _)) => true,
-            Self::Property(_, Test::Amount(..)) => true,
+            Self::Time(..) | Self::Stacks(_) | Self::Compares("pid", ..) => true,
+            Self::Property(_, tests) => tests.iter().all(|test| {
+                matches!(test, Test::Text(Comparison::Equal, _) | Test::Quoted(Comparison::Equal, _) | Test::Amount(..))
+            }),
             _ => false,
         }
     }
 
     /// Tells whether the index that leads there has its dumps in the order of their times.
     pub(super) fn is_ordered(&self) -> bool {
-        matches!(self, Self::Among(column, texts) if texts.len() == 1 && !matches!(*column, "id" | "hash" | "execution"))
+        match self {
+            Self::Among(column, texts) => {
+                texts.len() == 1 && !matches!(*column, "id" | "hash" | "digest" | "execution")
+            }
+            Self::Property(_, tests) => {
+                matches!(tests[..], [Test::Text(Comparison::Equal, _) | Test::Quoted(Comparison::Equal, _)])
+            }
+            Self::Compares("pid", Comparison::Equal, _) => true,
+            _ => false,
+        }
+    }
+
+    /// Tells whether a row of properties, with its dump's time, is all that it takes to tell.
+    pub(super) fn is_noted(&self) -> bool {
+        matches!(self, Self::Property(..) | Self::PropertyGone(_) | Self::Time("time", ..) | Self::Gone("time"))
     }
 
     /// Appends it.
-    pub(super) fn write(&self, text: &mut Text, How { tenant, plus, part }: How<'_>) {
+    pub(super) fn write(&self, text: &mut Text, How { tenant, plus, part, key }: How<'_>) {
         let name = |column: &str| format!("{plus}d.{column}");
         match self {
             Self::Among(_, texts) if texts.is_empty() => {
@@ -364,7 +393,7 @@ impl Leaf {
             }
             Self::Among(column, texts) => text.among(&name(column), texts),
             Self::Gone("time") => {
-                text.push("d.time = 0");
+                text.push(&format!("{key}.time = 0"));
             }
             Self::Gone(column) => {
                 text.push(&format!("d.{column} IS NULL"));
@@ -374,10 +403,11 @@ impl Leaf {
             }
             Self::Fits(column, glob) => text.fits(&name(column), glob),
             Self::Time(column, comparison, at) => {
-                text.push(&format!("{} {} ", name(column), comparison.as_str())).bind(*at);
+                let of = if *column == "time" { key } else { "d" };
+                text.push(&format!("{plus}{of}.{column} {} ", comparison.as_str())).bind(*at);
                 // Whether 0 could be meant is plain where it stands; where it could not, the index is not bothered.
                 if *column == "time" && comparison.passes(0.cmp(at)) {
-                    text.push(" AND d.time <> 0");
+                    text.push(&format!(" AND {key}.time <> 0"));
                 }
             }
             Self::Stacks(stacks) if stacks.is_empty() => {
@@ -398,22 +428,23 @@ impl Leaf {
                 text.push(")), false)");
             }
             Self::PropertyGone(path) => {
-                text.push("NOT EXISTS (SELECT 1 FROM dump_property AS p WHERE p.dump = d.id AND (p.path = ").bind(path);
+                text.push(&format!("NOT EXISTS (SELECT 1 FROM dump_property AS p WHERE p.dump = {key}.id"));
+                text.push(" AND (p.path = ").bind(path);
                 // What is inside of it has a dot behind its path, and the slash is the next sign.
                 text.push(" OR (p.path >= ").bind(format!("{path}.")).push(" AND p.path < ").bind(format!("{path}/"));
                 text.push(")))");
             }
-            Self::Property(path, test) => {
+            Self::Property(path, tests) => {
                 if part == Part::Driver && self.is_drivable() {
-                    text.push("d.id IN (SELECT p.dump FROM ");
-                    write_noted(text, tenant, path, test);
+                    text.push("d.id IN (");
+                    write_noted(text, "p.dump", tenant, (path, tests));
                     text.push(")");
                 } else {
                     // A dump has few properties; what an index has of all dumps is not to be gone through for each.
                     // PostgreSQL would gather those of all dumps too, were it not for the limit.
-                    text.push("coalesce((SELECT true FROM dump_property AS p WHERE p.dump = d.id AND ").push(plus);
-                    text.push("p.path = ").bind(path).push(" AND ").push(plus);
-                    write_test(text, test);
+                    text.push(&format!("coalesce((SELECT true FROM dump_property AS p WHERE p.dump = {key}.id"));
+                    text.push(" AND ").push(plus).push("p.path = ").bind(path).push(" AND ").push(plus);
+                    write_tests(text, tests);
                     text.push(" LIMIT 1), false)");
                 }
             }
@@ -421,11 +452,22 @@ impl Leaf {
     }
 }
 
-/// Appends the properties that meet a test, and where they are looked for.
-pub(super) fn write_noted(text: &mut Text, tenant: TenantId, path: &str, test: &Test) {
-    text.push("dump_property AS p WHERE p.tenant = ").bind(tenant);
-    text.push(" AND p.path = ").bind(path).push(" AND ");
-    write_test(text, test);
+/// Appends what is selected of the properties that meet one of some tests; each test has an index of its own.
+pub(super) fn write_noted(text: &mut Text, selected: &str, tenant: TenantId, (path, tests): (&str, &[Test])) {
+    for (index, test) in tests.iter().enumerate() {
+        text.push(if index == 0 { "" } else { " UNION " }).push("SELECT ").push(selected);
+        text.push(" FROM dump_property AS p WHERE p.tenant = ").bind(tenant);
+        text.push(" AND p.path = ").bind(path).push(" AND ");
+        write_test(text, test);
+    }
+}
+
+fn write_tests(text: &mut Text, tests: &[Test]) {
+    for (index, test) in tests.iter().enumerate() {
+        text.push(if index == 0 { "(" } else { " OR " });
+        write_test(text, test);
+    }
+    text.push(")");
 }
 
 fn write_test(text: &mut Text, test: &Test) {

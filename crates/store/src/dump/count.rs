@@ -1,7 +1,7 @@
 //! How often the values of a field occur among dumps. What the tally knows is not counted again.
 
 use super::condition::{Leaf, Ready, Text, column, demands};
-use super::query::Plan;
+use super::query::{Plan, Selected};
 use super::tally::{self, is_counted};
 use crate::error::StoreError;
 use crate::statement::Engine;
@@ -30,21 +30,12 @@ impl DumpsCount {
         let limit = MAX_REPORT_VALUES as u64 + 1;
         let values = match field {
             Field::Property(path) => {
-                let mut text = Text::new(tx);
-                text.push("SELECT p.text, count(*) AS n FROM dump_property AS p WHERE p.tenant = ").bind(self.tenant);
-                text.push(" AND p.path = ")
-                    .bind(path)
-                    .push(" GROUP BY p.text ORDER BY n DESC, p.text LIMIT ")
-                    .bind(limit);
-                let rows = tx.ask(&text.sql, &text.values).await?;
-                rows.iter().map(noted_value).collect::<Result<_, _>>()?
+                tally::values(tx, self.tenant, &tally::field(path), demands.first(), limit).await?
             }
-            field => {
-                let counted = tally::values(tx, self.tenant, column(field), demands.first(), limit).await?;
-                let value = |(value, count)| shown(field, value).map(|value| ValueCount { value, count });
-                counted.into_iter().filter_map(value).collect()
-            }
+            field => tally::values(tx, self.tenant, column(field), demands.first(), limit).await?,
         };
+        let value = |(value, count)| shown(field, value).map(|value| ValueCount { value, count });
+        let values = values.into_iter().filter_map(value).collect();
         Ok(DumpReport { dumps, values, has_more: false })
     }
 
@@ -55,7 +46,7 @@ impl DumpsCount {
         let column = column(field);
         // With nothing else to go by, the index of the column itself counts fastest.
         let plus = if text.engine == Engine::Sqlite && !plan.driver.is_empty() { "+" } else { "" };
-        plan.write(&mut text, &format!("d.{column} AS value, count(*) AS n"));
+        plan.write(&mut text, Selected::Of(&format!("d.{column} AS value, count(*) AS n")));
         text.push(&format!(" GROUP BY {plus}d.{column}) AS c ORDER BY n DESC, value LIMIT "));
         text.bind(MAX_REPORT_VALUES as u64 + 2);
         let rows = tx.ask(&text.sql, &text.values).await?;
@@ -74,7 +65,7 @@ impl DumpsCount {
     async fn by_property(&self, tx: &Tx<'_>, plan: &Plan, path: &str) -> Result<DumpReport, StoreError> {
         let mut text = Text::new(tx);
         text.push("SELECT p.text, count(*) AS n FROM (");
-        plan.write(&mut text, "d.id");
+        plan.write(&mut text, Selected::Id);
         text.push(") AS d JOIN dump_property AS p ON p.dump = d.id AND p.path = ").bind(path);
         text.push(" GROUP BY p.text ORDER BY n DESC, p.text LIMIT ").bind(MAX_REPORT_VALUES as u64 + 1);
         let rows = tx.ask(&text.sql, &text.values).await?;
@@ -84,7 +75,7 @@ impl DumpsCount {
 
     async fn all(&self, tx: &Tx<'_>, plan: &Plan) -> Result<u64, StoreError> {
         let mut text = Text::new(tx);
-        plan.write(&mut text, "count(*)");
+        plan.write(&mut text, Selected::Count);
         tx.ask(&text.sql, &text.values).await?.first().map_or(Ok(0), |row| row.count(0))
     }
 

@@ -1,27 +1,30 @@
 //! The properties of dumps as rows that they can be found by. The truth of them is the JSON in the dump's own row.
+//!
+//! Each row has its dump's time, so that a page of what has a property is read off an index; triggers follow the dump, and
+//! count the rows by their texts (`migration/0013_dump_properties.sql`).
 
 use crate::error::StoreError;
 use crate::statement::statements;
 use crate::transaction::Tx;
 use crate::value::Value;
+use jiff::Timestamp;
+use model::Dump;
 use model::dump::{Leaf, found, leaves};
-use model::{DumpId, TenantId};
 use std::collections::BTreeMap;
 
 statements! {
     CLEAR = "DELETE FROM dump_property WHERE dump = $1";
-    INSERT = "INSERT INTO dump_property (dump, ordinal, tenant, path, kind, text, number) \
-              VALUES ($1, $2, $3, $4, $5, $6, $7)";
+    INSERT = "INSERT INTO dump_property (dump, ordinal, tenant, path, kind, text, number, time) \
+              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 }
 
 /// Writes the rows of a dump's properties in place of those that were there.
 pub(crate) async fn write(
     tx: &Tx<'_>,
-    dump: DumpId,
-    tenant: TenantId,
+    dump: &Dump,
     properties: &BTreeMap<String, serde_json::Value>,
 ) -> Result<(), StoreError> {
-    tx.execute(CLEAR, &[dump.into()]).await?;
+    tx.execute(CLEAR, &[dump.id.into()]).await?;
     let leaves = leaves(properties).map_err(|error| StoreError::Refused(Box::new(error)))?;
     for ((path, leaf), ordinal) in leaves.into_iter().zip(0_i64..) {
         // What is no text can be found by the text that JSON has for it: nobody who looks says which it is.
@@ -32,13 +35,14 @@ pub(crate) async fn write(
             Leaf::Empty => ("empty", None),
         };
         let values = [
-            dump.into(),
+            dump.id.into(),
             ordinal.into(),
-            tenant.into(),
+            dump.tenant.into(),
             path.into(),
             kind.into(),
             found(&leaf.text()).into(),
             number.map_or(Value::Null, Value::Int),
+            dump.facts.time.unwrap_or(Timestamp::UNIX_EPOCH).into(),
         ];
         tx.execute(INSERT, &values).await?;
     }

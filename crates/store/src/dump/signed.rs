@@ -3,7 +3,7 @@
 
 use super::condition::{Text, demands};
 use super::count::FEW;
-use super::query::Plan;
+use super::query::{Plan, Selected};
 use crate::error::StoreError;
 use crate::signature::rules::read_stack;
 use crate::statement::Engine;
@@ -45,13 +45,13 @@ impl StacksFind {
             let plan = Plan::all(tx, *tenant, demands, FEW).await?;
             // With nothing else to go by, the index of the stacks has them in their order.
             let plus = plus(!plan.driver.is_empty());
-            plan.write(text, selected);
+            plan.write(text, Selected::Of(selected));
             return Ok(plus);
         };
         let plan = Plan::page(tx, *tenant, demands, limit).await?;
         let order = plus(plan.is_gathered);
         text.push("SELECT ").push(selected).push(" FROM (");
-        plan.write(text, "d.id, d.signed");
+        plan.write(text, Selected::Of("d.id, d.signed"));
         text.push(&format!(" ORDER BY {order}d.time DESC, {order}d.id DESC LIMIT ")).bind(limit);
         text.push(") AS d WHERE true");
         Ok("")

@@ -1,14 +1,16 @@
 //! How many dumps have a value, without looking at them: the database's triggers keep count in the transaction that writes a
 //! dump (`migration/0012_dump_counts.sql`), so a report over a million dumps reads as many rows as there are values.
 //!
-//! Counted is what a dump has one of and many dumps share. Times, sizes, hashes and the like are hardly ever the same twice;
-//! what was noted is its tenant's own, and an index has it.
+//! Counted is what a dump has one of and many dumps share. Times, sizes, hashes and the like are hardly ever the same twice.
+//! What was noted is counted too, by its rows: of a list that holds a text twice a dump has it twice.
 
 use super::condition::{Leaf, Ready, Text};
 use crate::error::StoreError;
 use crate::transaction::Tx;
 use crate::value::{Row, Value};
 use model::TenantId;
+use model::dump::found;
+use model::dump::spec::{Comparison, Test};
 
 /// Tells whether the values of a column are counted.
 pub(super) fn is_counted(column: &str) -> bool {
@@ -56,12 +58,31 @@ pub(super) async fn meeting(tx: &Tx<'_>, tenant: TenantId, all: &[Ready]) -> Res
     rows.first().map_or(Ok(Some(0)), |row| row.count(0).map(Some))
 }
 
+/// Returns the name under which the values of a property are counted.
+pub(super) fn field(path: &str) -> String {
+    format!("properties.{path}")
+}
+
+/// Returns about how many rows have the text that a property must have, if that is all that is said: several may be of one
+/// dump, or of another kind than is meant, and a number may be written in another way.
+pub(super) async fn noted(tx: &Tx<'_>, tenant: TenantId, all: &[Ready]) -> Result<Option<u64>, StoreError> {
+    let [Ready::Leaf(Leaf::Property(path, tests))] = all else { return Ok(None) };
+    let Some(Test::Text(Comparison::Equal, with) | Test::Quoted(Comparison::Equal, with)) = tests.last() else {
+        return Ok(None);
+    };
+    let mut text = Text::new(tx);
+    text.push("SELECT k.dumps FROM dump_count AS k WHERE k.tenant = ").bind(tenant);
+    text.push(" AND k.field = ").bind(field(path)).push(" AND k.value = ").bind(found(with));
+    let rows = tx.ask(&text.sql, &text.values).await?;
+    rows.first().map_or(Ok(Some(0)), |row| row.count(0).map(Some))
+}
+
 /// Returns the values of a counted column with their counts, the most frequent first; only those that are allowed, if
 /// something is said of them.
 pub(super) async fn values(
     tx: &Tx<'_>,
     tenant: TenantId,
-    column: &'static str,
+    column: &str,
     only: Option<&Ready>,
     limit: u64,
 ) -> Result<Vec<(Value, u64)>, StoreError> {

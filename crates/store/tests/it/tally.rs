@@ -51,8 +51,19 @@ pub(crate) async fn check(raw: &Raw) -> Vec<&'static str> {
     let kept = raw.texts("SELECT tenant, cast(dumps AS text) FROM dump_count WHERE field = '' ORDER BY tenant").await;
     assert_eq!(kept, counted);
     let known = COUNTED.map(|column| format!("'{column}'")).join(", ");
-    let others = format!("SELECT count(*) FROM dump_count WHERE field NOT IN ('', {known})");
+    let others = format!(
+        "SELECT count(*) FROM dump_count WHERE field NOT IN ('', {known}) \
+                          AND field NOT LIKE 'properties.%'"
+    );
     assert_eq!(raw.number(&others).await, 0, "nothing else is counted");
+    let counted = "SELECT tenant, 'properties.' || path AS field, text, cast(count(*) AS text) FROM dump_property \
+                   GROUP BY tenant, path, text ORDER BY 1, 2, 3";
+    let kept = "SELECT tenant, field, value, cast(dumps AS text) FROM dump_count WHERE field LIKE 'properties.%' \
+                ORDER BY 1, 2, 3";
+    assert_eq!(raw.texts(kept).await, raw.texts(counted).await);
+    // Each property has its dump's time, also when that becomes another.
+    let strange = "SELECT count(*) FROM dump_property AS p JOIN dump AS d ON d.id = p.dump WHERE p.time <> d.time";
+    assert_eq!(raw.number(strange).await, 0);
     used
 }
 
@@ -99,6 +110,9 @@ async fn the_tally_is_right_whatever_happens(fresh: &Fresh) {
     assert_eq!((back.id, back.state), (gone.id, DumpState::Received));
     check(&raw).await;
     store.close().await;
-    raw.script("DELETE FROM dump").await;
+    assert!(raw.number("SELECT count(*) FROM dump_property WHERE time <> 0").await > 20);
+    raw.script("UPDATE dump SET time = time + 1").await;
+    check(&raw).await;
+    raw.script("DELETE FROM dump_property; DELETE FROM dump").await;
     assert_eq!(raw.number("SELECT count(*) FROM dump_count").await, 0);
 }
