@@ -400,7 +400,7 @@ fn lzo(page: &[u8]) -> Vec<u8> {
         out.extend_from_slice(bytes);
         match again {
             0 => continue,
-            ..=33 => out.push(32 | (again as u8 - 2)),
+            1..=33 => out.push(32 | (again as u8 - 2)),
             _ => long(&mut out, 32, again - 33),
         }
         out.extend_from_slice(&[0, 0]);
