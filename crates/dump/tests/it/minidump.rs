@@ -160,6 +160,18 @@ fn minidumps_of_several_systems_are_read() {
     check(made::MACOS, "aarch64", "macos", "null_access", &signed);
 }
 
+#[test]
+fn threads_with_very_many_frames_are_told_as_far_as_they_fit() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), made::crowd(400)).unwrap();
+    let report = analyse(file.path(), &Places::default());
+    let frames: usize = report.threads.iter().map(|thread| thread.frames.len()).sum();
+    assert_eq!((report.threads.len(), frames), (400, 200_000));
+    assert!(report.threads[0].frames.len() > 500);
+    let last = report.threads.last().unwrap();
+    assert!(last.frames.is_empty() && last.broken.as_ref().unwrap().contains("all threads together"), "{last:?}");
+}
+
 fn places() -> Places {
     Places { roots: vec!["/".into()], ..Places::default() }
 }

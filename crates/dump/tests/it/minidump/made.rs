@@ -80,6 +80,45 @@ pub(crate) fn made(system: System) -> Vec<u8> {
     file
 }
 
+/// Returns a minidump of so many threads, which all stand on one deep stack.
+pub(crate) fn crowd(count: u32) -> Vec<u8> {
+    // Beyond the stack that is there already.
+    let deep = STACK + 0x1_0000;
+    let mut file = made(LINUX);
+    let stream = |file: &[u8], number: usize| {
+        let entry = 32 + number * 12;
+        u32::from_le_bytes(file[entry + 8..entry + 12].try_into().unwrap()) as usize
+    };
+    let replace = |file: &mut Vec<u8>, number: usize, stream: &[u8]| {
+        let (entry, at) = (32 + number * 12, file.len() as u32);
+        file[entry + 4..entry + 8].copy_from_slice(&(stream.len() as u32).to_le_bytes());
+        file[entry + 8..entry + 12].copy_from_slice(&at.to_le_bytes());
+        file.extend_from_slice(stream);
+    };
+    let first = stream(&file, 3) + 4;
+    let mut thread = file[first..first + 48].to_vec();
+    let context = u32::from_le_bytes(thread[44..48].try_into().unwrap()) as usize;
+    // The frame pointer.
+    file[context + 160..context + 168].copy_from_slice(&deep.to_le_bytes());
+    let mut threads = count.to_le_bytes().to_vec();
+    for number in 0..count {
+        thread[..4].copy_from_slice(&number.to_le_bytes());
+        threads.extend_from_slice(&thread);
+    }
+    replace(&mut file, 3, &threads);
+    let stack: Vec<u8> = (0..4000)
+        .flat_map(|number| {
+            if number % 2 == 0 { deep + number * 8 + 16 } else { CODE + 0x1000 + number % 100 }.to_le_bytes()
+        })
+        .collect();
+    let mut list = 1_u32.to_le_bytes().to_vec();
+    word(&mut list, deep);
+    [stack.len() as u32, file.len() as u32].iter().for_each(|number| half(&mut list, *number));
+    file.extend_from_slice(&stack);
+    replace(&mut file, 6, &list);
+    file
+}
+
 /// The system, the process and its command.
 fn about(system: System, made: &mut Made) {
     let words = made.text("6.1.0-18-amd64 #1 SMP");
