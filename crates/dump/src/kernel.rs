@@ -102,6 +102,9 @@ fn log(pages: &Pages<'_>, about: &About, info: &Info, report: &mut Report) -> Op
         return None;
     };
     let lines = log::lines(info, &space);
+    if pages.is_exhausted() {
+        report.note(NoteCode::Cut, "the kernel's log is spread over more pages than are unpacked");
+    }
     match &lines {
         None => report.note(NoteCode::Missing, "the kernel's log is not to be found in the dump"),
         Some(lines) if lines.iter().map(|line| line.len() + 1).sum::<usize>() + 1024 > log::MAX_LOG_BYTES => {

@@ -10,7 +10,11 @@ use model::report::{Address, Found, Frame, Module, Thread, Trust};
 use std::collections::{BTreeMap, HashMap};
 
 /// Frames of all threads of one report.
-const MAX_FRAMES_IN_ALL: usize = 400_000;
+const MAX_FRAMES_IN_ALL: usize = 200_000;
+/// Bytes of the names in them; a module that means harm has long ones.
+const MAX_NAME_BYTES_IN_ALL: usize = 64 << 20;
+/// What is said of a stack that is not told because of them.
+const TOO_MANY: &str = "all threads together have more frames than are told";
 /// Places in the code that are remembered.
 const MAX_REMEMBERED: usize = 1 << 16;
 
@@ -36,14 +40,25 @@ pub(crate) struct Stacks<'a> {
     /// By where a frame goes on, and whether that is what was looked up.
     known: HashMap<(u64, bool), Vec<Frame>>,
     found: Vec<Place>,
+    /// Frames, and bytes of names, that may yet be told.
     left: usize,
+    name_bytes_left: usize,
 }
 
 impl<'a> Stacks<'a> {
     /// Returns what tells stacks over these modules, which are sorted by address.
     pub(crate) fn new(unwinder: Unwinder<'a>, modules: &'a [Loaded], places: &'a Places) -> Self {
         let symbols = modules.iter().map(|_| None).collect();
-        Self { unwinder, modules, places, symbols, known: HashMap::new(), found: Vec::new(), left: MAX_FRAMES_IN_ALL }
+        Self {
+            unwinder,
+            modules,
+            places,
+            symbols,
+            known: HashMap::new(),
+            found: Vec::new(),
+            left: MAX_FRAMES_IN_ALL,
+            name_bytes_left: MAX_NAME_BYTES_IN_ALL,
+        }
     }
 
     /// Returns a thread with its stack.
@@ -59,22 +74,21 @@ impl<'a> Stacks<'a> {
             thread.broken = Some("its registers are not known".to_owned());
             return thread;
         };
+        if self.left == 0 {
+            thread.broken = Some(TOO_MANY.to_owned());
+            return thread;
+        }
         let walk = self.unwinder.walk(&registers, memory);
         thread.broken = walk.broken;
         thread.frames_cut = walk.cut;
-        for walked in &walk.frames {
-            self.tell_frame(walked, &mut thread.frames);
+        if !walk.frames.iter().all(|walked| self.tell_frame(walked, &mut thread.frames)) {
+            thread.broken = Some(TOO_MANY.to_owned());
         }
-        if thread.frames.len() > self.left {
-            thread.frames.truncate(self.left);
-            thread.broken = Some(format!("all threads together have more than {MAX_FRAMES_IN_ALL} frames"));
-        }
-        self.left -= thread.frames.len();
         thread
     }
 
-    /// Appends a frame, with those before it that were inlined into it.
-    fn tell_frame(&mut self, walked: &Walked, frames: &mut Vec<Frame>) {
+    /// Appends a frame, with those before it that were inlined into it; false, now and ever after, if that is too much.
+    fn tell_frame(&mut self, walked: &Walked, frames: &mut Vec<Frame>) -> bool {
         if self.known.len() >= MAX_REMEMBERED {
             self.known.clear();
         }
@@ -84,11 +98,19 @@ impl<'a> Stacks<'a> {
             self.known.insert(key, told);
         }
         let told = self.known.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let left =
+            self.left.checked_sub(told.len()).zip(self.name_bytes_left.checked_sub(told.iter().map(name_bytes).sum()));
+        let Some(left) = left else {
+            self.left = 0;
+            return false;
+        };
+        (self.left, self.name_bytes_left) = left;
         frames.extend_from_slice(told);
         if let Some(last) = frames.last_mut() {
             last.trust = walked.trust;
             last.is_interrupted = walked.is_interrupted;
         }
+        true
     }
 
     /// Returns what is known of the place a frame is at: the inlined functions first, then the one that has its own frame.
@@ -136,4 +158,8 @@ impl<'a> Stacks<'a> {
             }
         }
     }
+}
+
+fn name_bytes(frame: &Frame) -> usize {
+    [&frame.module_name, &frame.function, &frame.symbol, &frame.file].into_iter().flatten().map(String::len).sum()
 }

@@ -7,6 +7,9 @@ use std::collections::VecDeque;
 
 /// Bytes of a log that are kept, the last ones.
 pub(super) const MAX_LOG_BYTES: usize = 2 << 20;
+/// Lines that are taken apart. Records may name the same text again and again, so that there is no end to what a small
+/// dump has lines of.
+const MAX_LINES: usize = 2 << 20;
 /// Records that are looked at.
 const MAX_RECORDS: u64 = 1 << 20;
 /// Bits of how many descriptors, and how many bytes of text, there are.
@@ -25,12 +28,15 @@ const FINALIZED: u64 = 2;
 struct Tail {
     lines: VecDeque<String>,
     bytes: usize,
+    /// Lines that may yet come.
+    left: usize,
 }
 
 impl Tail {
     fn push(&mut self, nanoseconds: u64, text: &[u8]) {
         let (seconds, micros) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000 / 1000);
-        for line in String::from_utf8_lossy(text).lines() {
+        for line in String::from_utf8_lossy(text).lines().take(self.left) {
+            self.left -= 1;
             let line = format!("[{seconds:5}.{micros:06}] {}", line.trim_end_matches('\0'));
             self.bytes += line.len() + 1;
             self.lines.push_back(line);
@@ -45,7 +51,7 @@ impl Tail {
 
 /// Returns the lines of the log; none if it is not to be found.
 pub(super) fn lines(info: &Info, memory: &impl Memory) -> Option<Vec<String>> {
-    let mut tail = Tail { lines: VecDeque::new(), bytes: 0 };
+    let mut tail = Tail { lines: VecDeque::new(), bytes: 0, left: MAX_LINES };
     ring(info, memory, &mut tail).or_else(|| records(info, memory, &mut tail))?;
     Some(tail.lines.into())
 }
@@ -81,6 +87,9 @@ fn ring(info: &Info, memory: &impl Memory, tail: &mut Tail) -> Option<()> {
     let next_at = position.checked_add(info.offset("prb_data_blk_lpos.next")?)?;
     let count = (last.wrapping_sub(first) & ID).min(MAX_RECORDS).min((1 << count_bits) - 1);
     for number in 0..=count {
+        if tail.left == 0 {
+            break;
+        }
         // The last ones, should there be more than are looked at.
         let id = last.wrapping_sub(count - number) & ID;
         let index = id & ((1 << count_bits) - 1);
@@ -138,7 +147,7 @@ fn records(info: &Info, memory: &impl Memory, tail: &mut Tail) -> Option<()> {
     let mut at = first;
     let mut room = size;
     for _ in 0..MAX_RECORDS {
-        if at == end || at >= size {
+        if at == end || at >= size || tail.left == 0 {
             break;
         }
         let record = buffer.checked_add(at)?;

@@ -4,7 +4,7 @@ use super::inflate;
 use super::source::Source;
 use crate::core::elf::{Header, Layout, MAX_HEADER_BYTES, Segment};
 use crate::kind::KDUMP;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -18,6 +18,10 @@ const MAX_MAP_BYTES: usize = 64 << 20;
 const MAP_STRIDE: usize = 512;
 /// Pages that are kept unpacked.
 const MAX_KEPT_PAGES: usize = 1024;
+/// Bytes of pages that are unpacked, those forgotten and unpacked again counted again; logs have some MiB.
+const MAX_UNPACKED_BYTES: usize = 128 << 20;
+/// Segments before the nearest one that are looked at, because segments may overlap.
+const MAX_LOOK_BACK: usize = 8;
 /// Bytes of one packed page: it is stored as it is if packing does not help.
 const MAX_PACKED_BYTES: usize = 128 << 10;
 
@@ -47,6 +51,7 @@ pub(super) struct Pages<'a> {
 
 #[derive(Debug)]
 enum Kept {
+    /// By physical address.
     Segments(Vec<Segment>),
     Packed(Packed),
 }
@@ -60,6 +65,8 @@ struct Packed {
     /// How many pages there are before each stride of the map.
     counts: Vec<u64>,
     cache: RefCell<HashMap<u64, Option<Rc<Vec<u8>>>>>,
+    /// Bytes that may yet be unpacked.
+    left: Cell<usize>,
 }
 
 impl<'a> Pages<'a> {
@@ -76,6 +83,11 @@ impl<'a> Pages<'a> {
             (Kept::Segments(segments(&source, &header, bytes, &mut about)), header.layout)
         };
         Some((Self { source, kept, layout }, about))
+    }
+
+    /// Tells whether so much was unpacked that nothing more is.
+    pub(super) fn is_exhausted(&self) -> bool {
+        matches!(&self.kept, Kept::Packed(packed) if packed.left.get() < packed.page_bytes)
     }
 
     /// Reads from a physical address on, and returns how many bytes of it are there.
@@ -95,10 +107,10 @@ impl<'a> Pages<'a> {
     fn part(&self, address: u64, into: &mut [u8]) -> usize {
         match &self.kept {
             Kept::Segments(segments) => {
-                let inside = |segment: &&Segment| {
-                    segment.kind == Segment::LOAD && address.wrapping_sub(segment.physical) < segment.file_bytes
-                };
-                let Some(segment) = segments.iter().find(inside) else { return 0 };
+                let after = segments.partition_point(|segment| segment.physical <= address);
+                let mut near = segments[after.saturating_sub(MAX_LOOK_BACK)..after].iter().rev();
+                let inside = |segment: &&Segment| address - segment.physical < segment.file_bytes;
+                let Some(segment) = near.find(inside) else { return 0 };
                 let skip = address - segment.physical;
                 let length = usize::try_from(segment.file_bytes - skip).unwrap_or(usize::MAX).min(into.len());
                 let Some(offset) = segment.offset.checked_add(skip) else { return 0 };
@@ -133,6 +145,7 @@ impl Packed {
 
     fn unpack(&self, source: &Source<'_>, layout: Layout, number: u64) -> Option<Vec<u8>> {
         let entry = self.rank(number)?.checked_mul(24)?.checked_add(self.table)?;
+        self.left.set(self.left.get().checked_sub(self.page_bytes)?);
         let entry = source.some(entry, 24);
         let (offset, length, flags) = (layout.u64(&entry, 0)?, layout.u32(&entry, 8)?, layout.u32(&entry, 12)?);
         let length = usize::try_from(length).ok().filter(|length| *length <= MAX_PACKED_BYTES)?;
@@ -167,7 +180,7 @@ fn segments(source: &Source<'_>, header: &Header, bytes: &[u8], about: &mut Abou
         let at = header.segments_at.checked_add(u64::from(number) * header.stride())?;
         Segment::parse(header.layout, &source.some(at, header.entry_bytes()))
     };
-    let segments: Vec<Segment> = (0..count.min(MAX_SEGMENTS)).map_while(read).collect();
+    let mut segments: Vec<Segment> = (0..count.min(MAX_SEGMENTS)).map_while(read).collect();
     for note in segments.iter().filter(|segment| segment.kind == Segment::NOTE) {
         let room = MAX_NOTE_BYTES - about.notes.len();
         let length = usize::try_from(note.file_bytes).unwrap_or(usize::MAX).min(room).min(bytes.len());
@@ -179,6 +192,8 @@ fn segments(source: &Source<'_>, header: &Header, bytes: &[u8], about: &mut Abou
         segment.file_bytes > 0 && source.some(end.saturating_sub(1), 1).is_empty()
     };
     about.is_truncated |= segments.iter().any(is_short) || segments.len() < count as usize;
+    segments.retain(|segment| segment.kind == Segment::LOAD && segment.file_bytes > 0);
+    segments.sort_by_key(|segment| segment.physical);
     segments
 }
 
@@ -231,11 +246,18 @@ fn packed(source: &Source<'_>, layout: Layout, about: &mut About) -> Option<Pack
             layout.u64(&entry, 0).zip(layout.u32(&entry, 8)).map(|(at, length)| at.saturating_add(u64::from(length)));
         about.is_truncated |= end.is_none_or(|end| source.some(end.saturating_sub(1), 1).is_empty());
     }
-    Some(Packed { page_bytes: usize::try_from(block).ok()?, table, map, counts, cache: RefCell::default() })
+    Some(Packed { page_bytes: usize::try_from(block).ok()?, table, map, counts, ..Packed::none() })
 }
 
 impl Packed {
     fn none() -> Self {
-        Self { page_bytes: 4096, table: 0, map: Vec::new(), counts: Vec::new(), cache: RefCell::default() }
+        Self {
+            page_bytes: 4096,
+            table: 0,
+            map: Vec::new(),
+            counts: Vec::new(),
+            cache: RefCell::default(),
+            left: Cell::new(MAX_UNPACKED_BYTES),
+        }
     }
 }

@@ -149,6 +149,25 @@ fn core(program: &Path, symbols: &BTreeMap<String, u64>) -> Made {
     made
 }
 
+/// Returns a core, and the same with its number of segments where that of too many stands, and the program that crashed.
+pub(crate) fn samples() -> [Vec<u8>; 3] {
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    let (program, symbols) = link(folder.path());
+    let mut made = core(&program, &symbols);
+    let mut wide = core(&program, &symbols);
+    wide.is_wide = true;
+    let extra = Extra {
+        arguments: vec!["serve".to_owned(), "--all".to_owned()],
+        environment: Some(vec!["LANG=C".to_owned(), "TOKEN=secret".to_owned()]),
+        threads: [(77, "worker".to_owned())].into(),
+        node: Some("here".to_owned()),
+        crashed_at: Some(1_700_000_000),
+        ..Extra::default()
+    };
+    made.notes.extend(extra.write().expect("it is short"));
+    [made.bytes(), wide.bytes(), fs::read(program).expect("it was linked")]
+}
+
 fn check(report: &Report) {
     let thread = report.crashed().expect("a signal ended it");
     let names: Vec<_> = thread.frames.iter().map(|frame| frame.function.as_deref().unwrap_or("?")).collect();

@@ -308,19 +308,20 @@ fn check_prefixes(core: &Path, places: Places, step: usize) {
     }
 }
 
+/// Tells whether tests have their full size, which `make soak` gives them.
+fn is_soak() -> bool {
+    std::env::var_os("QUARRY_SOAK").is_some()
+}
+
+/// At each page with `QUARRY_SOAK`, which takes minutes.
 #[test]
 fn a_core_cut_short_anywhere_is_read() {
     let program = Program::compile("sig.c", &["-O1", "-g"]);
-    check_prefixes(&program.crash(&[]), Places { roots: vec!["/".into()], ..Places::default() }, 7 * 4096);
-}
-
-#[test]
-#[ignore = "a thousand prefixes take minutes"]
-fn a_core_cut_short_at_every_page_is_read() {
-    let program = Program::compile("sig.c", &["-O1", "-g"]);
-    check_prefixes(&program.crash(&[]), here(), 4096);
-    let program = Program::compile("panic.rs", &["-O", "-g", "-Cpanic=abort"]);
-    check_prefixes(&program.crash(&[]), Places::default(), 40_960);
+    check_prefixes(&program.crash(&[]), here(), if is_soak() { 4096 } else { 7 * 4096 });
+    if is_soak() {
+        let program = Program::compile("panic.rs", &["-O", "-g", "-Cpanic=abort"]);
+        check_prefixes(&program.crash(&[]), Places::default(), 40_960);
+    }
 }
 
 /// Changes bytes of a core at places that a seed chooses, and analyses what comes of it.
@@ -347,15 +348,9 @@ fn check_damage(core: &Path, places: Places, rounds: u64) {
     }
 }
 
+/// Thousands of them with `QUARRY_SOAK`, which takes minutes.
 #[test]
-fn a_damaged_core_breaks_nothing() {
-    let program = Program::compile("sig.c", &["-O1", "-g"]);
-    check_damage(&program.crash(&[]), Places { roots: vec!["/".into()], ..Places::default() }, 60);
-}
-
-#[test]
-#[ignore = "thousands of damaged cores take minutes"]
 fn damaged_cores_break_nothing() {
     let program = Program::compile("sig.c", &["-O1", "-g"]);
-    check_damage(&program.crash(&[]), here(), 10_000);
+    check_damage(&program.crash(&[]), here(), if is_soak() { 10_000 } else { 60 });
 }

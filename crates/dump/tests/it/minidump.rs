@@ -1,7 +1,10 @@
 //! Minidumps, written here from the cores of programs that crash: their stacks are those of the cores.
 
+pub(crate) mod made;
+
 use crate::program::Program;
 use dump::{Places, analyse};
+use made::System;
 use model::report::{DumpKind, Report};
 use object::{Object, ObjectSegment};
 use proptest::prelude::*;
@@ -38,7 +41,7 @@ fn word(into: &mut Vec<u8>, number: u64) {
 }
 
 /// Writes a minidump of what a core's report tells, with the core's memory.
-fn write(core: &Path, report: &Report) -> Vec<u8> {
+pub(crate) fn write(core: &Path, report: &Report) -> Vec<u8> {
     let mut file = vec![0; 32 + 6 * 12];
     let put = |file: &mut Vec<u8>, bytes: &[u8]| {
         let at = file.len() as u32;
@@ -123,6 +126,50 @@ fn write(core: &Path, report: &Report) -> Vec<u8> {
     }
     file[..header.len()].copy_from_slice(&header);
     file
+}
+
+/// Checks what is read of a minidump that was put together by hand.
+fn check(system: System, arch: &str, os: &str, class: &str, id: &str) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), made::made(system)).unwrap();
+    let report = analyse(file.path(), &Places::default());
+    assert_eq!((report.kind, report.is_truncated), (DumpKind::Minidump, false), "{system:?}");
+    assert_eq!((report.machine.arch.as_deref(), report.machine.os.as_deref()), (Some(arch), Some(os)), "{system:?}");
+    let process = report.process.as_ref().unwrap();
+    assert_eq!((process.pid, process.arguments.as_deref()), (Some(4121), Some("/usr/bin/serve --all")), "{system:?}");
+    let names: Vec<_> = report.threads.iter().map(|thread| thread.name.as_deref().unwrap()).collect();
+    assert_eq!(names, ["main", "worker"], "{system:?}");
+    assert!(report.threads.iter().all(|thread| thread.frames.len() > 1), "{system:?}: {:?}", report.threads);
+    assert_eq!(report.crash.as_ref().unwrap().class, class, "{system:?}");
+    let modules: Vec<_> =
+        report.modules.iter().map(|module| (module.path.as_str(), module.build_id.as_deref().unwrap())).collect();
+    assert_eq!(modules[0], ("/usr/bin/serve", id), "{system:?}");
+    assert_eq!(modules[1].0, "/usr/lib/libé.so", "{system:?}");
+}
+
+#[test]
+fn minidumps_of_several_systems_are_read() {
+    let build_id = "11".repeat(20);
+    let uuid = "11".repeat(16);
+    let signed = "11".repeat(16) + "2";
+    check(made::LINUX, "x86_64", "linux", "null_access", &build_id);
+    check(made::LINUX_32, "x86", "linux", "null_access", &build_id);
+    check(made::ANDROID, "aarch64", "android", "null_access", &uuid);
+    check(made::ANDROID_32, "arm", "android", "null_access", &uuid);
+    check(made::WINDOWS, "x86_64", "windows", "null_read", &signed);
+    check(made::MACOS, "aarch64", "macos", "null_access", &signed);
+}
+
+#[test]
+fn threads_with_very_many_frames_are_told_as_far_as_they_fit() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), made::crowd(400)).unwrap();
+    let report = analyse(file.path(), &Places::default());
+    let frames: usize = report.threads.iter().map(|thread| thread.frames.len()).sum();
+    assert_eq!((report.threads.len(), frames), (400, 200_000));
+    assert!(report.threads[0].frames.len() > 500);
+    let last = report.threads.last().unwrap();
+    assert!(last.frames.is_empty() && last.broken.as_ref().unwrap().contains("all threads together"), "{last:?}");
 }
 
 fn places() -> Places {
