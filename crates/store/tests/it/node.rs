@@ -189,12 +189,14 @@ async fn gives_what_comes_to_a_node_that_waits(fresh: &Fresh) {
     gone.at = at(9) + LEASE;
     let made = store.execution_accept(&late, ours, ("ann", at(9)), Some(gone)).await.expect("is accepted");
     assert!(made.is_new);
-    refused(made.heard.expect("a node waited"), "session");
+    let words = format!("session `{}` is not the node's, or its lease ran out", node.session);
+    refused(made.heard.expect("a node waited"), &words);
     assert_eq!(store.execution_get(late.id, None).await.expect("is there").state, ExecutionState::Queued);
     // What is refused is refused, whoever waits.
     let other = NewExecution { command: vec!["other".to_owned()], ..late.clone() };
     let waits = waits(9, &[], 10);
-    refused(store.execution_accept(&other, ours, ("ann", at(10)), waits).await, "exists");
+    let words = format!("execution `{}` already exists, and is different", late.id);
+    refused(store.execution_accept(&other, ours, ("ann", at(10)), waits).await, &words);
     check_replay(&store, &fresh.raw().await).await;
     store.close().await;
 }
