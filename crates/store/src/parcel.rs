@@ -20,8 +20,8 @@ use std::fmt::Write;
 
 statements! {
     FIND_SQLITE = "SELECT f.digest, p.digest, f.place, f.packed, f.raw, f.parcel FROM json_each($1) AS j \
-                   JOIN frame AS f ON f.tenant = $2 AND f.digest = unhex(j.value) \
-                   JOIN parcel AS p ON p.tenant = f.tenant AND p.number = f.parcel";
+                   CROSS JOIN frame AS f ON f.tenant = $2 AND f.digest = unhex(j.value) \
+                   CROSS JOIN parcel AS p ON p.tenant = f.tenant AND p.number = f.parcel";
     FIND_POSTGRES = "SELECT f.digest, p.digest, f.place, f.packed, f.raw, f.parcel \
                      FROM json_array_elements_text(cast(cast($1 AS text) AS json)) AS j(value) \
                      JOIN frame AS f ON f.tenant = $2 AND f.digest = decode(j.value, 'hex') \
@@ -342,5 +342,23 @@ impl Store {
         at: Timestamp,
     ) -> Result<ParcelsFreed, StoreError> {
         self.write(ParcelGc { before, limit, by: by.to_owned(), at }).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_looked_up_one_by_one() {
+        let connection = rusqlite::Connection::open_in_memory().expect("opens");
+        crate::migration::on_sqlite(&connection, Timestamp::UNIX_EPOCH).expect("is made");
+        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {FIND_SQLITE}")).expect("is understood");
+        let steps = statement.query_map(("[]", "ten_1"), |row| row.get(3)).expect("is explained");
+        let steps: Vec<String> = steps.collect::<Result<_, _>>().expect("is read");
+        // Begun from the other end, each list would go through all frames that its tenant has.
+        assert!(steps[0].starts_with("SCAN j"), "{steps:#?}");
+        assert!(steps[1].contains("SEARCH f USING PRIMARY KEY (tenant=? AND digest=?)"), "{steps:#?}");
+        assert!(steps[2].contains("SEARCH p USING") && steps[2].contains("number=?"), "{steps:#?}");
     }
 }
