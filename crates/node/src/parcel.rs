@@ -23,10 +23,10 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet, block_in_place};
 
 /// Bytes of a parcel, at most what the server writes at once: of a longer one the sender would hold more.
-const PARCEL_BYTES: u64 = 4 << 20;
+const PARCEL_BYTES: u64 = 3 << 20;
 /// Frames, and bytes of them, that are asked for together.
 const ASKED_FRAMES: usize = 1_024;
-const ASKED_BYTES: usize = 2 << 20;
+const ASKED_BYTES: usize = 1 << 20;
 /// Frames between the splitter and whoever sends; there may be long ones among them.
 const WAITING: usize = 2;
 /// Bytes of neighbouring frames that are fetched at once.

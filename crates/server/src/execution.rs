@@ -8,7 +8,6 @@ use crate::body::{Asked, Body, Made, Named, TenantQuery};
 use crate::caller::Caller;
 use crate::error::Answer;
 use crate::page::Entries;
-use crate::session::Errand;
 use crate::session::watch::moved;
 use axum::Json;
 use axum::extract::State;
@@ -18,7 +17,7 @@ use model::{
     TenantId,
 };
 use std::sync::Arc;
-use store::{Accepted, DumpKey, Taken, TenantKey};
+use store::{DumpKey, Taken, TenantKey};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -66,22 +65,13 @@ async fn create(
     }
     let shape = Shape::of(&new.recipe(), OriginKind::Hand, manifest);
     shape.check()?;
-    let image_id = image.as_ref().map(|image| image.id);
-    // A node that waits is asked in its stead: it is given the execution in the transaction that accepts it.
-    let errand = app.sessions.errand((&shape, tenant), image_id, now);
-    let (by, report) = ((caller.user.as_str(), now), errand.as_ref().map(Errand::report));
-    let accepted = match &image {
-        Some(image) => app.store.execution_accept_in(&new, image, by, report).await?,
-        None => app.store.execution_accept(&new, tenant, by, report).await?,
+    // A node that waits asks at once: what it asks is written behind this, and so at the same time.
+    let ring = || app.sessions.ring(&shape, tenant, image.as_ref().map(|image| image.id));
+    let by = (caller.user.as_str(), now);
+    let (execution, is_new) = match &image {
+        Some(image) => app.store.execution_accept_in(&new, image, by, ring).await?,
+        None => app.store.execution_accept(&new, tenant, by, ring).await?,
     };
-    let Accepted { execution, is_new, heard } = accepted;
-    let is_given = heard.as_ref().and_then(|heard| heard.as_ref().ok()).is_some_and(|heard| heard.gives(execution.id));
-    if let Some((errand, heard)) = errand.zip(heard) {
-        errand.end(heard);
-    }
-    if is_new && !is_given {
-        app.sessions.ring(&shape, tenant, image_id);
-    }
     Ok((execution, is_new).into())
 }
 

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use store::{Heard, Queue, Report, StoreError};
+use store::{Heard, Queue};
 use tokio::sync::Notify;
 
 /// Waiting nodes that are looked at for one execution; the pass behind looks at all.
@@ -60,50 +60,6 @@ impl Entry {
     fn takes(&self) -> bool {
         self.node.state == NodeState::Ready && self.node.hold.is_none()
     }
-
-    /// Tells whether its node may be given what has this shape.
-    fn suits(&self, shape: &Shape, tenant: TenantId) -> bool {
-        self.serves.is_none_or(|serves| serves == tenant) && self.node.offer.fits(shape).is_ok()
-    }
-}
-
-/// A node that waits, asked in its stead by whoever has something for it. Dropped, it waits on.
-pub(crate) struct Errand<'s> {
-    sessions: &'s Sessions,
-    turn: u64,
-    /// What had come into the queue when it was sent.
-    queue: u64,
-    report: Report,
-    is_over: bool,
-}
-
-impl Errand<'_> {
-    /// Returns what the node says.
-    pub(crate) fn report(&self) -> Report {
-        self.report.clone()
-    }
-
-    /// Hands the node what it is told; what came to nothing it asks for itself.
-    pub(crate) fn end(mut self, heard: Result<Heard, StoreError>) {
-        self.is_over = true;
-        let session = self.report.sync.session;
-        let Ok(heard) = heard else { return self.sessions.forget(session) };
-        let about = (self.report.serves, self.report.lease);
-        self.sessions.learn(&self.report.sync, &heard, (Need::Exchange, self.queue), about);
-        let mut inner = self.sessions.lock();
-        if let Some(door) = inner.doors.get_mut(&session).filter(|door| door.turn == self.turn) {
-            door.given = Some(Box::new(heard));
-            door.bell.notify_one();
-        }
-    }
-}
-
-impl Drop for Errand<'_> {
-    fn drop(&mut self) {
-        if !self.is_over {
-            self.sessions.lock().rouse(self.report.sync.session);
-        }
-    }
 }
 
 /// Where the syncs of one session meet, known or not.
@@ -112,10 +68,6 @@ struct Door {
     /// The newest sync's number.
     turn: u64,
     bell: Arc<Notify>,
-    /// What it says, while it waits for something to do.
-    report: Option<Box<Report>>,
-    /// What it is told, once somebody has asked in its stead.
-    given: Option<Box<Heard>>,
 }
 
 #[derive(Debug, Default)]
@@ -164,9 +116,8 @@ impl Sessions {
         let door = inner.doors.entry(session).or_default();
         door.turn += 1;
         door.bell.notify_waiters();
-        // A bell of its own: what rang for the older one is found in what is known of the session. What the older one was
-        // given is given again, since the newer one does not name it.
-        (door.bell, door.report, door.given) = (Arc::default(), None, None);
+        // A bell of its own: what rang for the older one is found in what is known of the session.
+        door.bell = Arc::default();
         Turn { session, number: door.turn, bell: Arc::clone(&door.bell) }
     }
 
@@ -261,8 +212,8 @@ impl Sessions {
         }
     }
 
-    /// Puts a session among those that wait, with what it says; tells whether there is nothing to do for it meanwhile.
-    pub(crate) fn wait(&self, turn: &Turn, report: &Report) -> bool {
+    /// Puts a session among those that wait; tells whether there is nothing to do for it meanwhile.
+    pub(crate) fn wait(&self, turn: &Turn) -> bool {
         let mut inner = self.lock();
         let queue = inner.queue;
         let is_newest = inner.doors.get(&turn.session).is_some_and(|door| door.turn == turn.number);
@@ -271,52 +222,26 @@ impl Sessions {
             let is_sated = entry.sated_at == Some(queue) || entry.free == 0 || !entry.takes();
             is_sated && !entry.is_stirred
         });
-        let waits = is_newest && is_quiet;
-        if waits {
+        if is_newest && is_quiet {
             inner.waiting.insert(turn.session);
-            if let Some(door) = inner.doors.get_mut(&turn.session) {
-                door.report = Some(Box::new(report.clone()));
-            }
         }
-        waits
-    }
-
-    /// Has a node that waits asked in its stead, for an execution that is about to come.
-    pub(crate) fn errand(
-        &self,
-        (shape, tenant): (&Shape, TenantId),
-        image: Option<ImageId>,
-        at: Timestamp,
-    ) -> Option<Errand<'_>> {
-        let mut inner = self.lock();
-        let session = inner.choose(|entry| entry.suits(shape, tenant), image, MAX_LOOKED_AT)?;
-        let queue = inner.queue;
-        let door = inner.doors.get_mut(&session)?;
-        let (turn, report) = (door.turn, *door.report.take()?);
-        inner.waiting.remove(&session);
-        Some(Errand { sessions: self, turn, queue, report: Report { at, ..report }, is_over: false })
-    }
-
-    /// Takes what a sync was given while it waited.
-    pub(crate) fn given(&self, turn: &Turn) -> Option<Heard> {
-        let mut inner = self.lock();
-        let door = inner.doors.get_mut(&turn.session).filter(|door| door.turn == turn.number)?;
-        door.given.take().map(|given| *given)
+        is_newest && is_quiet
     }
 
     /// Takes a session from among those that wait, unless a newer sync has come.
     pub(crate) fn leave(&self, turn: &Turn) {
         let mut inner = self.lock();
-        if let Some(door) = inner.doors.get_mut(&turn.session).filter(|door| door.turn == turn.number) {
-            door.report = None;
+        if inner.doors.get(&turn.session).is_some_and(|door| door.turn == turn.number) {
             inner.waiting.remove(&turn.session);
         }
     }
 
-    /// Wakes one node for an execution that has come into the queue.
+    /// Wakes one node for an execution that comes into the queue: whoever asks from now on finds it there.
     pub(crate) fn ring(&self, shape: &Shape, tenant: TenantId, image: Option<ImageId>) {
+        let fits =
+            |entry: &Entry| entry.serves.is_none_or(|serves| serves == tenant) && entry.node.offer.fits(shape).is_ok();
         let mut inner = self.lock();
-        if !inner.wake(|entry| entry.suits(shape, tenant), image, MAX_LOOKED_AT) {
+        if !inner.wake(fits, image, MAX_LOOKED_AT) {
             inner.queue += 1;
         }
     }
@@ -388,18 +313,8 @@ impl Sessions {
 }
 
 impl Inner {
-    /// Wakes a waiting node that fits; tells whether there is one.
+    /// Wakes the waiting node with the most free slots among a few that fit, one that has the image before others.
     fn wake(&mut self, fits: impl Fn(&Entry) -> bool, image: Option<ImageId>, max: usize) -> bool {
-        let chosen = self.choose(fits, image, max);
-        if let Some(session) = chosen {
-            self.rouse(session);
-        }
-        chosen.is_some()
-    }
-
-    /// Chooses the waiting node with the most free slots among a few that fit, one that has the image before others. It may
-    /// not have been given all there is.
-    fn choose(&mut self, fits: impl Fn(&Entry) -> bool, image: Option<ImageId>, max: usize) -> Option<SessionId> {
         let from = self.cursor.map_or(Bound::Unbounded, Bound::Excluded);
         let to = self.cursor.map_or(Bound::Unbounded, Bound::Included);
         let behind = self.waiting.range((from, Bound::Unbounded));
@@ -411,12 +326,13 @@ impl Inner {
         let some = behind.chain(before).take(max).filter(takes).take(MAX_CHOICE);
         let has = |entry: &Entry| image.is_some_and(|image| entry.images.contains(&image));
         let best = some.max_by_key(|session| self.entries.get(session).map(|entry| (has(entry), entry.free))).copied();
-        let session = best?;
+        let Some(session) = best else { return false };
         self.cursor = Some(session);
         if let Some(entry) = self.entries.get_mut(&session) {
             entry.sated_at = None;
         }
-        Some(session)
+        self.rouse(session);
+        true
     }
 
     fn rouse(&mut self, session: SessionId) {

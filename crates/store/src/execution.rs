@@ -1,6 +1,5 @@
 //! Executions: accepted, listed, claimed, ended. Every move is guarded by the model's legal moves inside its `UPDATE`.
 
-pub(crate) mod accept;
 pub(crate) mod claim;
 pub(crate) mod lane;
 pub(crate) mod retention;
@@ -173,15 +172,6 @@ impl ExecutionCreate {
             shape.text().into(),
         ];
         Self { body: to_json(&execution), values, execution: Arc::new(execution) }
-    }
-
-    pub(crate) fn id(&self) -> ExecutionId {
-        self.execution.id
-    }
-
-    /// Tells whether it takes no statement to find out how it is inserted.
-    pub(crate) fn is_one_statement(&self) -> bool {
-        self.execution.lane.is_none()
     }
 
     /// Answers a second request for the same id: with what is there if it is the same, else with a refusal.

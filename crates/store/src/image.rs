@@ -434,4 +434,18 @@ impl Store {
     ) -> Result<Image, StoreError> {
         self.write(ImageRemove { id, tenant, by: by.to_owned(), at }).await
     }
+
+    /// Accepts an execution that runs in an image, as [`Store::execution_accept`] does.
+    pub async fn execution_accept_in(
+        &self,
+        new: &NewExecution,
+        image: &Image,
+        (by, at): (&str, Timestamp),
+        placed: impl FnOnce(),
+    ) -> Result<(Arc<Execution>, bool), StoreError> {
+        let mut execution = queued(new, image.tenant, Origin::default(), by, at);
+        execution.recipe.image_id = Some(image.id);
+        let shape = Shape::of(&execution.recipe, execution.origin.kind, image.manifest.as_ref());
+        self.write_noting(ExecutionCreate::of(execution, &shape), placed).await
+    }
 }

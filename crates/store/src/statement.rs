@@ -55,7 +55,6 @@ pub fn statements_of(engine: Engine) -> impl Iterator<Item = (&'static str, &'st
         crate::dump::retention::STATEMENTS,
         crate::dump::stack::STATEMENTS,
         crate::execution::STATEMENTS,
-        crate::execution::accept::STATEMENTS,
         crate::execution::claim::STATEMENTS,
         crate::execution::lane::STATEMENTS,
         crate::execution::retention::STATEMENTS,

@@ -174,8 +174,17 @@ impl Store {
     }
 
     pub(crate) async fn write<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
+        self.write_noting(operation, || {}).await
+    }
+
+    /// Writes, and says when the operation has its place: whatever is written from then on sees what it did.
+    pub(crate) async fn write_noting<O: Operation>(
+        &self,
+        operation: O,
+        placed: impl FnOnce(),
+    ) -> Result<O::Answer, StoreError> {
         let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        writer.ok_or(StoreError::Unavailable { source: None })?.run(operation).await
+        writer.ok_or(StoreError::Unavailable { source: None })?.run(operation, placed).await
     }
 
     pub(crate) async fn read<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
@@ -238,6 +247,18 @@ impl Store {
         at: Timestamp,
     ) -> Result<(Arc<Execution>, bool), StoreError> {
         self.write(ExecutionCreate::new(new, tenant, origin, by, at)).await
+    }
+
+    /// Accepts an execution that was asked for by hand; tells whether it is new. `placed` is called as soon as it is in
+    /// the queue of what is written: a node that asks from then on is given it, mostly in the same transaction.
+    pub async fn execution_accept(
+        &self,
+        new: &NewExecution,
+        tenant: TenantId,
+        (by, at): (&str, Timestamp),
+        placed: impl FnOnce(),
+    ) -> Result<(Arc<Execution>, bool), StoreError> {
+        self.write_noting(ExecutionCreate::new(new, tenant, Origin::default(), by, at), placed).await
     }
 
     /// Returns one execution; of any tenant, if none is named.

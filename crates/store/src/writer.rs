@@ -43,12 +43,16 @@ impl Writer {
         (Self { queue }, Work { jobs, group: group.clamp(1, MAX_GROUP), feed })
     }
 
-    /// Runs one operation, and returns once it is on the disk.
-    pub(crate) async fn run<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
+    /// Runs one operation, and returns once it is on the disk. `placed` is called as soon as it has its place in the
+    /// queue: whatever is queued from then on sees what it did, mostly in the same transaction.
+    pub(crate) async fn run<O: Operation>(&self, operation: O, placed: impl FnOnce()) -> Result<O::Answer, StoreError> {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Ticket { operation, result: None, reply });
         match self.queue.send_timeout(job, PATIENCE).await {
-            Ok(()) => answer.await.map_err(|_| StoreError::Unavailable { source: None })?,
+            Ok(()) => {
+                placed();
+                answer.await.map_err(|_| StoreError::Unavailable { source: None })?
+            }
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(StoreError::Busy),
             Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(StoreError::Unavailable { source: None }),
         }

@@ -69,14 +69,7 @@ pub(super) async fn answer(
             return Ok(compose(word, said, asked_at));
         }
         report.at = app.clock.now();
-        let given = app.sessions.given(&turn);
-        let (need, queue) = match given {
-            Some(_) => (Need::Nothing, 0),
-            None => app.sessions.need(&report.sync, caller.owner(), report.at),
-        };
-        if let Some(heard) = given {
-            said = told(app, &heard);
-        }
+        let (need, queue) = app.sessions.need(&report.sync, caller.owner(), report.at);
         let heard = match need {
             Need::Exchange => Some(app.store.node_exchange(report.clone()).await),
             Need::Renew => Some(app.store.session_renew(report.clone()).await),
@@ -103,19 +96,19 @@ pub(super) async fn answer(
             drop(attention.take());
             // A node that was told to stop something is told again, until it has.
             let again = Instant::now() + TELL_AGAIN;
-            hold(app, (&turn, &report), if word.cancel.is_empty() { until } else { until.min(again) }).await;
+            hold(app, &turn, if word.cancel.is_empty() { until } else { until.min(again) }).await;
         }
     }
 }
 
 /// Waits until something happens to the session, or until then.
-async fn hold(app: &App, (turn, report): (&Turn, &Report), until: Instant) {
+async fn hold(app: &App, turn: &Turn, until: Instant) {
     let _waiting = Waiting { app, turn };
     let rung = turn.bell.notified();
     tokio::pin!(rung);
     // It listens before it is seen to wait, so no bell is missed.
     rung.as_mut().enable();
-    if !app.sessions.wait(turn, report) {
+    if !app.sessions.wait(turn) {
         return;
     }
     tokio::select! {
@@ -146,13 +139,8 @@ fn take_in(app: &App, report: &mut Report, heard: &Heard, need: (Need, u64)) -> 
     sync.used.clear();
     sync.trouble = None;
     app.sessions.learn(sync, heard, need, (report.serves, report.lease));
-    Said { is_heard, ..told(app, heard) }
-}
-
-/// Returns what the database has to say.
-fn told(app: &App, heard: &Heard) -> Said {
     let assigned = heard.assigned.iter().map(|assigned| assignment(app, assigned)).collect();
-    Said { assigned, forget: heard.forget.clone(), refused: heard.refused.clone(), is_heard: false }
+    Said { assigned, forget: heard.forget.clone(), refused: heard.refused.clone(), is_heard }
 }
 
 impl Said {

@@ -8,7 +8,6 @@ use crate::analyzer::study;
 use crate::chunk::Appender;
 use crate::dump::{DumpLeft, analysis};
 use crate::error::StoreError;
-use crate::execution::accept::take_alone;
 use crate::execution::claim::{Claim, Queue, claim, queues};
 use crate::execution::{self, ExecutionEnd, ExecutionFinish};
 use crate::statement::statements;
@@ -101,11 +100,6 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// Tells whether it is given this execution.
-    pub fn gives(&self, id: ExecutionId) -> bool {
-        self.assigned.iter().any(|assigned| assigned.execution.id == id)
-    }
-
     /// Returns what is to be stopped.
     pub fn cancel(&self) -> Vec<ExecutionId> {
         let stops = self.held.iter().filter(|(_, (_, state))| *state == ExecutionState::Cancelling);
@@ -166,25 +160,6 @@ impl Operation for Exchange {
 }
 
 impl Exchange {
-    pub(crate) const fn new(report: Report) -> Self {
-        Self { report }
-    }
-
-    /// Hears a node that waits and has nothing to say, and gives it an execution that has just come; if something else is
-    /// ready too, or the node is not what it was, as any other exchange does.
-    pub(crate) async fn give(&self, tx: &Tx<'_>, id: ExecutionId) -> Result<Heard, StoreError> {
-        let session = self.report.sync.session;
-        let (mut heard, held, taken) =
-            futures_util::try_join!(renew(tx, &self.report), held(tx, session), take_alone(tx, &self.report, id))?;
-        let Some(taken) = taken else { return self.run(tx).await };
-        heard.held = held;
-        self.compare(tx, &mut heard).await?;
-        heard.is_sated = self.report.sync.free > 1;
-        heard.held.insert(taken.id, (taken.attempt, taken.state));
-        heard.assigned.push(assign(tx, taken).await?);
-        Ok(heard)
-    }
-
     async fn add_chunks(&self, tx: &Tx<'_>, heard: &mut Heard) -> Result<(), StoreError> {
         let mut appenders: BTreeMap<Held, Option<Appender>> = BTreeMap::new();
         for written in &self.report.sync.chunks {

@@ -110,8 +110,8 @@ async fn hands_on_what_the_database_shows(fresh: &Fresh) {
     // Finer than what is kept, and by turns through the store that is followed and another one.
     let at = Timestamp::from_nanosecond(1_700_000_000_123_456_789).expect("is an instant");
     for turn in 0..12 {
-        let made = stores[turn / 3 % 2].execution_accept(&execution(1), ours, ("ann", at), None).await;
-        assert!(made.expect("is accepted").is_new);
+        let made = stores[turn / 3 % 2].execution_accept(&execution(1), ours, ("ann", at), || {}).await;
+        assert!(made.expect("is accepted").1);
         seen.extend(follower.next(9).await.expect("a page").items);
     }
     let shown = log(&stores[0], 0).await;

@@ -15,11 +15,11 @@ use model::{
     TenantId, Usage,
 };
 use std::collections::BTreeMap;
-use store::{Accepted, Assigned, ImageKey, Report, Store, StoreError, random};
+use store::{Assigned, ImageKey, Report, Store, StoreError, random};
 
 on_both_engines!(
     hears_a_report_as_one,
-    gives_what_comes_to_a_node_that_waits,
+    gives_what_had_its_place_before_it_asked,
     gives_back_what_a_silent_session_held,
     never_gives_to_a_session_that_is_gone,
     gives_only_what_fits,
@@ -139,65 +139,23 @@ pub(crate) async fn join(store: &Store, whose: TenantId, name: &str, ms: i64) ->
     node
 }
 
-async fn gives_what_comes_to_a_node_that_waits(fresh: &Fresh) {
+async fn gives_what_had_its_place_before_it_asked(fresh: &Fresh) {
     let store = fresh.open().await;
     let ours = tenant(&store, "ours").await;
     let node = join(&store, ours, "one", 0).await;
-    let waits = |free: u32, held: &[Held], ms| {
-        let mut waits = report(&node, ours, ms);
-        (waits.sync.free, waits.sync.held) = (free, held.to_vec());
-        Some(waits)
-    };
-    let given = |accepted: &Accepted| {
-        let heard = accepted.heard.as_ref().expect("a node waited").as_ref().expect("is heard");
-        (heard.assigned.iter().map(held).collect::<Vec<_>>(), heard.is_sated)
-    };
-    // The first word of a node makes it ready; what comes after is given in the same breath.
-    let first = execution(1);
-    let made = store.execution_accept(&first, ours, ("ann", at(2)), waits(2, &[], 2)).await.expect("is accepted");
-    assert!(made.is_new && made.execution.state == ExecutionState::Queued);
-    let (one, is_sated) = given(&made);
-    assert_eq!((one[0].execution, one.len(), is_sated), (first.id, 1, true));
-    // Asked for again, it is the same one, and nobody is given it twice.
-    let again = store.execution_accept(&first, ours, ("ann", at(3)), waits(1, &one, 3)).await.expect("is accepted");
-    assert_eq!((again.is_new, given(&again)), (false, (vec![], true)));
-    // A lane goes the longer way, and only its head is given.
-    let [head, tail] = [laned(4, "l"), laned(5, "l")];
-    let made = store.execution_accept(&head, ours, ("ann", at(4)), waits(3, &one, 4)).await.expect("is accepted");
-    let (two, _) = given(&made);
-    assert_eq!(two.iter().map(|held| held.execution).collect::<Vec<_>>(), [head.id]);
-    let both = [one[0], two[0]];
-    let made = store.execution_accept(&tail, ours, ("ann", at(5)), waits(2, &both, 5)).await.expect("is accepted");
-    assert_eq!(given(&made), (vec![], true));
-    // What waits already goes first.
-    let [old, young] = [execution(6), execution(7)];
-    accepted(&store, &old, ours, 6).await;
-    let made = store.execution_accept(&young, ours, ("ann", at(7)), waits(1, &both, 7)).await.expect("is accepted");
-    let (three, is_sated) = given(&made);
-    assert_eq!((three[0].execution, three.len(), is_sated), (old.id, 1, false));
-    // A node that says nothing of what it has is given it again.
-    let last = execution(8);
-    let made = store.execution_accept(&last, ours, ("ann", at(8)), waits(9, &both, 8)).await.expect("is accepted");
-    let ids: Vec<_> = given(&made).0.into_iter().map(|held| held.execution).collect();
-    assert_eq!(
-        (ids.len(), ids.contains(&old.id), ids.contains(&young.id), ids.contains(&last.id)),
-        (3, true, true, true)
-    );
-    // One whose lease is over is told so, and what came stays.
-    let late = execution(9);
-    let mut gone = report(&node, ours, 9);
-    gone.at = at(9) + LEASE;
-    let made = store.execution_accept(&late, ours, ("ann", at(9)), Some(gone)).await.expect("is accepted");
-    assert!(made.is_new);
-    let words = format!("session `{}` is not the node's, or its lease ran out", node.session);
-    refused(made.heard.expect("a node waited"), &words);
-    assert_eq!(store.execution_get(late.id, None).await.expect("is there").state, ExecutionState::Queued);
-    // What is refused is refused, whoever waits.
-    let other = NewExecution { command: vec!["other".to_owned()], ..late.clone() };
-    let waits = waits(9, &[], 10);
-    let words = format!("execution `{}` already exists, and is different", late.id);
-    refused(store.execution_accept(&other, ours, ("ann", at(10)), waits).await, &words);
-    check_replay(&store, &fresh.raw().await).await;
+    for ms in (2..20).step_by(2) {
+        let (new, (place, placed)) = (execution(ms), tokio::sync::oneshot::channel());
+        let accepting = store.execution_accept(&new, ours, ("ann", at(ms)), || place.send(()).expect("is waited for"));
+        let asking = async {
+            placed.await.expect("has its place");
+            store.node_exchange(report(&node, ours, ms)).await.expect("is heard")
+        };
+        let (made, heard) = futures_util::join!(accepting, asking);
+        assert!(made.expect("is accepted").1);
+        let given: Vec<_> = heard.assigned.iter().map(held).collect();
+        assert_eq!(given.iter().map(|held| held.execution).collect::<Vec<_>>(), [new.id]);
+        store.node_exchange(finished(&node, ours, given[0], ms + 1)).await.expect("is heard");
+    }
     store.close().await;
 }
 
@@ -350,7 +308,7 @@ async fn finishes_an_image_with_its_execution(fresh: &Fresh) {
     let image = store.image_resolve("box", ours).await.expect("is ready");
     assert_eq!(store.image_resolve(&format!("sha256:{}", "c".repeat(64)), ours).await.expect("is ready"), image);
     let new = NewExecution { image: Some("box".to_owned()), ..execution(30) };
-    store.execution_accept_in(&new, &image, ("ann", at(30)), None).await.expect("is accepted");
+    store.execution_accept_in(&new, &image, ("ann", at(30)), || {}).await.expect("is accepted");
     let heard = store.node_exchange(report(&node, ours, 31)).await.expect("is heard");
     assert_eq!(heard.assigned.len(), 0);
     let shape = store.execution_shape(new.id).await.expect("reads").flatten().expect("waits");
