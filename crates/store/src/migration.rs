@@ -19,23 +19,42 @@ struct Migration {
     postgres: &'static str,
 }
 
+impl Migration {
+    /// Returns one that is the same on both engines.
+    const fn shared(version: i64, name: &'static str, both: &'static str) -> Self {
+        Self { version, name, both, sqlite: "", postgres: "" }
+    }
+}
+
 /// The schema's history, oldest first.
 const MIGRATIONS: &[Migration] = &[
     GROUND,
-    NODES,
-    LAYERS,
-    RETENTION,
-    DUMPS,
-    DUMP_QUESTIONS,
-    ANALYSES,
-    SIGNATURES,
-    PACKS,
-    ANALYSES_AGAIN,
-    ANALYZERS,
-    DUMP_COUNTS,
-    DUMP_PROPERTIES,
-    PACK_USES,
-    RUNTIMES,
+    Migration::shared(2, "nodes", include_str!("migration/0002_nodes.sql")),
+    Migration::shared(3, "layers", include_str!("migration/0003_layers.sql")),
+    Migration::shared(4, "retention", include_str!("migration/0004_retention.sql")),
+    Migration::shared(5, "dumps", include_str!("migration/0005_dumps.sql")),
+    Migration::shared(6, "dump questions", include_str!("migration/0006_dump_questions.sql")),
+    Migration::shared(7, "analyses", include_str!("migration/0007_analyses.sql")),
+    Migration::shared(8, "signatures", include_str!("migration/0008_signatures.sql")),
+    Migration::shared(9, "packs", include_str!("migration/0009_packs.sql")),
+    Migration::shared(10, "analyses again", include_str!("migration/0010_analyses_again.sql")),
+    Migration::shared(11, "analyzers", include_str!("migration/0011_analyzers.sql")),
+    Migration {
+        version: 12,
+        name: "dump counts",
+        both: include_str!("migration/0012_dump_counts.sql"),
+        sqlite: include_str!("migration/0012_dump_counts.sqlite.sql"),
+        postgres: include_str!("migration/0012_dump_counts.postgres.sql"),
+    },
+    Migration {
+        version: 13,
+        name: "dump properties",
+        both: include_str!("migration/0013_dump_properties.sql"),
+        sqlite: include_str!("migration/0013_dump_properties.sqlite.sql"),
+        postgres: include_str!("migration/0013_dump_properties.postgres.sql"),
+    },
+    Migration::shared(14, "pack uses", include_str!("migration/0014_pack_uses.sql")),
+    Migration::shared(15, "runtimes of tenants", "ALTER TABLE tenant ADD COLUMN runtime {text};"),
 ];
 
 const GROUND: Migration = Migration {
@@ -55,99 +74,8 @@ const GROUND: Migration = Migration {
     CREATE TABLE change_2 PARTITION OF change FOR VALUES IN (2);",
 };
 
-const NODES: Migration =
-    Migration { version: 2, name: "nodes", both: include_str!("migration/0002_nodes.sql"), sqlite: "", postgres: "" };
-
-const LAYERS: Migration =
-    Migration { version: 3, name: "layers", both: include_str!("migration/0003_layers.sql"), sqlite: "", postgres: "" };
-const RETENTION: Migration = Migration {
-    version: 4,
-    name: "retention",
-    both: include_str!("migration/0004_retention.sql"),
-    sqlite: "",
-    postgres: "",
-};
-
-const DUMPS: Migration =
-    Migration { version: 5, name: "dumps", both: include_str!("migration/0005_dumps.sql"), sqlite: "", postgres: "" };
-
-const DUMP_QUESTIONS: Migration = Migration {
-    version: 6,
-    name: "dump questions",
-    both: include_str!("migration/0006_dump_questions.sql"),
-    sqlite: "",
-    postgres: "",
-};
-
-const ANALYSES: Migration = Migration {
-    version: 7,
-    name: "analyses",
-    both: include_str!("migration/0007_analyses.sql"),
-    sqlite: "",
-    postgres: "",
-};
-
-const SIGNATURES: Migration = Migration {
-    version: 8,
-    name: "signatures",
-    both: include_str!("migration/0008_signatures.sql"),
-    sqlite: "",
-    postgres: "",
-};
-
-const DUMP_COUNTS: Migration = Migration {
-    version: 12,
-    name: "dump counts",
-    both: include_str!("migration/0012_dump_counts.sql"),
-    sqlite: include_str!("migration/0012_dump_counts.sqlite.sql"),
-    postgres: include_str!("migration/0012_dump_counts.postgres.sql"),
-};
-
-const RUNTIMES: Migration = Migration {
-    version: 15,
-    name: "runtimes of tenants",
-    both: "ALTER TABLE tenant ADD COLUMN runtime {text};",
-    sqlite: "",
-    postgres: "",
-};
-
-const PACK_USES: Migration = Migration {
-    version: 14,
-    name: "pack uses",
-    both: include_str!("migration/0014_pack_uses.sql"),
-    sqlite: "",
-    postgres: "",
-};
-
-const DUMP_PROPERTIES: Migration = Migration {
-    version: 13,
-    name: "dump properties",
-    both: include_str!("migration/0013_dump_properties.sql"),
-    sqlite: include_str!("migration/0013_dump_properties.sqlite.sql"),
-    postgres: include_str!("migration/0013_dump_properties.postgres.sql"),
-};
-
 /// A name for the lock under which one server at a time migrates.
 const LOCK: i64 = 0x0071_7561_7272_7931;
-
-const PACKS: Migration =
-    Migration { version: 9, name: "packs", both: include_str!("migration/0009_packs.sql"), sqlite: "", postgres: "" };
-
-const ANALYSES_AGAIN: Migration = Migration {
-    version: 10,
-    name: "analyses again",
-    both: include_str!("migration/0010_analyses_again.sql"),
-    sqlite: "",
-    postgres: "",
-};
-
-const ANALYZERS: Migration = Migration {
-    version: 11,
-    name: "analyzers",
-    both: include_str!("migration/0011_analyzers.sql"),
-    sqlite: "",
-    postgres: "",
-};
 
 const HISTORY: &str =
     "CREATE TABLE IF NOT EXISTS migration (version bigint PRIMARY KEY, name text NOT NULL, at bigint NOT NULL)";

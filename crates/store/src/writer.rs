@@ -1,11 +1,11 @@
 //! The writer: one per process, it gathers operations into one transaction and answers each after the commit.
 //!
 //! While one group is being committed the next one gathers, so a lone caller never waits for company; whoever comes while
-//! a group's operations still run comes along. In a group every operation sees what those before it did. When one must be undone, because it failed or because it refused after
-//! having written, the whole group is undone and each of its operations runs again in a transaction of its own: the
-//! others never notice. The changes of a group are numbered last, from a row whose lock is held until the commit, so
-//! the log is in commit order and has no holes. What was committed is handed to the [`Feed`], so that nobody who follows
-//! it here has to read it.
+//! a group's operations still run comes along. In a group every operation sees what those before it did. When one must be
+//! undone, because it failed or because it refused after having written, the whole group is undone and each of its
+//! operations runs again in a transaction of its own: the others never notice. The changes of a group are numbered last,
+//! from a row whose lock is held until the commit, so the log is in commit order and has no holes. What was committed is
+//! handed to the [`Feed`], so that nobody who follows it here has to read it.
 
 use crate::bulk::Bulk;
 use crate::change::append;

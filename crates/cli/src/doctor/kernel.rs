@@ -139,7 +139,9 @@ pub(super) fn landlock(facts: &Facts) -> Finding {
 pub(super) fn virtual_machines(facts: &Facts) -> Finding {
     let finding = |level, found: String, meaning| Finding::new("/dev/kvm", level, found, meaning);
     match &facts.kvm {
-        Some(Ok(())) => finding(Level::Ok, "opens".to_owned(), "sandboxes can be virtual machines"),
+        Some(Ok(())) => {
+            finding(Level::Ok, "opens".to_owned(), "virtual machines could run here; no sandbox is one yet")
+        }
         Some(Err(error)) => {
             finding(Level::Note, error.clone(), "virtual machines are out of reach for this user; other sandboxes work")
                 .mend("add the user to the group `kvm`: `usermod -aG kvm USER`, and log in anew")

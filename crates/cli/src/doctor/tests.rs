@@ -73,7 +73,7 @@ fn a_debian_server() {
     overlayfs: known to the kernel; images are layered without being copied
     seccomp: filters work; executions can be kept from system calls they do not need
     landlock: on; a second wall around files, should the first one have a hole
-    /dev/kvm: opens; sandboxes can be virtual machines
+    /dev/kvm: opens; virtual machines could run here; no sandbox is one yet
     core_pattern: core; dumps are written where the crashed program stood, inside its sandbox
     ptrace: not restricted; debuggers work in sandboxes
     ");
