@@ -159,8 +159,8 @@ fn hash_part(reader: &mut (impl Read + Seek), segment: &Segment, hash: &mut Md5)
 }
 
 /// Reads as much as there is from a place on; nothing from places that no file reaches.
-fn read_at(reader: &mut (impl Read + Seek), at: u64, into: &mut [u8]) -> io::Result<usize> {
-    if i64::try_from(at).is_err() {
+pub(crate) fn read_at(reader: &mut (impl Read + Seek), at: u64, into: &mut [u8]) -> io::Result<usize> {
+    if at.checked_add(into.len() as u64).is_none_or(|end| i64::try_from(end).is_err()) {
         return Ok(0);
     }
     reader.seek(SeekFrom::Start(at))?;

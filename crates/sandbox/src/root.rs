@@ -5,25 +5,27 @@
 //! A path inside is only ever resolved by `openat2` with `RESOLVE_IN_ROOT`, and a mount is attached to what was found, not
 //! to a name: no link in an image or a volume leads outside. The source of a bind may hold no link at all.
 //!
-//! Over the machine's own files nobody sees what `HIDDEN` and the settings name. It is hidden by empty, opaque folders in
-//! the writable layer, which costs nothing (by mounts where the kernel has no such folders); what else belongs to root alone stays closed because no id inside is root.
+//! Over the machine's own files nobody sees what `HIDDEN` and the settings name: the cover hides it (`stock.rs`), or mounts
+//! do where the kernel has no opaque folders. What else belongs to root alone stays closed because no id inside is root.
 //! `/home`, `/srv`, `/opt` and `/var` are seen as far as the machine's other users may read them.
 
 mod patchwork;
+pub(crate) mod stock;
 
 use crate::event::{Fault, FaultKind};
 use crate::plan::{Bind, Plan, Root};
 use crate::system::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use model::Access;
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use stock::{DEVICE_FOLDERS, DEVICE_LINKS, DEVICES, Stock};
 
 /// What is nobody's business, of the machine's own files: the superuser's home, what runs, what others left for a moment,
 /// what boots it, and what somebody plugged in.
@@ -34,15 +36,6 @@ const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
 const PROC_MASKED: [&str; 5] = ["kcore", "keys", "timer_list", "sched_debug", "kmsg"];
 /// Folders of /proc that tell of the machine's parts.
 const PROC_EMPTY: [&str; 2] = ["acpi", "scsi"];
-/// Devices that are safe in anybody's hands.
-const DEVICES: [(&str, u32); 6] = [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9), ("tty", 0)];
-const DEVICE_LINKS: [(&str, &str); 5] = [
-    ("ptmx", "pts/ptmx"),
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-];
 /// Bytes that one file of a sandbox's own takes at least, by which the number of its files is bounded.
 const BYTES_A_FILE: u64 = 4096;
 /// Files that even the smallest sandbox may make.
@@ -57,8 +50,8 @@ pub(crate) struct Ground {
     pub(crate) scratch: PathBuf,
     /// Where its root is put together.
     pub(crate) root: PathBuf,
-    /// The devices, made ahead; none if the spawner may not make any.
-    pub(crate) devices: Option<PathBuf>,
+    /// What was made ahead; none if the spawner may not make any of it.
+    pub(crate) stock: Option<Stock>,
     /// Other file systems of the machine, to be seen over its own files.
     pub(crate) mounts: Vec<PathBuf>,
     /// What the settings hide.
@@ -71,24 +64,10 @@ pub(crate) struct Ground {
     pub(crate) group: u32,
 }
 
-/// Makes the devices that all sandboxes of this spawner share, at `folder`, in the caller's mount namespace.
-pub(crate) fn make_devices(folder: &Path) -> rustix::io::Result<()> {
-    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
-    rustix::mount::mount("tmpfs", folder, "tmpfs", flags, Some(c"mode=755,size=64k,nr_inodes=64"))?;
-    for (name, minor) in DEVICES {
-        let major = if name == "tty" { 5 } else { 1 };
-        let path = folder.join(name);
-        let device = rustix::fs::makedev(major, minor);
-        rustix::fs::mknodat(CWD, &path, rustix::fs::FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)?;
-        rustix::fs::chmod(&path, Mode::from_raw_mode(0o666))?;
+impl Ground {
+    fn cover(&self) -> Option<&Path> {
+        self.stock.as_ref()?.cover.as_deref()
     }
-    for (name, target) in DEVICE_LINKS {
-        rustix::fs::symlink(target, folder.join(name))?;
-    }
-    for name in ["pts", "shm", "mqueue"] {
-        rustix::fs::mkdir(folder.join(name), Mode::from_raw_mode(0o755))?;
-    }
-    rustix::mount::mount_remount(folder, MountFlags::RDONLY | flags, c"")
 }
 
 /// Builds the root and makes it this process's own; nothing of what was there before can be reached afterwards. Nothing of
@@ -101,12 +80,8 @@ pub(crate) fn enter(ground: &Ground, plan: &Plan) -> Result<(), Fault> {
     let root = if plan.root != Root::Host {
         make_root(ground, plan)?
     } else if ground.is_privileged {
-        let hides = hides_in_layer();
-        if hides {
-            hide(ground)?;
-        }
         let root = make_root(ground, plan)?;
-        if !hides {
+        if ground.cover().is_none() {
             let named = HIDDEN.iter().map(PathBuf::from);
             patchwork::cover(ground, named, root.as_fd())?;
         }
@@ -163,73 +138,26 @@ fn make_folder(at: BorrowedFd<'_>, name: &str, mode: u32) -> rustix::io::Result<
     if mode & 0o7022 == 0 { Ok(()) } else { rustix::fs::chmodat(at, name, Mode::from_raw_mode(mode), AtFlags::empty()) }
 }
 
-/// Tells whether a folder of the writable layer can be opaque: tmpfs keeps such attributes since Linux 6.6. Where it does
-/// not, what is to be hidden is covered by mounts, which takes a little longer.
-fn hides_in_layer() -> bool {
-    !matches!(rustix::fs::getxattr("upper", c"user.overlay.opaque", &mut [0_u8; 1]), Err(Errno::OPNOTSUPP))
-}
-
-/// Puts empty, opaque folders over what is not to be seen.
-fn hide(ground: &Ground) -> Result<(), Fault> {
-    let named = HIDDEN.iter().map(Path::new);
-    let chosen = ground.hidden.iter().filter_map(|path| path.strip_prefix("/").ok());
-    for path in named.chain(chosen) {
-        let here = Path::new("/").join(path);
-        if !std::fs::symlink_metadata(&here).is_ok_and(|found| found.is_dir()) {
-            continue;
-        }
-        let mut above = PathBuf::from("upper");
-        let mut below = PathBuf::from("/");
-        for part in path.parent().into_iter().flatten() {
-            above.push(part);
-            below.push(part);
-            make_like(ground, &above, &below)?;
-        }
-        let folder = Path::new("upper").join(path);
-        let mode = if path.ends_with("tmp") { 0o1777 } else { 0o755 };
-        match make_folder(CWD, &folder.to_string_lossy(), mode) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(machine("a folder could not be hidden")(errno)),
-        }
-        rustix::fs::setxattr(&folder, c"user.overlay.opaque", b"y", XattrFlags::empty())
-            .map_err(machine("a folder could not be hidden"))?;
-    }
-    Ok(())
-}
-
-/// Makes a folder of the upper layer that lets the one beneath shine through, with its mode and owner.
-fn make_like(ground: &Ground, above: &Path, below: &Path) -> Result<(), Fault> {
-    let what = machine("a folder of the machine could not be copied");
-    let found = rustix::fs::stat(below).map_err(&what)?;
-    match rustix::fs::mkdir(above, Mode::from_raw_mode(found.st_mode & 0o7777)) {
-        Err(Errno::EXIST) => return Ok(()),
-        other => other.map_err(&what)?,
-    }
-    rustix::fs::chmod(above, Mode::from_raw_mode(found.st_mode & 0o7777)).map_err(&what)?;
-    if ground.is_privileged {
-        let (uid, gid) = (Uid::from_raw(found.st_uid), Gid::from_raw(found.st_gid));
-        rustix::fs::chown(above, Some(uid), Some(gid)).map_err(&what)?;
-    }
-    Ok(())
-}
-
 /// Mounts the overlay and returns its root. Layers are named by open descriptors, which keeps the option short and takes
 /// the meaning out of colons and commas in their paths.
 fn make_root(ground: &Ground, plan: &Plan) -> Result<OwnedFd, Fault> {
     let mut options = String::from("userxattr,upperdir=upper,workdir=work,lowerdir=");
     let mut layers = Vec::new();
     match &plan.root {
-        Root::Host => options.push('/'),
+        Root::Host => {
+            if let Some(cover) = ground.cover() {
+                push(&mut options, &mut layers, cover)?;
+                options.push(':');
+            }
+            options.push('/');
+        }
         Root::Layers(paths) if paths.is_empty() => options.push_str("empty"),
         Root::Layers(paths) => {
             for path in paths {
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let layer = rustix::fs::open(path, flags, Mode::empty())
-                    .map_err(|errno| plan_fault(format!("the layer `{}` cannot be opened: {errno}", path.display())))?;
-                let separator = if layers.is_empty() { "" } else { ":" };
-                write!(options, "{separator}/proc/self/fd/{}", layer.as_raw_fd())
-                    .expect("a string takes what it is given");
-                layers.push(layer);
+                if !layers.is_empty() {
+                    options.push(':');
+                }
+                push(&mut options, &mut layers, path)?;
             }
         }
     }
@@ -238,6 +166,16 @@ fn make_root(ground: &Ground, plan: &Plan) -> Result<OwnedFd, Fault> {
     rustix::mount::mount("overlay", &ground.root, "overlay", flags, Some(options.as_c_str()))
         .map_err(machine("the root could not be laid over its layers"))?;
     open_folder(CWD, &ground.root, ResolveFlags::empty()).map_err(machine("the new root could not be opened"))
+}
+
+/// Names a layer, and keeps it open until the overlay is mounted.
+fn push(options: &mut String, layers: &mut Vec<OwnedFd>, path: &Path) -> Result<(), Fault> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let layer = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| plan_fault(format!("the layer `{}` cannot be opened: {errno}", path.display())))?;
+    write!(options, "/proc/self/fd/{}", layer.as_raw_fd()).expect("a string takes what it is given");
+    layers.push(layer);
+    Ok(())
 }
 
 fn open_folder(at: BorrowedFd<'_>, path: &Path, resolve: ResolveFlags) -> rustix::io::Result<OwnedFd> {
@@ -261,10 +199,9 @@ fn ensure(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Fault> {
 
 /// Mounts what every sandbox has of its own.
 fn fill(ground: &Ground, plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Fault> {
-    let proc = mount_new("proc", &[], MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)
-        .map_err(machine("/proc could not be mounted"))?;
     let place = ensure(root, "proc")?;
-    move_to(proc.as_fd(), place.as_fd()).map_err(machine("/proc could not be mounted"))?;
+    mount_at(place.as_fd(), "proc", c"").map_err(machine("/proc could not be mounted"))?;
+    let proc = open_folder(root, Path::new("proc"), inside()).map_err(machine("/proc could not be opened"))?;
     make_dev(ground, root)?;
     mask(ground, proc.as_fd())?;
     for name in ["tmp", "run", "sys"] {
@@ -282,8 +219,8 @@ fn fill(ground: &Ground, plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Fault>
 fn make_dev(ground: &Ground, root: BorrowedFd<'_>) -> Result<(), Fault> {
     let what = machine("/dev could not be made");
     let place = ensure(root, "dev")?;
-    let dev = if let Some(devices) = &ground.devices {
-        let dev = clone_tree(CWD, devices, 0).map_err(&what)?;
+    let dev = if let Some(stock) = &ground.stock {
+        let dev = clone_tree(CWD, &stock.devices, 0).map_err(&what)?;
         move_to(dev.as_fd(), place.as_fd()).map_err(&what)?;
         dev
     } else {
@@ -299,7 +236,7 @@ fn make_dev(ground: &Ground, root: BorrowedFd<'_>) -> Result<(), Fault> {
         for (name, target) in DEVICE_LINKS {
             rustix::fs::symlinkat(target, &dev, name).map_err(&what)?;
         }
-        for name in ["pts", "shm", "mqueue"] {
+        for name in DEVICE_FOLDERS {
             rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).map_err(&what)?;
         }
         dev
@@ -309,37 +246,46 @@ fn make_dev(ground: &Ground, root: BorrowedFd<'_>) -> Result<(), Fault> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let place = rustix::fs::openat(&dev, "shm", flags, Mode::empty()).map_err(&what)?;
     move_to(shm.as_fd(), place.as_fd()).map_err(&what)?;
-    let owner = ground.owner.to_string();
-    let mut options = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
+    let mut options = String::from("newinstance,ptmxmode=0666,mode=0620");
     if ground.is_privileged {
-        options.extend([("uid", owner.as_str()), ("gid", owner.as_str())]);
+        write!(options, ",uid={0},gid={0}", ground.owner).expect("a string takes what it is given");
     }
-    let pts = mount_new("devpts", &options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)
-        .map_err(&what)?;
+    let options = CString::new(options).expect("numbers hold no NUL");
     let place = rustix::fs::openat(&dev, "pts", flags, Mode::empty()).map_err(&what)?;
-    move_to(pts.as_fd(), place.as_fd()).map_err(&what)
+    mount_at(place.as_fd(), "devpts", &options).map_err(&what)
 }
 
-/// Takes out of /proc what changes the machine or tells too much of it.
+/// Takes out of /proc what changes the machine or tells too much of it; the current folder is the writable layer. The places
+/// are named from within /proc, where the kernel alone makes names.
 fn mask(ground: &Ground, proc: BorrowedFd<'_>) -> Result<(), Fault> {
     let what = machine("/proc could not be masked");
-    let exists = |name: &str| rustix::fs::accessat(proc, name, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok();
-    for name in PROC_READ_ONLY.into_iter().filter(|name| exists(name)) {
-        let tree = clone_tree(proc, Path::new(name), 0).map_err(&what)?;
-        system::mount_set(tree.as_fd(), READ_ONLY | NO_SUID | NO_DEV | NO_EXEC, 0).map_err(&what)?;
-        rustix::mount::move_mount(&tree, "", proc, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(&what)?;
+    let (null, empty) = ground.stock.as_ref().map_or_else(
+        || (PathBuf::from("/dev/null"), ground.scratch.join("empty")),
+        |stock| (stock.devices.join("null"), stock.empty.clone()),
+    );
+    rustix::process::fchdir(proc).map_err(&what)?;
+    for name in PROC_READ_ONLY {
+        if lay(Path::new(name), name).map_err(&what)? {
+            let flags = MountFlags::BIND | MountFlags::RDONLY | CLOSED;
+            rustix::mount::mount_remount(name, flags, c"").map_err(&what)?;
+        }
     }
-    for name in PROC_MASKED.into_iter().filter(|name| exists(name)) {
-        let null = ground.devices.as_ref().map_or_else(|| PathBuf::from("/dev/null"), |folder| folder.join("null"));
-        let tree = clone_tree(CWD, &null, 0).map_err(&what)?;
-        rustix::mount::move_mount(&tree, "", proc, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(&what)?;
+    PROC_MASKED.iter().try_for_each(|name| lay(&null, name).map(drop)).map_err(&what)?;
+    for name in PROC_EMPTY {
+        if lay(&empty, name).map_err(&what)? && ground.stock.is_none() {
+            let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+            rustix::mount::mount_remount(name, flags, c"").map_err(&what)?;
+        }
     }
-    for name in PROC_EMPTY.into_iter().filter(|name| exists(name)) {
-        let tree = clone_tree(CWD, Path::new("empty"), 0).map_err(&what)?;
-        system::mount_set(tree.as_fd(), READ_ONLY, 0).map_err(&what)?;
-        rustix::mount::move_mount(&tree, "", proc, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(&what)?;
+    rustix::process::chdir(&ground.scratch).map_err(&what)
+}
+
+/// Binds something over a name in the current folder; tells whether there is that name.
+fn lay(source: &Path, name: &str) -> rustix::io::Result<bool> {
+    match rustix::mount::mount_bind(source, name) {
+        Err(Errno::NOENT) if rustix::fs::access(name, rustix::fs::Access::EXISTS).is_err() => Ok(false),
+        other => other.map(|()| true),
     }
-    Ok(())
 }
 
 /// Names the resolver of the user-mode network.
@@ -358,6 +304,12 @@ fn place_resolver(root: BorrowedFd<'_>) -> Result<(), Fault> {
     }
     let place = make_target(root, target, false)?;
     move_to(tree.as_fd(), place.as_fd()).map_err(machine("`resolv.conf` could not be bound"))
+}
+
+/// Mounts a new file system upon what is open.
+fn mount_at(place: BorrowedFd<'_>, kind: &str, options: &CStr) -> rustix::io::Result<()> {
+    let place = format!("/proc/self/fd/{}", place.as_raw_fd());
+    rustix::mount::mount(kind, place, kind, MountFlags::NOSUID | MountFlags::NOEXEC, Some(options))
 }
 
 fn mount_new(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
@@ -384,6 +336,8 @@ fn move_to(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> rustix::io::Result<(
     rustix::mount::move_mount(mount, "", place, "", flags)
 }
 
+/// What no mount of /proc is good for.
+const CLOSED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 const RECURSIVE: i32 = libc::AT_RECURSIVE;
 
 /// Shows another of the machine's file systems where it is, to be read.

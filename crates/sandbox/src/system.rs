@@ -65,6 +65,18 @@ pub(crate) fn clone_process(
     i32::try_from(pid).map_err(|_| Errno::RANGE)
 }
 
+/// Returns memory that stays out of every process this one clones: the kernel neither copies it nor marks it to be copied.
+pub(crate) fn uncopied(bytes: usize) -> Answer<&'static mut [u8]> {
+    let access = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
+    // SAFETY: the kernel chooses the place, so nothing that is there is replaced; it is never unmapped, and there is one
+    // reference to it in the one process that has it.
+    unsafe {
+        let place = rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, access, rustix::mm::MapFlags::PRIVATE)?;
+        rustix::mm::madvise(place, bytes, rustix::mm::Advice::LinuxDontFork)?;
+        Ok(std::slice::from_raw_parts_mut(place.cast(), bytes))
+    }
+}
+
 /// Bytes of the stack of a process that shares its maker's memory.
 const SHARER_STACK_BYTES: usize = 512 * 1024;
 

@@ -1,7 +1,7 @@
 //! Where a dump is cut, and what its head tells: the grid, its Thoth name, and where it should end.
 
 use crate::core::elf::{ET_CORE, Header, MAX_ENTRY_BYTES, MAX_HEADER_BYTES, Segment};
-use crate::id::{IdError, QuickId, quick_id};
+use crate::id::{IdError, QuickId, quick_id, read_at};
 use crate::redact::Outline;
 use model::DumpKind;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
@@ -195,23 +195,6 @@ impl Seek for Passing {
         self.at = at;
         Ok(at)
     }
-}
-
-fn read_at(reader: &mut (impl Read + Seek), at: u64, into: &mut [u8]) -> io::Result<usize> {
-    if i64::try_from(at).is_err() {
-        return Ok(0);
-    }
-    reader.seek(SeekFrom::Start(at))?;
-    let mut length = 0;
-    while length < into.len() {
-        match reader.read(&mut into[length..]) {
-            Ok(0) => break,
-            Ok(read) => length += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(length)
 }
 
 /// The places at which a dump is cut.

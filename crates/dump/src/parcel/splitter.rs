@@ -100,21 +100,25 @@ pub fn split_file(file: &File, sink: Sink<'_>) -> Result<Split, SplitError> {
 /// Splits a file, skipping its holes, and leaves out what rules say.
 pub fn split_file_by(file: &File, rules: Option<&RedactionRules>, sink: Sink<'_>) -> Result<Split, SplitError> {
     let head = head_of_file(file)?;
+    let size = file.metadata().map_err(SplitError::Unreadable)?.len();
+    // Headers may lead anywhere; the kernel refuses to look far behind the end, where there is nothing to read.
+    let read_at = |from: u64, into: &mut [u8]| {
+        fill(&mut |into, at| if from >= size { Ok(0) } else { file.read_at(into, from.saturating_add(at)) }, into)
+    };
     let mut redactor = rules.map(|rules| Redactor::new(rules, head.outline.clone())).transpose()?;
     for range in redactor.iter().flat_map(Redactor::notes).collect::<Vec<_>>() {
         let wanted = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let mut bytes = vec![0; wanted];
-        let read = fill(&mut |into, at| file.read_at(into, range.start.saturating_add(at)), &mut bytes);
-        let read = read.map_err(SplitError::Unreadable)?;
+        let read = read_at(range.start, &mut bytes).map_err(SplitError::Unreadable)?;
         if let Some(redactor) = &mut redactor {
             redactor.hear(range.start, &bytes[..read]);
         }
     }
     if let Some(redactor) = &mut redactor {
         // What cannot be read here cannot be read later either, and is an error then.
-        redactor.prepare(|from, into| fill(&mut |into, at| file.read_at(into, from + at), into).unwrap_or(0))?;
+        redactor.prepare(|from, into| read_at(from, into).unwrap_or(0))?;
     }
-    let source = Holed { file, at: 0, data: 0..0, size: file.metadata().map_err(SplitError::Unreadable)?.len() };
+    let source = Holed { file, at: 0, data: 0..0, size };
     split(head, source, redactor, sink)
 }
 

@@ -5,7 +5,7 @@
 
 use super::table::joined;
 use crate::module::{ModuleFile, Section};
-use gimli::{DebugInfoOffset, DwarfSections, EndianSlice, RunTimeEndian, SectionId};
+use gimli::{AttributeValue, DebugInfoOffset, DwarfSections, EndianSlice, RunTimeEndian, SectionId};
 use object::Object;
 use std::ops::Range;
 
@@ -185,6 +185,14 @@ fn offsets(dwarf: &gimli::Dwarf<Slice<'_>>) -> Vec<usize> {
     offsets
 }
 
+/// Tells whether a unit claims more than there are addresses, which is added up unchecked where ranges are read.
+fn is_endless(unit: &gimli::Unit<Slice<'_>>) -> bool {
+    let mut entries = unit.header.entries(&unit.abbreviations);
+    let root = entries.next_dfs().ok().flatten();
+    root.and_then(|root| root.attr_value(gimli::DW_AT_high_pc))
+        .is_some_and(|high| matches!(high, AttributeValue::Udata(bytes) if unit.low_pc.checked_add(bytes).is_none()))
+}
+
 /// Returns which unit speaks of which code, sorted.
 fn claims(dwarf: &gimli::Dwarf<Slice<'_>>, units: &[usize], code: &[Range<u64>]) -> Vec<Claim> {
     let mut claims = Vec::new();
@@ -210,6 +218,9 @@ fn claims(dwarf: &gimli::Dwarf<Slice<'_>>, units: &[usize], code: &[Range<u64>])
         let Ok(unit) = dwarf.unit_header(DebugInfoOffset(*offset)).and_then(|header| dwarf.unit(header)) else {
             continue;
         };
+        if is_endless(&unit) {
+            continue;
+        }
         let Ok(mut ranges) = dwarf.unit_ranges(&unit) else { continue };
         while let Ok(Some(range)) = ranges.next() {
             spent += 1;
@@ -226,4 +237,33 @@ fn claims(dwarf: &gimli::Dwarf<Slice<'_>>, units: &[usize], code: &[Range<u64>])
         claim.reach = reach;
     }
     claims
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One unit that claims so many bytes from an address on.
+    fn claimed(low: u64, bytes: u64) -> Vec<(u64, u64)> {
+        let abbreviations = [1, 0x11, 0, 0x11, 0x01, 0x12, 0x07, 0, 0, 0];
+        let mut unit = vec![4, 0, 0, 0, 0, 0, 8, 1];
+        unit.extend(low.to_le_bytes().into_iter().chain(bytes.to_le_bytes()));
+        let info = [&(unit.len() as u32).to_le_bytes(), unit.as_slice()].concat();
+        let section = |id| match id {
+            SectionId::DebugAbbrev => &abbreviations[..],
+            SectionId::DebugInfo => &info[..],
+            _ => &[],
+        };
+        let sections = DwarfSections::load(|id| Ok::<_, gimli::Error>(section(id))).expect("are there");
+        let dwarf = sections.borrow(|section| EndianSlice::new(section, RunTimeEndian::Little));
+        let claims = claims(&dwarf, &offsets(&dwarf), &[0..0x8000, 0x8000..u64::MAX]);
+        claims.into_iter().map(|claim| (claim.start, claim.end)).collect()
+    }
+
+    #[test]
+    fn a_unit_that_claims_too_much_gets_nothing() {
+        assert_eq!(claimed(0x1000, 0x20), [(0x1000, 0x1020)]);
+        assert_eq!(claimed(u64::MAX - 8, 8), [(u64::MAX - 8, u64::MAX)]);
+        assert_eq!(claimed(u64::MAX - 8, 9), []);
+    }
 }

@@ -1,6 +1,7 @@
 //! Dumps cut into frames and put together again: equal to the last byte, with the same holes, within bounds.
 
-use dump::parcel::{Assembler, Assembly, Frames, Packed, Split, split_file, split_stream};
+use dump::parcel::{Assembler, Assembly, Frames, Packed, Split, SplitError, split_file, split_file_by, split_stream};
+use dump::redact::RedactionRules;
 use model::Digest;
 use model::parcel::{Frame, MAX_FRAME_BYTES, Manifest};
 use proptest::prelude::*;
@@ -134,6 +135,30 @@ fn a_file_comes_back_with_its_holes() {
 }
 
 #[test]
+fn headers_that_lead_nowhere_hold_nothing_up() {
+    let rules = RedactionRules::read("[environment]\nleave_out = [\"PATH\"]\n[[memory]]\narea = \"anonymous\"\n")
+        .expect("are rules");
+    let whole = core(b"note", &[noise(4, 12_288)]);
+    // Behind the end, and where the kernel refuses to look: of the notes, of a segment, and of both.
+    for at in [1 << 40, i64::MAX as u64, u64::MAX - 64] {
+        for places in [&[64 + 8][..], &[64 + 56 + 8], &[64 + 8, 64 + 56 + 8]] {
+            let mut bytes = whole.clone();
+            for place in places {
+                bytes[*place..*place + 8].copy_from_slice(&at.to_le_bytes());
+            }
+            let file = file_of(&[(0, &bytes)], bytes.len() as u64);
+            assert_eq!(split_whole(&file).0.manifest.size, bytes.len() as u64, "{at:#x} at {places:?}");
+            // What the rules cannot be kept with is refused in their name, not as what cannot be read.
+            match split_file_by(&file, Some(&rules), &mut |_| Ok(())) {
+                Ok(split) => assert_eq!(split.manifest.size, bytes.len() as u64, "{at:#x} at {places:?}"),
+                Err(SplitError::Redaction(_)) => {}
+                Err(error) => panic!("{at:#x} at {places:?}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn a_core_is_cut_where_its_segments_begin() {
     // The same memory lies elsewhere in a second dump, since there is more before it.
     let memory = noise(3, 4 << 20);
@@ -211,7 +236,7 @@ fn whoever_takes_no_more_ends_it() {
         taken += 1;
         if taken == 3 { Err("enough".into()) } else { Ok(()) }
     });
-    assert!(matches!(refused, Err(dump::parcel::SplitError::Refused(_))), "{refused:?}");
+    assert!(matches!(refused, Err(SplitError::Refused(_))), "{refused:?}");
     assert_eq!(taken, 3);
 }
 

@@ -6,7 +6,8 @@ use crate::core;
 use crate::message::{self, Command};
 use crate::network::Spare;
 use crate::plan::{self, Plan};
-use crate::root::{self, Ground};
+use crate::root::Ground;
+use crate::root::stock::Stock;
 use crate::spawner::{Abilities, Settings};
 use crate::{ids, network, system};
 use model::{Network, SandboxKind};
@@ -57,16 +58,17 @@ impl Place {
         system::adopt_orphans();
         let is_privileged = uid == 0;
         let mut notes = Vec::new();
-        let mut devices = None;
+        let mut hidden = settings.hidden.clone();
+        hidden.push(state.clone());
+        let mut stock = None;
         if is_privileged {
             let said = |errno| format!("the spawner could not get mounts of its own: {errno}");
             // No other thread is there yet, so this concerns the whole process.
             system::unshare_mounts().map_err(said)?;
             rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
                 .map_err(said)?;
-            let folder = state.join("dev");
-            root::make_devices(&folder).map_err(|errno| format!("devices cannot be made: {errno}"))?;
-            devices = Some(folder);
+            let made = Stock::make(&state.join("stock"), &hidden);
+            stock = Some(made.map_err(|errno| format!("what all sandboxes share cannot be made: {errno}"))?);
         } else {
             notes.push("the spawner is not the superuser: one id inside, and no control groups but its own".to_owned());
         }
@@ -82,12 +84,10 @@ impl Place {
             plan::Place::Range { first, .. } => (first, first),
             plan::Place::Own => (uid, gid),
         };
-        let mut hidden = settings.hidden.clone();
-        hidden.push(state.clone());
         let ground = Ground {
             scratch: state.join("scratch"),
             root: state.join("root"),
-            devices,
+            stock,
             mounts: other_mounts(),
             hidden,
             is_privileged,
@@ -171,7 +171,7 @@ fn prepare(state: &Path) -> Result<PathBuf, String> {
     let said = |error: std::io::Error| format!("the state folder `{}` cannot be used: {error}", state.display());
     std::fs::create_dir_all(state).map_err(said)?;
     let state = state.canonicalize().map_err(said)?;
-    for name in ["scratch", "root", "dev"] {
+    for name in ["scratch", "root", "stock"] {
         match std::fs::create_dir(state.join(name)) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(said(error)),
             _ => {}

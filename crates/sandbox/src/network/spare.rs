@@ -87,17 +87,19 @@ impl Spare {
 }
 
 fn serve(wished: &OwnedFd, makes: &OwnedFd) {
-    let mut fresh = [0; MAX_COUNTER_BYTES];
+    // Each page written between two clones would be copied once more.
+    let Ok(memory) = system::uncopied(2 * MAX_COUNTER_BYTES) else { return };
+    let (fresh, present) = memory.split_at_mut(MAX_COUNTER_BYTES);
     let mut fresh_bytes = None;
     let mut word = [0; WORD];
     while let Ok(WORD) = rustix::io::read(wished, &mut word) {
         let fd = RawFd::from_ne_bytes(word);
         let old = (fd >= 0)
             .then(|| system::own(fd))
-            .filter(|old| fresh_bytes.is_some_and(|bytes| is_fresh(old, &fresh[..bytes])));
+            .filter(|old| fresh_bytes.is_some_and(|bytes| is_fresh(old, &fresh[..bytes], present)));
         let made = old.map_or_else(make, Ok);
         if made.is_ok() && fresh_bytes.is_none() {
-            fresh_bytes = count(&mut fresh);
+            fresh_bytes = count(fresh);
         }
         let made = made.map_or(-1, IntoRawFd::into_raw_fd);
         if rustix::io::write(makes, &made.to_ne_bytes()).is_err() {
@@ -107,21 +109,20 @@ fn serve(wished: &OwnedFd, makes: &OwnedFd) {
 }
 
 /// Tells whether nothing ever moved in a namespace; the calling thread is in it afterwards.
-fn is_fresh(namespace: &OwnedFd, fresh: &[u8]) -> bool {
-    let mut counters = [0; MAX_COUNTER_BYTES];
+fn is_fresh(namespace: &OwnedFd, fresh: &[u8], present: &mut [u8]) -> bool {
     let kind = Some(rustix::thread::LinkNameSpaceType::Network);
     rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).is_ok()
-        && count(&mut counters).is_some_and(|bytes| counters[..bytes] == *fresh)
+        && count(present).is_some_and(|bytes| present[..bytes] == *fresh)
 }
 
 /// Reads the counters of the calling thread's namespace; returns their length if they fit.
-fn count(counters: &mut [u8; MAX_COUNTER_BYTES]) -> Option<usize> {
+fn count(counters: &mut [u8]) -> Option<usize> {
     let mut length = 0;
     for path in COUNTERS {
         let file = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         loop {
             match rustix::io::read(&file, &mut counters[length..]).ok()? {
-                0 if length == MAX_COUNTER_BYTES => return None,
+                0 if length == counters.len() => return None,
                 0 => break,
                 bytes => length += bytes,
             }
