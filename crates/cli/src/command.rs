@@ -125,6 +125,11 @@ fn conclude(command: Command, mut session: Session) -> Exit {
 }
 
 fn execute(command: Command, session: &mut Session) -> anyhow::Result<Exit> {
+    if matches!(&command, Command::Up(_) | Command::Serve(_))
+        || matches!(&command, Command::Node(node) if node.is_role())
+    {
+        ::node::be_prompt();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         match command {

@@ -29,6 +29,11 @@ pub use agent::{Agent, NodeError};
 pub use runtime::NamedRuntime;
 pub use settings::{AllowedMount, Settings};
 
+/// Has the threads that this one will start go on soon once they are woken: those of a server, a node and a spawner.
+pub fn be_prompt() {
+    sandbox::prompt::begin();
+}
+
 /// Becomes the spawner of a node; what a node starts its own program for.
 pub fn spawner() -> std::process::ExitCode {
     sandbox::spawner::main()

@@ -20,6 +20,7 @@ mod person;
 mod plan;
 mod profile;
 mod program;
+pub mod prompt;
 mod root;
 mod seccomp;
 pub mod spawner;

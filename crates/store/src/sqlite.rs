@@ -4,6 +4,7 @@ use crate::error::StoreError;
 use crate::transaction::{Operation, Session, Tx};
 use crate::value::{Row, Value};
 use futures_util::FutureExt;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params_from_iter};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,7 +63,15 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     connection.busy_timeout(Duration::from_secs(10)).map_err(failed)?;
     connection.pragma_update(None, "foreign_keys", false).map_err(failed)?;
     connection.pragma_update(None, "temp_store", "memory").map_err(failed)?;
+    keep_plans(&connection, true)?;
     Ok(connection)
+}
+
+/// Has statements planned once, without a look at their values, or anew whenever values change that a plan might follow
+/// from. To plan one takes longer than to run one that comes often.
+fn keep_plans(connection: &Connection, keep: bool) -> Result<(), StoreError> {
+    let set = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, keep);
+    set.map(drop).map_err(|source| StoreError::Sqlite { doing: "setting up", source })
 }
 
 /// Reads rows.
@@ -82,7 +91,10 @@ pub(crate) fn ask(
     let failed = |source| StoreError::Sqlite { doing: "asking something", source };
     let begun = Instant::now();
     connection.progress_handler(LOOK_STEPS, Some(move || begun.elapsed() > patience)).map_err(failed)?;
+    // The pattern that is asked for may lead through an index.
+    keep_plans(connection, false)?;
     let answer = connection.prepare(sql).map_err(failed).and_then(|mut statement| found(&mut statement, values));
+    keep_plans(connection, true)?;
     connection.progress_handler(0, None::<fn() -> bool>).map_err(failed)?;
     answer.map_err(|error| match error {
         StoreError::Sqlite { source, .. } if source.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
@@ -172,6 +184,19 @@ pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plan_outlives_the_values_it_was_made_for() {
+        let folder = tempfile::tempdir().expect("is made");
+        let connection = writer(&folder.path().join("db"), Synchronous::Normal).expect("opens");
+        script(&connection, "CREATE TABLE t (a, b); CREATE INDEX i ON t (b) WHERE a = 1;", "a test").expect("is made");
+        let sql = "SELECT b FROM t WHERE a = $1 AND b = $2";
+        for at in 0_i64..3 {
+            assert!(rows(&connection, sql, &[at.into(), at.into()]).expect("runs").is_empty());
+        }
+        let statement = connection.prepare_cached(sql).expect("is kept");
+        assert_eq!(statement.get_status(rusqlite::StatementStatus::RePrepare), 0);
+    }
 
     #[test]
     fn what_takes_too_long_is_stopped_and_the_next_is_not() {

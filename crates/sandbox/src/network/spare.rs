@@ -5,7 +5,7 @@
 //!
 //! The thread does nothing but system calls: it takes no lock and no memory, so that the spawner may clone at any moment.
 
-use crate::system;
+use crate::{prompt, system};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
@@ -87,6 +87,7 @@ impl Spare {
 }
 
 fn serve(wished: &OwnedFd, makes: &OwnedFd) {
+    prompt::end();
     // Each page written between two clones would be copied once more.
     let Ok(memory) = system::uncopied(2 * MAX_COUNTER_BYTES) else { return };
     let (fresh, present) = memory.split_at_mut(MAX_COUNTER_BYTES);

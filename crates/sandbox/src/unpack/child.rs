@@ -26,6 +26,7 @@ const MAX_OPEN: u64 = 512;
 
 /// Runs the child. A program that starts it does so before it has any thread.
 pub fn main() -> ExitCode {
+    crate::prompt::end();
     if close_inherited().is_err() {
         return ExitCode::FAILURE;
     }
