@@ -132,8 +132,7 @@ pub(crate) fn share_with<T>(
             libc::syscall(libc::SYS_futex, there.as_ptr(), libc::FUTEX_WAIT, lives, std::ptr::null::<libc::timespec>());
         }
     }
-    // SAFETY: nobody is on it any more.
-    let _ = unsafe { rustix::mm::munmap(stack, SHARER_STACK_BYTES) };
+    // The stack stays: to unmap it now would interrupt every processor that either has run on.
     outcome.map(|outcome| (pid, outcome))
 }
 
