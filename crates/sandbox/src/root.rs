@@ -18,9 +18,7 @@ use crate::system::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use model::Access;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-};
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use std::ffi::{CStr, CString};
 use std::fmt::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -224,9 +222,8 @@ fn make_dev(ground: &Ground, root: BorrowedFd<'_>) -> Result<(), Fault> {
         move_to(dev.as_fd(), place.as_fd()).map_err(&what)?;
         dev
     } else {
-        let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let dev = mount_new("tmpfs", &[("mode", "755"), ("size", "64k"), ("nr_inodes", "64")], flags).map_err(&what)?;
-        move_to(dev.as_fd(), place.as_fd()).map_err(&what)?;
+        mount_at(place.as_fd(), "tmpfs", c"mode=755,size=64k,nr_inodes=64").map_err(&what)?;
+        let dev = open_folder(root, Path::new("dev"), inside()).map_err(&what)?;
         for (name, _) in DEVICES {
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
             let file = rustix::fs::openat(&dev, name, flags, Mode::from_raw_mode(0o666)).map_err(&what)?;
@@ -310,19 +307,6 @@ fn place_resolver(root: BorrowedFd<'_>) -> Result<(), Fault> {
 fn mount_at(place: BorrowedFd<'_>, kind: &str, options: &CStr) -> rustix::io::Result<()> {
     let place = format!("/proc/self/fd/{}", place.as_raw_fd());
     rustix::mount::mount(kind, place, kind, MountFlags::NOSUID | MountFlags::NOEXEC, Some(options))
-}
-
-fn mount_new(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
-    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in options {
-        if value.is_empty() {
-            rustix::mount::fsconfig_set_flag(&context, *key)?;
-        } else {
-            rustix::mount::fsconfig_set_string(&context, *key, *value)?;
-        }
-    }
-    rustix::mount::fsconfig_create(&context)?;
-    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 fn clone_tree(at: BorrowedFd<'_>, path: &Path, flags: u32) -> rustix::io::Result<OwnedFd> {
