@@ -3,7 +3,7 @@
 //! what is not to be seen. So none of it is made, or taken down, for each of them.
 
 use super::HIDDEN;
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use std::path::{Component, Path, PathBuf};
@@ -78,41 +78,42 @@ fn hides(folder: &Path) -> bool {
 }
 
 /// Puts an empty, opaque folder into the cover, over one of the machine's. What is not there yet is hidden too, since it may
-/// come to be; a link is not, as what it leads to is hidden or shown in its own right.
+/// come to be, and with it the first folder above that is missing as well. A link is not, as what it leads to is hidden or
+/// shown in its own right.
 fn hide(cover: &Path, path: &Path) -> rustix::io::Result<()> {
-    if path.components().any(|part| !matches!(part, Component::Normal(_))) {
-        return Ok(());
-    }
-    let here = Path::new("/").join(path);
-    if std::fs::symlink_metadata(&here).is_ok_and(|found| !found.is_dir()) {
-        return Ok(());
-    }
     let (mut above, mut below) = (cover.to_owned(), PathBuf::from("/"));
-    for part in path.parent().into_iter().flatten() {
+    let mut parts = path.components().peekable();
+    while let Some(part) = parts.next() {
+        let Component::Normal(part) = part else { return Ok(()) };
         above.push(part);
         below.push(part);
-        if !make_like(&above, &below)? {
+        let found = match rustix::fs::lstat(&below) {
+            Err(Errno::NOENT) => return blind(&above),
+            found => found?,
+        };
+        if !FileType::from_raw_mode(found.st_mode).is_dir() {
             return Ok(());
         }
+        if parts.peek().is_some() {
+            make_like(&above, &found)?;
+        }
     }
-    let folder = cover.join(path);
-    match make_folder(&folder, if path.ends_with("tmp") { 0o1777 } else { 0o755 }) {
-        Ok(()) | Err(Errno::EXIST) => rustix::fs::setxattr(&folder, OPAQUE, b"y", XattrFlags::empty()),
+    blind(&above)
+}
+
+/// Makes a folder of the cover that is empty to whoever looks.
+fn blind(folder: &Path) -> rustix::io::Result<()> {
+    match make_folder(folder, if folder.ends_with("tmp") { 0o1777 } else { 0o755 }) {
+        Ok(()) | Err(Errno::EXIST) => rustix::fs::setxattr(folder, OPAQUE, b"y", XattrFlags::empty()),
         Err(errno) => Err(errno),
     }
 }
 
-/// Makes a folder of the cover that lets the one beneath shine through, with its mode and owner; tells whether there is one.
-fn make_like(above: &Path, below: &Path) -> rustix::io::Result<bool> {
-    let found = match rustix::fs::lstat(below) {
-        Ok(found) if FileType::from_raw_mode(found.st_mode).is_dir() => found,
-        Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),
-        Err(errno) => return Err(errno),
-    };
-    match make_folder(above, found.st_mode & 0o7777) {
-        Err(Errno::EXIST) => return Ok(true),
+/// Makes a folder of the cover that lets the one beneath shine through, with its mode and owner.
+fn make_like(folder: &Path, found: &Stat) -> rustix::io::Result<()> {
+    match make_folder(folder, found.st_mode & 0o7777) {
+        Err(Errno::EXIST) => return Ok(()),
         other => other?,
     }
-    rustix::fs::chown(above, Some(Uid::from_raw(found.st_uid)), Some(Gid::from_raw(found.st_gid)))?;
-    Ok(true)
+    rustix::fs::chown(folder, Some(Uid::from_raw(found.st_uid)), Some(Gid::from_raw(found.st_gid)))
 }

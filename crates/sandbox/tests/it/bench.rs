@@ -114,8 +114,14 @@ impl Bench {
     }
 
     pub(crate) fn new() -> Self {
+        Self::hiding(&[])
+    }
+
+    /// Starts a spawner as root that hides these of the machine's folders, too.
+    pub(crate) fn hiding(hidden: &[PathBuf]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let (spawner, events) = Spawner::start(&settings(folder.path().join("state"), 1)).expect("a spawner");
+        let settings = Settings { hidden: hidden.to_vec(), ..settings(folder.path().join("state"), 1) };
+        let (spawner, events) = Spawner::start(&settings).expect("a spawner");
         Self { spawner, events, next: 0, _folder: Some(folder) }
     }
 

@@ -132,6 +132,41 @@ fn the_machines_own_files_are_seen_and_not_changed() {
 }
 
 #[test]
+fn what_the_settings_hide_stays_hidden() {
+    let folder = tempfile::Builder::new().prefix("quarry-hidden-").tempdir_in("/var/cache").expect("a folder");
+    let at = |path: &str| folder.path().join(path);
+    let open = |path: &Path| {
+        std::fs::create_dir_all(path).expect("it is ours");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+        std::fs::write(path.join("file"), "seen\n").expect("it is ours");
+    };
+    for path in ["", "now", "now/below", "beside", "beside/deep", "beside/deep/now"] {
+        open(&at(path));
+    }
+    std::os::unix::fs::symlink("beside", at("link")).expect("it is ours");
+    // There, not there yet, without a folder to be in yet, and a link, which leads to what is shown.
+    let hidden = ["now", "beside/deep/now", "later", "beside/deep/later", "nowhere/later", "link"].map(at);
+    let mut bench = Bench::hiding(&hidden);
+    for path in ["later", "beside/deep/later", "nowhere/later"] {
+        open(&at(path));
+    }
+    let mut check = |script: &str, output: &str| {
+        let script = format!("cd {} && {script}", folder.path().display());
+        let run = bench.run(&plan(), &shell(&script));
+        assert_eq!(run.output, output, "{script}: {run:?}");
+    };
+    check("cat file beside/file beside/deep/file link/file", "seen\nseen\nseen\nseen\n");
+    check("stat -c '%a %u' . beside beside/deep", "755 65534\n755 65534\n755 65534\n");
+    for path in ["now", "later", "beside/deep/now", "beside/deep/later", "nowhere"] {
+        check(&format!("ls -A {path}; cat {path}/file 2>/dev/null || echo closed"), "closed\n");
+        // Nobody inside can take away what hides it.
+        let take =
+            format!("rm -rf {path} 2>/dev/null; mv {path} /tmp/x 2>/dev/null; setfattr -x user.overlay.opaque {path}");
+        check(&format!("({take}) 2>/dev/null; cat {path}/file /tmp/x/file 2>/dev/null || echo closed"), "closed\n");
+    }
+}
+
+#[test]
 fn a_place_of_the_machines_own_ids_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     for place in [sandbox::Place::Range { first: 0, count: 65_536 }, sandbox::Place::Own] {
