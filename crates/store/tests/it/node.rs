@@ -167,7 +167,7 @@ async fn hears_a_report_as_one(fresh: &Fresh) {
     accepted(&store, &first, ours, 1).await;
     accepted(&store, &second, ours, 2).await;
     let heard = store.node_exchange(report(&node, ours, 3)).await.expect("is heard");
-    assert_eq!((heard.node.state, heard.expires_at, heard.is_sated), (NodeState::Ready, at(3) + LEASE, false));
+    assert_eq!((heard.node.state, heard.is_sated), (NodeState::Ready, false));
     let one = held(&heard.assigned[0]);
     assert_eq!((one.execution, one.attempt), (first.id, 1));
     // What is finished and what is claimed go together: the next of the lane comes with the end of the one before.
@@ -184,6 +184,12 @@ async fn hears_a_report_as_one(fresh: &Fresh) {
     assert_eq!((heard.assigned.len(), heard.forget.len(), heard.refused.len()), (0, 0, 0));
     let heard = store.session_renew(written(&node, ours, two, 6)).await.expect("is renewed");
     assert_eq!(heard.held, BTreeMap::from([(second.id, (1, ExecutionState::Running))]));
+    // Its lease always lasts two thirds of a whole one, and is a whole one again when that was all that was left.
+    for (now, renewed) in [(9_999, None), (10_004, Some(10_004)), (19_000, None), (20_100, Some(20_100))] {
+        let heard = store.node_exchange(written(&node, ours, two, now)).await.expect("is heard");
+        assert!(heard.expires_at > at(now) + LEASE * 2 / 3 && heard.expires_at <= at(now) + LEASE, "{now}");
+        assert!(renewed.is_none_or(|renewed| heard.expires_at == at(renewed) + LEASE), "{now}");
+    }
     // Nobody else speaks for it.
     let mut foreign = report(&node, ours, 7);
     foreign.owner.1 = "eve".to_owned();
@@ -199,13 +205,13 @@ async fn gives_back_what_a_silent_session_held(fresh: &Fresh) {
     let node = join(&store, ours, "one", 0).await;
     let new = execution(1);
     accepted(&store, &new, ours, 1).await;
-    store.node_exchange(report(&node, ours, 2)).await.expect("is heard");
-    assert_eq!(store.sessions_expire(at(30_001)).await.expect("a pass").len(), 0);
-    let ended = join_all([store.sessions_expire(at(30_002)), store.sessions_expire(at(30_002))]).await;
+    store.node_exchange(report(&node, ours, 10_002)).await.expect("is heard");
+    assert_eq!(store.sessions_expire(at(40_001)).await.expect("a pass").len(), 0);
+    let ended = join_all([store.sessions_expire(at(40_002)), store.sessions_expire(at(40_002))]).await;
     let back: Vec<_> = ended.into_iter().flat_map(|ended| ended.expect("a pass")).flat_map(|(_, lost)| lost).collect();
     assert_eq!(back.iter().map(|one| (one.id, one.losses)).collect::<Vec<_>>(), [(new.id, 1)]);
     let words = format!("session `{}` is not the node's, or its lease ran out", node.session);
-    refused(store.node_exchange(report(&node, ours, 30_003)).await.map(|_| ()), &words);
+    refused(store.node_exchange(report(&node, ours, 40_003)).await.map(|_| ()), &words);
     let node = store.node_get(node.id.to_string().as_str().into(), None, ours).await.expect("is there");
     assert_eq!((node.state, node.session), (NodeState::Lost, None));
     check_replay(&store, &fresh.raw().await).await;
