@@ -92,7 +92,7 @@ fn dumps_of_processes() {
     let report = seeds.dump(&places, "arm", DumpKind::Core, &core);
     seeds.dump(&places, "arm-wide", DumpKind::Core, &wide);
     seeds.put(&["module", "pack"], "arm", &program);
-    // The first bytes choose the processor and the place; then come the stack and the module.
+    // The first bytes choose the processor and what follows, and the place; then come the stack and the module.
     seeds.put(&["unwind"], "arm", &[&[1; 2][..], &[0; 512], &program].concat());
     seeds.put(&["manifest"], "report", &serde_json::to_vec(&report).expect("a report is JSON"));
     let mut frames = Vec::new();
