@@ -118,7 +118,8 @@ fn kernel(bytes: &[u8], places: &Places, dump: &Path, rest: &[OsString]) -> Vec<
         }
     }
     let file = file.map(|file| file.path().as_os_str().to_owned());
-    if file.is_none() {
+    let is_bare = file.is_none();
+    if is_bare {
         let release = release.as_deref().unwrap_or("unknown");
         let id = id.unwrap_or("unknown");
         say(&format!(
@@ -130,7 +131,12 @@ fn kernel(bytes: &[u8], places: &Places, dump: &Path, rest: &[OsString]) -> Vec<
     let crash = file.clone().into_iter().chain([dump.into()]).collect();
     let symbols = file.into_iter().flat_map(|file| ["-s".into(), file]);
     let drgn = ["-c".into(), dump.into()].into_iter().chain(symbols).collect();
-    vec![("crash", with(crash)), ("drgn", with(drgn))]
+    let mut begun = vec![("crash", with(crash)), ("drgn", with(drgn))];
+    if is_bare {
+        // crash does nothing without it; drgn reads memory.
+        begun.reverse();
+    }
+    begun
 }
 
 fn bytes_of(digits: &str) -> Option<Vec<u8>> {
@@ -280,13 +286,35 @@ mod tests {
             let crash: Vec<_> = file.iter().cloned().chain(["/dump".into(), "-q".into()]).collect();
             let symbols = file.iter().flat_map(|file| ["-s".to_owned(), file.clone()]);
             let drgn: Vec<_> = ["-c".into(), "/dump".into()].into_iter().chain(symbols).chain(["-q".into()]).collect();
-            assert_eq!(begun.iter().map(|(_, given)| words(given)).collect::<Vec<_>>(), [crash, drgn], "{info}");
+            let mut expected = vec![("crash", crash), ("drgn", drgn)];
+            if !found {
+                expected.reverse();
+            }
+            assert_eq!(begun.iter().map(|(name, given)| (*name, words(given))).collect::<Vec<_>>(), expected, "{info}");
         };
         check("OSRELEASE=6.1.0-18-amd64\nBUILD-ID=0123456789abcdef\n", true);
         check("OSRELEASE=6.1.0-18-amd64\n", true);
         check("OSRELEASE=6.1.0-18-amd64\nBUILD-ID=0123456789abcd00\n", false);
         check("OSRELEASE=../vmlinux-6.1.0-18-amd64\nBUILD-ID=x\n", false);
         check("PAGESIZE=4096\n", false);
+    }
+
+    #[test]
+    fn a_debugger_is_not_begun_on_what_it_does_not_open() {
+        let folder = tempfile::tempdir().expect("is made");
+        let check = |bytes: &[u8], word: &str, expected: &str| {
+            let dump = folder.path().join("dump");
+            std::fs::write(&dump, bytes).expect("is written");
+            let why = debug("{}".as_ref(), &dump, &[word.into()]).expect_err("nothing is begun");
+            assert!(why.contains(expected), "{word}: {why}");
+        };
+        // A core is what has no note of a kernel's.
+        let core: Vec<u8> = vmcore("").iter().map(|byte| if *byte == b'V' { b'v' } else { *byte }).collect();
+        assert_eq!(kind(&core), DumpKind::Core);
+        check(&core, "--crash", "`crash` does not open such a dump");
+        check(&core, "--drgn", "`drgn` does not open such a dump");
+        check(b"MDMP", "--gdb", "`gdb` does not open such a dump");
+        check(b"dear diary", "--lldb", "no dump that a debugger opens");
     }
 
     #[test]
