@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-catch test-cgroup2 soak fuzz bench fmt clean
+.PHONY: help demo run test test-catch test-cgroup2 test-vmcore soak fuzz bench fmt clean
 
 # Where `make run` keeps its database and blobs.
 DATA ?= quarry-data
@@ -34,6 +34,10 @@ test-cgroup2: ## Run the tests of sandboxes under control groups of version 2, i
 test-catch: ## Have a real kernel hand cores to `quarry dump catch`, in a virtual machine
 	@scripts/install cgroup2
 	@scripts/test-catch
+
+test-vmcore: ## Crash a real kernel in a virtual machine, and read its dump in every form
+	@scripts/install cgroup2
+	@scripts/test-vmcore
 
 soak: ## Run the tests at full size, which takes hours (ARGS="filter…")
 	@scripts/install test

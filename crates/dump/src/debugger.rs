@@ -37,13 +37,13 @@ const MAX_JSON_BYTES: u64 = 64 << 20;
 /// What a shell ends with if there is no such program.
 const NO_PROGRAM: u8 = 127;
 
-/// Becomes a debugger: the places come first, then the dump, then `--gdb` or `--lldb`, then its own arguments. With `json`
-/// first it prints what stands at a path in the JSON that it reads.
+/// Becomes a debugger: the places come first, then the dump, then perhaps which (`--gdb`, `--lldb`, `--crash`, `--drgn`), then
+/// its own arguments. With `json` first it prints what stands at a path in the JSON that it reads.
 pub fn debugger(arguments: &[OsString]) -> ExitCode {
     let ended = match arguments {
         [word, names @ ..] if word == "json" => print(names),
         [places, dump, rest @ ..] => debug(places, Path::new(dump), rest),
-        _ => Err("usage: PLACES-AS-JSON DUMP [--gdb|--lldb] [ARGUMENT…]".to_owned()),
+        _ => Err("usage: PLACES-AS-JSON DUMP [--gdb|--lldb|--crash|--drgn] [ARGUMENT…]".to_owned()),
     };
     ended.unwrap_or_else(|why| {
         // Nobody listening is no reason to fail otherwise.
@@ -59,28 +59,30 @@ fn debug(places: &OsStr, dump: &Path, rest: &[OsString]) -> Result<ExitCode, Str
     places.roots.push(PathBuf::from("/"));
     places.debug.push(PathBuf::from("/usr/lib/debug"));
     let bytes = Mapped::open(dump).map_err(|error| format!("the dump cannot be read: {error}"))?;
-    let (wanted, rest) = match rest {
-        [word, rest @ ..] if word == "--gdb" || word == "--lldb" => (Some(word == "--lldb"), rest),
-        rest => (None, rest),
-    };
-    match (kind(&bytes), wanted) {
+    let said = rest.first().and_then(|word| word.to_str()?.strip_prefix("--"));
+    let wanted = NAMES.into_iter().find(|name| said == Some(name));
+    let rest = if wanted.is_some() { &rest[1..] } else { rest };
+    let (begun, hint) = match (kind(&bytes), wanted) {
         (DumpKind::Illumos, _) => {
-            Err("only `mdb` on illumos opens this dump; `dump download` fetches it for there".to_owned())
+            return Err("only `mdb` on illumos opens this dump; `dump download` fetches it for there".to_owned());
         }
-        (DumpKind::Kernel, None) => Err(begin_one(&kernel(&bytes, &places, dump, rest), KERNELS)),
-        (DumpKind::Core, _) | (DumpKind::Kernel, Some(_)) => {
+        (DumpKind::Kernel, None | Some("crash" | "drgn")) => (kernel(&bytes, &places, dump, rest), KERNELS),
+        (DumpKind::Core, None | Some("gdb" | "lldb")) | (DumpKind::Kernel, Some(_)) => {
             let found = find(&bytes, &places);
-            // gdb unless somebody says otherwise, or there is none.
-            let usual =
-                if wanted == Some(true) { lldb(&found, &places, dump, rest) } else { gdb(&found, &places, dump, rest) };
-            let other = wanted.is_none().then(|| lldb(&found, &places, dump, rest));
-            Err(begin_one(&[usual].into_iter().chain(other).collect::<Vec<_>>(), CORES))
+            (vec![gdb(&found, &places, dump, rest), lldb(&found, &places, dump, rest)], CORES)
         }
-        (DumpKind::Minidump, _) => Err(begin_one(&[lldb(&Found::default(), &places, dump, rest)], MINIDUMPS)),
-        _ => Err("this is no dump that a debugger opens; `dump show` tells what is in it".to_owned()),
-    }
+        (DumpKind::Minidump, None | Some("lldb")) => (vec![lldb(&Found::default(), &places, dump, rest)], MINIDUMPS),
+        (DumpKind::Core | DumpKind::Minidump, Some(name)) => {
+            return Err(format!("`{name}` does not open such a dump; without its name, what does is taken"));
+        }
+        _ => return Err("this is no dump that a debugger opens; `dump show` tells what is in it".to_owned()),
+    };
+    let is_meant = |(name, _): &Begun| wanted.is_none_or(|wanted| wanted == *name);
+    Err(begin_one(&begun.into_iter().filter(is_meant).collect::<Vec<_>>(), hint))
 }
 
+/// The debuggers, by their names; of those that open a dump the first is taken, unless somebody names another.
+const NAMES: [&str; 4] = ["gdb", "lldb", "crash", "drgn"];
 /// What is to be done where there is no debugger.
 const CORES: &str = "install one of them there, such as Debian's `gdb`";
 const MINIDUMPS: &str = "install it there (Debian: `lldb`)";
@@ -116,7 +118,8 @@ fn kernel(bytes: &[u8], places: &Places, dump: &Path, rest: &[OsString]) -> Vec<
         }
     }
     let file = file.map(|file| file.path().as_os_str().to_owned());
-    if file.is_none() {
+    let is_bare = file.is_none();
+    if is_bare {
         let release = release.as_deref().unwrap_or("unknown");
         let id = id.unwrap_or("unknown");
         say(&format!(
@@ -128,7 +131,12 @@ fn kernel(bytes: &[u8], places: &Places, dump: &Path, rest: &[OsString]) -> Vec<
     let crash = file.clone().into_iter().chain([dump.into()]).collect();
     let symbols = file.into_iter().flat_map(|file| ["-s".into(), file]);
     let drgn = ["-c".into(), dump.into()].into_iter().chain(symbols).collect();
-    vec![("crash", with(crash)), ("drgn", with(drgn))]
+    let mut begun = vec![("crash", with(crash)), ("drgn", with(drgn))];
+    if is_bare {
+        // crash does nothing without it; drgn reads memory.
+        begun.reverse();
+    }
+    begun
 }
 
 fn bytes_of(digits: &str) -> Option<Vec<u8>> {
@@ -278,13 +286,35 @@ mod tests {
             let crash: Vec<_> = file.iter().cloned().chain(["/dump".into(), "-q".into()]).collect();
             let symbols = file.iter().flat_map(|file| ["-s".to_owned(), file.clone()]);
             let drgn: Vec<_> = ["-c".into(), "/dump".into()].into_iter().chain(symbols).chain(["-q".into()]).collect();
-            assert_eq!(begun.iter().map(|(_, given)| words(given)).collect::<Vec<_>>(), [crash, drgn], "{info}");
+            let mut expected = vec![("crash", crash), ("drgn", drgn)];
+            if !found {
+                expected.reverse();
+            }
+            assert_eq!(begun.iter().map(|(name, given)| (*name, words(given))).collect::<Vec<_>>(), expected, "{info}");
         };
         check("OSRELEASE=6.1.0-18-amd64\nBUILD-ID=0123456789abcdef\n", true);
         check("OSRELEASE=6.1.0-18-amd64\n", true);
         check("OSRELEASE=6.1.0-18-amd64\nBUILD-ID=0123456789abcd00\n", false);
         check("OSRELEASE=../vmlinux-6.1.0-18-amd64\nBUILD-ID=x\n", false);
         check("PAGESIZE=4096\n", false);
+    }
+
+    #[test]
+    fn a_debugger_is_not_begun_on_what_it_does_not_open() {
+        let folder = tempfile::tempdir().expect("is made");
+        let check = |bytes: &[u8], word: &str, expected: &str| {
+            let dump = folder.path().join("dump");
+            std::fs::write(&dump, bytes).expect("is written");
+            let why = debug("{}".as_ref(), &dump, &[word.into()]).expect_err("nothing is begun");
+            assert!(why.contains(expected), "{word}: {why}");
+        };
+        // A core is what has no note of a kernel's.
+        let core: Vec<u8> = vmcore("").iter().map(|byte| if *byte == b'V' { b'v' } else { *byte }).collect();
+        assert_eq!(kind(&core), DumpKind::Core);
+        check(&core, "--crash", "`crash` does not open such a dump");
+        check(&core, "--drgn", "`drgn` does not open such a dump");
+        check(b"MDMP", "--gdb", "`gdb` does not open such a dump");
+        check(b"dear diary", "--lldb", "no dump that a debugger opens");
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod source;
 pub(crate) use oops::told;
 
 use crate::core::elf::Layout;
+use crate::memory::{Memory, read_some};
 use address::Space;
 use info::Info;
 use model::report::{Crash, DumpKind, Kernel, NoteCode, Report, Severity};
@@ -21,6 +22,10 @@ use pages::{About, Pages};
 
 /// Notes of a dump that are looked through.
 const MAX_NOTES: usize = 65_536;
+/// Bytes of each of the names that a kernel gives itself and its machine.
+const UTS_BYTES: usize = 65;
+/// The name of a machine that nobody named.
+const UNNAMED: &str = "(none)";
 /// Lines of the log in which the end is looked for, the last ones.
 const MAX_SEARCHED_LINES: usize = 50_000;
 
@@ -55,7 +60,6 @@ pub(crate) fn report(bytes: &[u8]) -> Option<Report> {
         report.note(NoteCode::Truncated, "the dump ends before what it announces");
     }
     report.machine.arch = about.machine.clone();
-    report.machine.node = about.node.clone();
     report.machine.crashed_at = about.crashed_at.map(|seconds| seconds as f64);
     let noted = about.vmcoreinfo.as_deref().or_else(|| vmcoreinfo(&about.notes, pages.layout));
     let info = Info::read(noted.unwrap_or_default());
@@ -71,7 +75,10 @@ pub(crate) fn report(bytes: &[u8]) -> Option<Report> {
     if let Some(time) = info.get("CRASHTIME").and_then(|time| time.parse::<u64>().ok()) {
         report.machine.crashed_at = Some(time as f64);
     }
-    let lines = log(&pages, &about, &info, &mut report).unwrap_or_default();
+    let space = space(&pages, &about, &info, &mut report);
+    let named = || space.as_ref().and_then(|space| node(&info, space));
+    report.machine.node = about.node.clone().or_else(named);
+    let lines = space.and_then(|space| log(&pages, &info, &space, &mut report)).unwrap_or_default();
     kernel.log = Some(lines.join("\n")).filter(|log| !log.is_empty());
     kernel.info = info.into_lines();
     report.kernel = Some(kernel);
@@ -90,18 +97,37 @@ pub(crate) fn report(bytes: &[u8]) -> Option<Report> {
     Some(report)
 }
 
-/// Returns the lines of the log, with notes of why there are none.
-fn log(pages: &Pages<'_>, about: &About, info: &Info, report: &mut Report) -> Option<Vec<String>> {
+/// Returns the kernel's memory by its own addresses, with a note of why there is none.
+fn space<'a>(pages: &'a Pages<'a>, about: &About, info: &Info, report: &mut Report) -> Option<Space<'a>> {
     if let Some(why) = &about.refused {
         report.note(NoteCode::Broken, why.as_str());
         return None;
     }
     let machine = about.machine.as_deref().unwrap_or("unknown");
-    let Some(space) = Space::new(pages, info, machine, about.phys_base) else {
+    let space = Space::new(pages, info, machine, about.phys_base);
+    if space.is_none() {
         report.note(NoteCode::Missing, format!("addresses of a kernel on `{machine}` cannot be translated"));
-        return None;
+    }
+    space
+}
+
+/// Returns the machine's name as the kernel's memory has it: only makedumpfile's own header holds it too.
+fn node(info: &Info, memory: &impl Memory) -> Option<String> {
+    let at = match info.symbol("init_uts_ns") {
+        Some(at) => at.checked_add(info.offset("uts_namespace.name")?)?,
+        None => info.symbol("system_utsname")?,
     };
-    let lines = log::lines(info, &space);
+    let names = read_some(memory, at, 2 * UTS_BYTES);
+    let name = |number: usize| names.get(number * UTS_BYTES..(number + 1) * UTS_BYTES)?.split(|byte| *byte == 0).next();
+    // The first names the system; whatever else stands there is nothing to believe.
+    name(0).filter(|system| *system == b"Linux")?;
+    let node = String::from_utf8_lossy(name(1)?).into_owned();
+    (!node.is_empty() && node != UNNAMED).then_some(node)
+}
+
+/// Returns the lines of the log, with notes of why there are none.
+fn log(pages: &Pages<'_>, info: &Info, space: &Space<'_>, report: &mut Report) -> Option<Vec<String>> {
+    let lines = log::lines(info, space);
     if pages.is_exhausted() {
         report.note(NoteCode::Cut, "the kernel's log is spread over more pages than are unpacked");
     }

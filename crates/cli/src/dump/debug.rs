@@ -28,23 +28,46 @@ const WALL_MS: u64 = 12 * 3_600_000;
   quarry dump debug 76998f82a450a891
   quarry dump debug 76998f82a450a891 -- -batch -ex bt
   quarry dump debug --lldb cmd=bc limit=1
+  quarry dump debug --drgn type=crash limit=1
   quarry dump debug 004a8bf33b2cd204 MANTA-1817-diagnose")]
 pub(crate) struct Debug {
     /// Which dump, and perhaps an analyzer's name
     #[arg(required = true, value_name = "SPECIFICATION|ANALYZER")]
     words: Vec<String>,
-    /// Take gdb
-    #[arg(long, conflicts_with = "lldb")]
-    gdb: bool,
-    /// Take lldb
-    #[arg(long)]
-    lldb: bool,
+    #[command(flatten)]
+    which: Which,
     /// Memory that it may use, such as `8G`
     #[arg(long, value_name = "BYTES", value_parser = crate::quantity::bytes)]
     memory: Option<u64>,
     /// What the debugger or the shell is given besides
     #[arg(last = true, value_name = "ARGUMENT", allow_hyphen_values = true)]
     arguments: Vec<String>,
+}
+
+/// Which debugger is to be taken.
+#[derive(Args)]
+#[group(multiple = false)]
+struct Which {
+    /// Take gdb
+    #[arg(long)]
+    gdb: bool,
+    /// Take lldb
+    #[arg(long)]
+    lldb: bool,
+    /// Take crash, which opens dumps of kernels
+    #[arg(long)]
+    crash: bool,
+    /// Take drgn, which opens dumps of kernels
+    #[arg(long)]
+    drgn: bool,
+}
+
+impl Which {
+    /// Returns the word by which the node is told; none leaves it to the node.
+    fn word(&self) -> Option<String> {
+        let words = [(self.gdb, "--gdb"), (self.lldb, "--lldb"), (self.crash, "--crash"), (self.drgn, "--drgn")];
+        words.into_iter().find_map(|(is_meant, word)| is_meant.then(|| word.to_owned()))
+    }
 }
 
 impl Debug {
@@ -63,11 +86,9 @@ impl Debug {
             Some(name) => Some(client.analyzer_get(name).await?),
             None => None,
         };
-        let mut command = match (&analyzer, self.gdb, self.lldb) {
-            (Some(_), ..) => vec!["thoth_shell".to_owned()],
-            (None, true, _) => vec!["debug".to_owned(), "--gdb".to_owned()],
-            (None, _, true) => vec!["debug".to_owned(), "--lldb".to_owned()],
-            (None, false, false) => vec!["debug".to_owned()],
+        let mut command = match &analyzer {
+            Some(_) => vec!["thoth_shell".to_owned()],
+            None => ["debug".to_owned()].into_iter().chain(self.which.word()).collect(),
         };
         command.extend(self.arguments);
         let beside = DumpIn {

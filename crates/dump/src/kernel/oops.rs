@@ -390,17 +390,18 @@ fn registers(text: &str, thread: &mut Thread) {
 /// Reads `CPU: 0 PID: 91 Comm: busybox Not tainted 6.1.0-56-cloud-amd64 #1`.
 fn who(own: &[&str], report: &mut Report) {
     let Some(line) = own.iter().find(|line| line.contains("CPU: ") && line.contains(" Comm: ")) else { return };
-    let name = between(line, " Comm: ", " Not tainted").or_else(|| between(line, " Comm: ", " Tainted: "));
-    let name = name.or_else(|| between(line, " Comm: ", " Kdump: "));
+    // A machine that keeps dumps says so first: `Comm: busybox Kdump: loaded Not tainted`.
+    let ends = [" Kdump: ", " Not tainted", " Tainted: "];
+    let name = ends.iter().find_map(|end| between(line, " Comm: ", end)).map(|name| name.trim().to_owned());
     report.process = Some(Process {
         pid: number_after(line, " PID: ").and_then(|pid| u32::try_from(pid).ok()),
         uid: number_after(line, " UID: ").and_then(|uid| u32::try_from(uid).ok()),
-        name: name.map(|name| name.split(" Kdump: ").next().unwrap_or(name).trim().to_owned()),
+        name: name.clone(),
         ..Process::default()
     });
     if let (Some(cpu), Some(thread)) = (number_after(line, "CPU: "), report.threads.first_mut()) {
         thread.id = cpu;
-        thread.name = name.map(|name| name.trim().to_owned());
+        thread.name = name;
     }
     let release = line
         .split_whitespace()

@@ -204,7 +204,7 @@ fn packed(source: &Source<'_>, layout: Layout, about: &mut About) -> Option<Pack
         let text = String::from_utf8_lossy(field.split(|byte| *byte == 0).next()?).into_owned();
         (!text.is_empty()).then_some(text)
     };
-    about.node = name(1).filter(|name| name != "(none)");
+    about.node = name(1).filter(|name| name != super::UNNAMED);
     about.machine = name(4);
     about.crashed_at = layout.u64(&head, 408).filter(|time| *time > 0 && *time < 1 << 40);
     let block = u64::from(layout.u32(&head, 428)?);

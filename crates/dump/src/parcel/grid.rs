@@ -2,6 +2,7 @@
 
 use crate::core::elf::{ET_CORE, Header, MAX_ENTRY_BYTES, MAX_HEADER_BYTES, Segment};
 use crate::id::{IdError, QuickId, quick_id, read_at};
+use crate::kind::{self, kind};
 use crate::redact::Outline;
 use model::DumpKind;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
@@ -32,6 +33,8 @@ pub struct Head {
     pub hash: Option<QuickId>,
     /// Whether it is an ELF core.
     pub is_core: bool,
+    /// What sort of dump begins like this.
+    kind: Option<DumpKind>,
     /// Where its segments say that it ends.
     pub end: u64,
     /// Where the grid begins afresh.
@@ -49,14 +52,16 @@ impl Head {
             // What announces more than anything real does is kept like anything else, and goes by its content.
             Err(IdError::TooMany { .. }) => None,
         };
-        let mut head = Self { hash, ..Self::default() };
+        let mut first = vec![0; kind::MAX_HEAD_BYTES];
+        let length = read_at(reader, 0, &mut first)?;
+        let mut head = Self { hash, kind: Some(kind(&first[..length])), ..Self::default() };
         head.segments(reader)?;
         Ok(head)
     }
 
     /// Reads it from the beginning of a stream, as far as it is there: without a name, which takes the notes.
     pub(super) fn of_beginning(bytes: &[u8]) -> io::Result<(Self, Passing)> {
-        let mut head = Self::default();
+        let mut head = Self { kind: Some(kind(bytes)), ..Self::default() };
         let notes = head.segments(&mut Cursor::new(bytes))?;
         let length = bytes.len() as u64;
         let parts: Vec<_> = if length < MAX_HEAD_BYTES {
@@ -69,8 +74,8 @@ impl Head {
     }
 
     /// Tells what sort of thing it is, as far as the head alone tells.
-    pub const fn kind(&self) -> DumpKind {
-        if self.is_core { DumpKind::Core } else { DumpKind::Unknown }
+    pub fn kind(&self) -> DumpKind {
+        self.kind.unwrap_or(DumpKind::Unknown)
     }
 
     /// Notes the segments, and returns where there are notes.

@@ -21,6 +21,9 @@ fn check(what: &str, arch: &str, bytes: &[u8]) {
     assert!(!report.is_truncated && report.notes.is_empty(), "{what}: {:?}", report.notes);
     assert_eq!(report.machine.crashed_at, Some(1.6e9), "{what}");
     assert_eq!(report.machine.arch.as_deref(), Some(arch), "{what}");
+    assert_eq!(report.machine.node.as_deref(), Some("oven"), "{what}");
+    assert_eq!(report.process.as_ref().unwrap().name.as_deref(), Some("umount"), "{what}");
+    assert_eq!(report.crashed().unwrap().name.as_deref(), Some("umount"), "{what}");
     let kernel = report.kernel.as_ref().unwrap();
     assert_eq!(kernel.build_id.as_deref(), Some("0123456789abcdef0123456789abcdef01234567"), "{what}");
     assert_eq!(kernel.info["KERNELOFFSET"], "d800000", "{what}");

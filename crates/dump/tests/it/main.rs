@@ -10,6 +10,7 @@ mod illumos;
 mod kernel;
 mod locate;
 mod minidump;
+mod narrow;
 mod pack;
 mod parcel;
 mod program;

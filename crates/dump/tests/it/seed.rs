@@ -5,7 +5,7 @@ use crate::illumos::{GOOD, header};
 use crate::kernel::machine::{LZO, Machine, PLAIN, SNAPPY, ZLIB, ZSTD, flattened};
 use crate::minidump::made;
 use crate::program::Program;
-use crate::{arm, minidump};
+use crate::{arm, minidump, narrow};
 use dump::parcel::split_stream;
 use dump::{ModuleFile, Places, Symbols, analyse};
 use model::parcel::{Index, Manifest};
@@ -92,7 +92,7 @@ fn dumps_of_processes() {
     let report = seeds.dump(&places, "arm", DumpKind::Core, &core);
     seeds.dump(&places, "arm-wide", DumpKind::Core, &wide);
     seeds.put(&["module", "pack"], "arm", &program);
-    // The first bytes choose the processor and the place; then come the stack and the module.
+    // The first bytes choose the processor and what follows, and the place; then come the stack and the module.
     seeds.put(&["unwind"], "arm", &[&[1; 2][..], &[0; 512], &program].concat());
     seeds.put(&["manifest"], "report", &serde_json::to_vec(&report).expect("a report is JSON"));
     let mut frames = Vec::new();
@@ -106,6 +106,16 @@ fn dumps_of_processes() {
     let index = Index { frames }.encode();
     assert!(Index::decode(&index).is_ok());
     seeds.put(&["manifest"], "index", &index);
+}
+
+#[test]
+fn a_core_of_32_bits_and_its_program() {
+    let Some((program, core)) = narrow::sample() else { return };
+    let seeds = Seeds::new();
+    let core = fs::read(core).expect("it crashed");
+    let report = seeds.dump(&["core", "parcel", "redaction"], "narrow", DumpKind::Core, &core);
+    assert_eq!(report.machine.arch.as_deref(), Some("x86"));
+    seeds.put(&["module", "pack"], "narrow", &fs::read(&program.path).expect("it was compiled"));
 }
 
 #[test]

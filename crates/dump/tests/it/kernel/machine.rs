@@ -8,6 +8,9 @@ const MAPPED: u64 = 0xffff_c900_0000_0000;
 pub(crate) const PAGE: usize = 4096;
 const PHYS_BASE: u64 = 0x8000;
 
+/// Where the names stand that the kernel gives itself and its machine.
+const NAMES: u64 = 0x1f004;
+
 /// What makedumpfile calls each way to pack a page.
 pub(crate) const PLAIN: u32 = 0;
 pub(crate) const ZLIB: u32 = 1;
@@ -18,7 +21,7 @@ pub(crate) const ZSTD: u32 = 0x20;
 pub(crate) const LOG: [&str; 6] = [
     "Linux version 6.1.0-18-amd64",
     "BUG: kernel NULL pointer dereference, address: 0000000000000018",
-    "CPU: 3 PID: 4121 Comm: umount Not tainted 6.1.0-18-amd64 #1",
+    "CPU: 3 PID: 4121 Comm: umount Kdump: loaded Not tainted 6.1.0-18-amd64 #1",
     "RIP: 0010:ext4_put_super+0x12/0x340 [ext4]",
     "Call Trace:\n <TASK>\n ? page_fault_oops+0x10/0x20\n generic_shutdown_super+0x74/0x110\n </TASK>",
     "Kernel panic - not syncing: Fatal exception",
@@ -54,6 +57,9 @@ impl Machine {
         machine.line("NUMBER(pgtable_l5_enabled)=0");
         machine.line("KERNELOFFSET=d800000");
         machine.line("CRASHTIME=1600000000");
+        for (number, name) in ["Linux", "oven", "6.1.0-18-amd64"].iter().enumerate() {
+            machine.put(NAMES + 65 * number as u64, name.as_bytes());
+        }
         // Four levels of tables lead to one page of text at 0x30000 and one at 0x32000.
         machine.line(&format!("SYMBOL(init_top_pgt)={:x}", IMAGE + 0x20000 - PHYS_BASE));
         machine.word(0x20000 + (MAPPED >> 39 & 0x1ff) * 8, 0x21003);
@@ -69,6 +75,8 @@ impl Machine {
         let mut machine = Self::new();
         let at = |physical: u64| IMAGE + physical - PHYS_BASE;
         machine.line(&format!("SYMBOL(prb)={:x}", at(0x10000)));
+        machine.line(&format!("SYMBOL(init_uts_ns)={:x}", at(NAMES - 4)));
+        machine.line("OFFSET(uts_namespace.name)=4");
         for line in [
             "OFFSET(printk_ringbuffer.desc_ring)=0",
             "OFFSET(printk_ringbuffer.text_data_ring)=48",
@@ -129,6 +137,7 @@ impl Machine {
         for (number, name) in ["log_buf", "log_buf_len", "log_first_idx", "log_next_idx"].iter().enumerate() {
             machine.line(&format!("SYMBOL({name})={:x}", at(0x10000 + number as u64 * 8)));
         }
+        machine.line(&format!("SYMBOL(system_utsname)={:x}", at(NAMES)));
         for line in [
             "SIZE(printk_log)=16",
             "OFFSET(printk_log.ts_nsec)=0",
