@@ -171,6 +171,24 @@ pub(crate) fn script(connection: &Connection, sql: &str, doing: &'static str) ->
     connection.execute_batch(sql).map_err(|source| StoreError::Sqlite { doing, source })
 }
 
+/// Runs a statement that may take long, and looks up from it every now and then.
+pub(crate) fn step(
+    connection: &mut Connection,
+    sql: &str,
+    doing: &'static str,
+    mut meanwhile: impl FnMut() + Send + 'static,
+) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Sqlite { doing, source };
+    let look = move || {
+        meanwhile();
+        false
+    };
+    connection.progress_handler(LOOK_STEPS, Some(look)).map_err(failed)?;
+    let done = script(connection, sql, doing);
+    connection.progress_handler(0, None::<fn() -> bool>).map_err(failed)?;
+    done
+}
+
 /// The connections that read; each is used by one operation at a time.
 #[derive(Clone)]
 pub(crate) struct Readers {

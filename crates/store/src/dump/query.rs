@@ -74,7 +74,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    const fn led(tenant: TenantId, driver: Vec<Ready>, rest: Vec<Ready>) -> Self {
+    /// Returns one by which this leads to all that is meant, and nothing is gathered.
+    pub(super) const fn led(tenant: TenantId, driver: Vec<Ready>, rest: Vec<Ready>) -> Self {
         Self { tenant, driver, is_gathered: false, is_fenced: false, members: Vec::new(), rest }
     }
 
@@ -546,8 +547,8 @@ mod tests {
 
     /// A schema with few rows, and a tally that says whatever the test needs.
     fn told(tenant: TenantId, tally: &[(&str, &str, u64)]) -> Mutex<Connection> {
-        let connection = Connection::open_in_memory().expect("opens");
-        crate::migration::on_sqlite(&connection, Timestamp::UNIX_EPOCH).expect("is made");
+        let mut connection = Connection::open_in_memory().expect("opens");
+        crate::migration::on_sqlite(&mut connection, Timestamp::UNIX_EPOCH).expect("is made");
         for (field, value, dumps) in tally {
             let insert = "INSERT INTO dump_count (tenant, field, value, dumps) VALUES (?, ?, ?, ?)";
             let values = (tenant.to_string(), field, value, i64::try_from(*dumps).expect("is small"));
@@ -612,14 +613,14 @@ mod tests {
         check("file=core.1", "COVERING INDEX dump_name (tenant=? AND name=?)", false);
         check("file=core.*", "COVERING INDEX dump_name (tenant=? AND name>? AND name<?)", false);
         check("file=*.1", "COVERING INDEX dump_name (tenant=? AND name>?)", false);
-        check("file=core.* cmd=node", "COVERING INDEX dump_name", false);
+        check("file=core.* cmd=node", "INDEX dump_name (tenant=? AND name>? AND name<?)", false);
         check("psargs=java", "INDEX dump_psargs (tenant=? AND <expr>=?)", false);
         check("psargs=java*", "INDEX dump_psargs (tenant=? AND <expr>>? AND <expr><?)", false);
         check("psargs=*x*", "INDEX dump_psargs (tenant=? AND <expr>>?)", false);
         check("signature.text=raise*", "INDEX dump_signature_text (tenant=? AND <expr>>? AND <expr><?)", false);
         check("cause=*memory*", "INDEX dump_cause (tenant=? AND <expr>>?)", false);
         check("size=7", "COVERING INDEX dump_size (tenant=? AND size=?)", false);
-        check("size>7 cmd=node", "COVERING INDEX dump_size (tenant=? AND size>?)", false);
+        check("size>7 cmd=node", "INDEX dump_size (tenant=? AND size>?)", false);
         check("by=ann", "COVERING INDEX dump_by (tenant=? AND created_by=?)", true);
         check("truncated=true", "COVERING INDEX dump_truncated (tenant=?)", true);
         check("cmd>node", "COVERING INDEX dump_cmd (tenant=? AND cmd>?)", false);
@@ -653,7 +654,10 @@ mod tests {
             let plan = now(Plan::all(&tx, tenant, ready, crate::dump::count::FEW)).expect("is made");
             let mut text = Text::new(&tx);
             plan.write(&mut text, Selected::Of(column));
-            assert_eq!(steps(&connection, &text), expected, "{line}: {column}");
+            let mut steps = steps(&connection, &text);
+            // How it looks something up in what it has gathered is its own affair.
+            steps.retain(|step| step != "CREATE BLOOM FILTER");
+            assert_eq!(steps, expected, "{line}: {column}");
         };
         let by_cmd = "SEARCH d USING COVERING INDEX dump_cmd (tenant=? AND cmd=?)";
         check("cmd=node", "d.platform", &[by_cmd]);
