@@ -11,6 +11,7 @@ use clap::Args;
 use futures_util::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use server::config::{Config, Database};
+use server::log::{Log, LogOutput};
 use server::{blob_config, store_config};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,12 +46,14 @@ impl Migrate {
         if let Some(from) = &self.from {
             return move_all(session, from, &config).await;
         }
-        let config = store_config(&config);
+        let (log, config) = (config.log.clone(), store_config(&config));
         if let Place::Folder(folder) = &config.place {
             refuse_absent(folder)?;
         }
         let schema = look(&config.place).await?;
         if !self.check && schema.found < schema.known {
+            // A large database takes minutes, and the store says how far it is.
+            Log::start(&log, LogOutput::Stderr, Clock::System)?;
             let store = Store::open(&config, Clock::System.now()).await.map_err(|error| explain(&error.into()))?;
             store.close().await;
         }

@@ -27,7 +27,7 @@ use utoipa_axum::routes;
 /// Stacks from which on it counts how many of them have a function.
 const MIN_COUNTED: usize = 100;
 /// Stacks of a page, of which one may have 16 KiB.
-const MAX_STACKS_PAGE: u32 = 200;
+const MAX_STACKS_PAGE: u32 = 500;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()

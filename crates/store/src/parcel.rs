@@ -351,8 +351,8 @@ mod tests {
 
     #[test]
     fn frames_are_looked_up_one_by_one() {
-        let connection = rusqlite::Connection::open_in_memory().expect("opens");
-        crate::migration::on_sqlite(&connection, Timestamp::UNIX_EPOCH).expect("is made");
+        let mut connection = rusqlite::Connection::open_in_memory().expect("opens");
+        crate::migration::on_sqlite(&mut connection, Timestamp::UNIX_EPOCH).expect("is made");
         let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {FIND_SQLITE}")).expect("is understood");
         let steps = statement.query_map(("[]", "ten_1"), |row| row.get(3)).expect("is explained");
         let steps: Vec<String> = steps.collect::<Result<_, _>>().expect("is read");

@@ -5,7 +5,9 @@ use crate::transaction::{Operation, Session, Tx};
 use crate::value::{Row, Value};
 use futures_util::FutureExt;
 use rusqlite::config::DbConfig;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params_from_iter};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -88,12 +90,54 @@ pub(crate) fn ask(
     values: &[Value],
     patience: Duration,
 ) -> Result<Vec<Row>, StoreError> {
+    patiently(connection, sql, patience, |statement| found(statement, values))
+}
+
+/// Counts the values in the only column of such an answer, where they are not more than so many: SQLite would put all rows
+/// in the order of their values first, which takes several times as long.
+pub(crate) fn tally(
+    connection: &mut Connection,
+    sql: &str,
+    values: &[Value],
+    (patience, most): (Duration, usize),
+) -> Result<Option<Vec<(Value, u64)>>, StoreError> {
+    let failed = |source| StoreError::Sqlite { doing: "counting values", source };
+    patiently(connection, sql, patience, |statement| {
+        let mut rows = statement.query(params_from_iter(values)).map_err(failed)?;
+        let (mut texts, mut numbers, mut others) = (HashMap::<Box<[u8]>, u64>::new(), HashMap::<i64, u64>::new(), 0);
+        while let Some(row) = rows.next().map_err(failed)? {
+            match row.get_ref(0).map_err(failed)? {
+                ValueRef::Integer(number) => *numbers.entry(number).or_default() += 1,
+                // A text that is known need not be copied to be counted.
+                ValueRef::Text(text) => match texts.get_mut(text) {
+                    Some(count) => *count += 1,
+                    None => drop(texts.insert(text.into(), 1)),
+                },
+                _ => others += 1,
+            }
+            if texts.len() + numbers.len() > most {
+                return Ok(None);
+            }
+        }
+        let texts = texts.into_iter().map(|(text, count)| (String::from_utf8_lossy(&text).as_ref().into(), count));
+        let numbers = numbers.into_iter().map(|(number, count)| (number.into(), count));
+        let others = (others > 0).then_some((Value::Null, others));
+        Ok(Some(texts.chain(numbers).chain(others).collect()))
+    })
+}
+
+fn patiently<T>(
+    connection: &mut Connection,
+    sql: &str,
+    patience: Duration,
+    work: impl FnOnce(&mut rusqlite::Statement<'_>) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
     let failed = |source| StoreError::Sqlite { doing: "asking something", source };
     let begun = Instant::now();
     connection.progress_handler(LOOK_STEPS, Some(move || begun.elapsed() > patience)).map_err(failed)?;
     // The pattern that is asked for may lead through an index.
     keep_plans(connection, false)?;
-    let answer = connection.prepare(sql).map_err(failed).and_then(|mut statement| found(&mut statement, values));
+    let answer = connection.prepare(sql).map_err(failed).and_then(|mut statement| work(&mut statement));
     keep_plans(connection, true)?;
     connection.progress_handler(0, None::<fn() -> bool>).map_err(failed)?;
     answer.map_err(|error| match error {
@@ -125,6 +169,24 @@ pub(crate) fn execute(connection: &Connection, sql: &str, values: &[Value]) -> R
 /// Runs several statements that answer nothing.
 pub(crate) fn script(connection: &Connection, sql: &str, doing: &'static str) -> Result<(), StoreError> {
     connection.execute_batch(sql).map_err(|source| StoreError::Sqlite { doing, source })
+}
+
+/// Runs a statement that may take long, and looks up from it every now and then.
+pub(crate) fn step(
+    connection: &mut Connection,
+    sql: &str,
+    doing: &'static str,
+    mut meanwhile: impl FnMut() + Send + 'static,
+) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Sqlite { doing, source };
+    let look = move || {
+        meanwhile();
+        false
+    };
+    connection.progress_handler(LOOK_STEPS, Some(look)).map_err(failed)?;
+    let done = script(connection, sql, doing);
+    connection.progress_handler(0, None::<fn() -> bool>).map_err(failed)?;
+    done
 }
 
 /// The connections that read; each is used by one operation at a time.

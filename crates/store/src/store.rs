@@ -115,8 +115,8 @@ impl Store {
             Place::Folder(folder) => {
                 let lock = lock(folder)?;
                 let path = folder.join("quarry.db");
-                let connection = sqlite::writer(&path, config.synchronous)?;
-                migration::on_sqlite(&connection, now)?;
+                let mut connection = sqlite::writer(&path, config.synchronous)?;
+                migration::on_sqlite(&mut connection, now)?;
                 let thread = std::thread::Builder::new()
                     .name("store-writer".to_owned())
                     // The folder is ours for as long as anything may be written there.

@@ -94,6 +94,23 @@ impl<'s> Tx<'s> {
         }
     }
 
+    /// Counts the values in the only column of such an answer; nothing, where the engine does so better itself, or if they
+    /// are more than so many.
+    pub(crate) fn tally(
+        &self,
+        sql: &str,
+        values: &[Value],
+        most: usize,
+    ) -> Result<Option<Vec<(Value, u64)>>, StoreError> {
+        match self.session {
+            Session::Sqlite(connection) => {
+                let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+                sqlite::tally(&mut connection, sql, values, (MAX_ASKED, most))
+            }
+            Session::Postgres(_) => Ok(None),
+        }
+    }
+
     /// Reads one row, if there is one.
     pub(crate) async fn row(&self, sql: &'static str, values: &[Value]) -> Result<Option<Row>, StoreError> {
         Ok(self.rows(sql, values).await?.pop())

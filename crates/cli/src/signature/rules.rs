@@ -12,6 +12,7 @@ use clap::Args;
 use client::Client;
 use client::blob::Content;
 use dump::signature::{MAX_RULES_BYTES, Move, MoveKind, Moves, Rules, try_rules};
+use indicatif::{ProgressBar, ProgressStyle};
 use model::dump::query::Selection;
 use model::signature::{MAX_SIGNED_AT_ONCE, NewRules, SignedAgain, SignedAmong, SignedQuery, SignedStack, StackSigned};
 use model::{Digest, Page, SignatureId};
@@ -24,7 +25,7 @@ use tokio::sync::mpsc;
 /// Stacks that wait to be signed while the next page is on its way.
 const WAITING: usize = 64;
 /// Stacks of one page.
-const PAGE: u32 = 100;
+const PAGE: u32 = 500;
 
 /// Says what a file of rules would move, and changes nothing
 ///
@@ -150,16 +151,27 @@ impl About {
     }
 }
 
-/// Hands on every stack, page by page.
+/// Returns what shows how many dumps were looked at, on a terminal.
+fn bar(session: &Session, doing: &'static str) -> ProgressBar {
+    if !session.output.shows_progress() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{spinner} {msg}; dumps: {pos}, {elapsed}");
+    ProgressBar::no_length().with_style(style.expect("the template is well-formed")).with_message(doing)
+}
+
+/// Hands on every stack, page by page, and shows how many dumps they are of.
 async fn each(
     client: &Client,
     about: &About,
+    bar: &ProgressBar,
     mut take: impl AsyncFnMut(SignedStack) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut after = None;
     loop {
         let page = about.page(client, after.take()).await?;
         for stack in page.items {
+            bar.inc(stack.dumps);
             // One that came without its stack cannot be asked about.
             if !stack.rules.is_empty() {
                 take(stack).await?;
@@ -171,7 +183,7 @@ async fn each(
 }
 
 /// Says what would move.
-async fn try_out(client: &Client, new: Rules, about: &About) -> anyhow::Result<Moves> {
+async fn try_out(client: &Client, new: Rules, about: &About, bar: &ProgressBar) -> anyhow::Result<Moves> {
     let old = todays(client).await?;
     let (ready, mut stacks) = mpsc::channel::<SignedStack>(WAITING);
     let signing = tokio::task::spawn_blocking(move || {
@@ -182,8 +194,10 @@ async fn try_out(client: &Client, new: Rules, about: &About) -> anyhow::Result<M
         };
         try_rules(&old, &new, std::iter::from_fn(next))
     });
-    each(client, about, async |stack| Ok(ready.send(stack).await?)).await?;
+    let asked = each(client, about, bar, async |stack| Ok(ready.send(stack).await?)).await;
     drop(ready);
+    bar.finish_and_clear();
+    asked?;
     signing.await.context("the stacks could not be signed")
 }
 
@@ -203,7 +217,7 @@ impl TryRules {
             }
             about.of = Some(meant.of);
         }
-        let moves = try_out(&client, new.rules, &about).await?;
+        let moves = try_out(&client, new.rules, &about, &bar(session, "asking both rules")).await?;
         tell(session, &moves)
     }
 }
@@ -214,7 +228,7 @@ impl ApplyRules {
         let client = session.client()?;
         let new = self.file.as_deref().map(RulesText::read).transpose()?;
         let rules = new.as_ref().map_or_else(|| Rules::builtin().clone(), |new| new.rules.clone());
-        let moves = try_out(&client, rules.clone(), &About::default()).await?;
+        let moves = try_out(&client, rules.clone(), &About::default(), &bar(session, "asking both rules")).await?;
         if self.dry_run {
             return tell(session, &moves);
         }
@@ -228,15 +242,18 @@ impl ApplyRules {
             }
             None => drop(client.signature_rules_remove().await?),
         }
-        sign(&client, &rules).await?;
+        let bar = bar(session, "signing, in three rounds");
+        let signed = sign(&client, &rules, &bar).await;
+        bar.finish_and_clear();
+        signed?;
         tell(session, &moves)
     }
 }
 
 /// Signs all stacks by other rules: first those by which each signature goes on, so that they keep its id, then the others.
-async fn sign(client: &Client, rules: &Rules) -> anyhow::Result<()> {
+async fn sign(client: &Client, rules: &Rules, bar: &ProgressBar) -> anyhow::Result<()> {
     let mut shares: HashMap<(SignatureId, SignatureId), u64> = HashMap::new();
-    each(client, &About::default(), async |stack| {
+    each(client, &About::default(), bar, async |stack| {
         *shares.entry((stack.signature, rules.sign(&stack.stack).signature.id)).or_default() += stack.dumps;
         Ok(())
     })
@@ -248,7 +265,7 @@ async fn sign(client: &Client, rules: &Rules) -> anyhow::Result<()> {
     }
     for only_heirs in [true, false] {
         let mut batch = Vec::new();
-        each(client, &About::default(), async |stack| {
+        each(client, &About::default(), bar, async |stack| {
             if stack.rules == rules.digest() {
                 return Ok(());
             }
@@ -296,7 +313,12 @@ fn tell(session: &mut Session, moves: &Moves) -> anyhow::Result<Exit> {
     if !rows.is_empty() {
         session.output.table(Some(&["change", "dumps", "from", "into"]), rows)?;
     }
-    let Moves { dumps, moved, buckets_before, buckets_after, .. } = moves;
+    let Moves { dumps, moved, buckets_before, buckets_after, is_cut, .. } = moves;
+    if *is_cut {
+        session
+            .output
+            .say("there are more texts than are told apart; some moves are not shown, though all are counted");
+    }
     session
         .output
         .say(&format!("{moved} of {dumps} dumps get another text; {buckets_before} texts become {buckets_after}"));

@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 
 /// Pairs of old and new buckets that are told apart; beyond them, dumps are only counted.
-const MAX_PAIRS: usize = 1 << 20;
+const MAX_PAIRS: usize = 1 << 17;
 /// Dumps that are named for each move.
 const MAX_EXAMPLES: usize = 3;
 

@@ -24,6 +24,9 @@ const MAX_DISTINCT: usize = if cfg!(debug_assertions) { 6 } else { 10_000 };
 /// Values, or stacks, that a pattern may become.
 const MAX_LISTED: usize = if cfg!(debug_assertions) { 2 } else { 5_000 };
 
+/// Characters of a long text that an index has.
+const BEGINNING_CHARS: usize = 256;
+
 /// Values that a text of SQL lists one by one.
 const MAX_SPELT: usize = if cfg!(debug_assertions) { 2 } else { 16 };
 
@@ -94,6 +97,14 @@ impl Text {
         };
         let pattern = pattern(glob, self.engine);
         self.push(column).push(operator).bind(pattern);
+    }
+
+    /// Appends that a column begins so, as a range that its index knows.
+    fn range(&mut self, column: &str, prefix: &str) {
+        self.push(column).push(" >= ").bind(prefix);
+        if let Some(end) = behind(prefix) {
+            self.push(" AND ").push(column).push(" < ").bind(end);
+        }
     }
 }
 
@@ -167,6 +178,8 @@ pub(super) enum Leaf {
     Gone(&'static str),
     Compares(&'static str, Comparison, Value),
     Fits(&'static str, Glob),
+    /// Whether its end is missing.
+    Truncated(bool),
     /// When something was; 0 stands for nobody knowing.
     Time(&'static str, Comparison, i64),
     Stacks(Vec<i64>),
@@ -230,14 +243,15 @@ impl Preparation<'_> {
             Test::Kinds(kinds) => Leaf::Among(column, kinds.iter().map(word).collect()),
             Test::States(states) => Leaf::Among(column, states.iter().map(word).collect()),
             Test::Severities(severities) => Leaf::Among(column, severities.iter().map(word).collect()),
-            Test::Truth(truth) => Leaf::Compares(column, Comparison::Equal, i64::from(*truth).into()),
+            // Nothing else of a dump's own row is true or false.
+            Test::Truth(truth) => Leaf::Truncated(*truth),
             Test::Number(comparison, number) => Leaf::Compares(column, *comparison, (*number).into()),
             Test::Time(comparison, moment) => Leaf::Time(column, *comparison, moment.at(self.now).as_microsecond()),
             Test::Text(_, text) if *field == Field::Stack => self.stacks(Some(text), None).await?,
             Test::Fits(glob) if *field == Field::Stack => self.stacks(None, Some(glob)).await?,
             Test::Text(Comparison::Equal, text) => Leaf::Among(column, vec![text.clone()]),
             Test::Text(comparison, text) => Leaf::Compares(column, *comparison, text.into()),
-            Test::Fits(glob) if is_indexed(column) => self.values(column, glob).await?,
+            Test::Fits(glob) if is_few(column) => self.values(column, glob).await?,
             Test::Fits(glob) => Leaf::Fits(column, glob.clone()),
             Test::Amount(..) | Test::Quoted(..) => Leaf::Among(column, Vec::new()),
         })
@@ -248,10 +262,7 @@ impl Preparation<'_> {
         let prefix = glob.prefix();
         let mut text = Text::new(self.tx);
         text.push("SELECT k.value FROM dump_count AS k WHERE k.tenant = ").bind(self.tenant);
-        text.push(" AND k.field = ").bind(column).push(" AND k.value >= ").bind(&prefix);
-        if let Some(end) = behind(&prefix) {
-            text.push(" AND k.value < ").bind(end);
-        }
+        text.push(" AND k.field = ").bind(column).push(" AND ").range("k.value", &prefix);
         text.push(" LIMIT ").bind(MAX_DISTINCT as u64 + 1);
         let rows = self.tx.ask(&text.sql, &text.values).await?;
         if rows.len() > MAX_DISTINCT {
@@ -345,9 +356,29 @@ pub(super) const fn column(field: &Field) -> &'static str {
     }
 }
 
-/// Tells whether a column has few different values, and an index that tells them.
-fn is_indexed(column: &str) -> bool {
-    matches!(column, "cmd" | "node" | "platform" | "ticket" | "signature" | "class" | "severity")
+/// Tells whether a column has few different values, all of which are counted, and an index behind its tenant.
+fn is_few(column: &str) -> bool {
+    matches!(column, "cmd" | "node" | "platform" | "ticket" | "signature" | "class" | "severity" | "created_by")
+}
+
+/// Tells whether a column whose values are hardly ever the same twice has an index behind its tenant.
+fn is_own(column: &str) -> bool {
+    matches!(column, "id" | "hash" | "digest" | "name" | "execution" | "pid" | "size")
+}
+
+/// Tells whether an index has the beginnings of a column's texts, which may be longer than an index takes.
+fn is_begun(column: &str) -> bool {
+    matches!(column, "psargs" | "signature_text" | "cause")
+}
+
+/// Tells whether the index of a column has its dumps in the order of their times, where its value is one.
+fn is_timed(column: &str) -> bool {
+    !matches!(column, "id" | "hash" | "digest" | "execution")
+}
+
+/// Returns the beginning of a text that an index has (`migration/0016_dump_texts.sql`).
+fn beginning(text: &str) -> String {
+    text.chars().take(BEGINNING_CHARS).collect()
 }
 
 impl Leaf {
@@ -355,12 +386,61 @@ impl Leaf {
     pub(super) fn is_drivable(&self) -> bool {
         match self {
             Self::Among(column, _) => {
-                is_indexed(column) || matches!(*column, "id" | "hash" | "digest" | "kind" | "state" | "execution")
+                is_few(column) || is_own(column) || is_begun(column) || matches!(*column, "kind" | "state")
             }
-            Self::Time(..) | Self::Stacks(_) | Self::Compares("pid", ..) => true,
-            Self::Property(_, tests) => tests.iter().all(|test| {
-                matches!(test, Test::Text(Comparison::Equal, _) | Test::Quoted(Comparison::Equal, _) | Test::Amount(..))
-            }),
+            Self::Fits(column, _) => is_few(column) || is_own(column) || is_begun(column),
+            Self::Compares(column, ..) => is_few(column) || is_own(column),
+            // The indexes of the others leave out those that have no such thing.
+            Self::Gone(column) => matches!(*column, "cmd" | "node" | "platform" | "signature" | "time"),
+            Self::Truncated(truth) => *truth,
+            Self::Time(..) | Self::Stacks(_) | Self::Property(..) => true,
+            Self::StackFits(_) | Self::PropertyGone(_) => false,
+        }
+    }
+
+    /// Returns the column that alone tells whether it is met.
+    pub(super) const fn column(&self) -> Option<&'static str> {
+        match self {
+            Self::Among(column, _)
+            | Self::Gone(column)
+            | Self::Compares(column, ..)
+            | Self::Fits(column, _)
+            | Self::Time(column, ..) => Some(*column),
+            _ => None,
+        }
+    }
+
+    /// Tells whether its index has but the beginnings of texts.
+    pub(super) fn is_begun(&self) -> bool {
+        matches!(self, Self::Among(column, _) | Self::Fits(column, _) if is_begun(column))
+    }
+
+    /// Returns the index that leads to the dumps that meet it, where that is one for sure.
+    pub(super) fn index(&self) -> Option<&'static str> {
+        match self {
+            Self::Among(column, texts) if !texts.is_empty() => match *column {
+                "cmd" => Some("dump_cmd"),
+                "node" => Some("dump_node"),
+                "platform" => Some("dump_platform"),
+                "kind" => Some("dump_kind"),
+                "state" => Some("dump_state"),
+                "ticket" => Some("dump_ticket"),
+                "signature" => Some("dump_signature"),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Tells whether its index tells where to begin at best, so that much of it is gone through.
+    pub(super) fn is_searched(&self) -> bool {
+        let is_open = |glob: &Glob| {
+            let inside = glob.pieces().strip_suffix(&[Piece::Many]).unwrap_or(glob.pieces());
+            inside.is_empty() || inside.iter().any(|piece| !matches!(piece, Piece::Char(_)))
+        };
+        match self {
+            Self::Fits(_, glob) => is_open(glob),
+            Self::Property(_, tests) => tests.iter().any(|test| matches!(test, Test::Fits(glob) if is_open(glob))),
             _ => false,
         }
     }
@@ -368,13 +448,12 @@ impl Leaf {
     /// Tells whether the index that leads there has its dumps in the order of their times.
     pub(super) fn is_ordered(&self) -> bool {
         match self {
-            Self::Among(column, texts) => {
-                texts.len() == 1 && !matches!(*column, "id" | "hash" | "digest" | "execution")
-            }
+            Self::Among(column, texts) => texts.len() == 1 && is_timed(column),
             Self::Property(_, tests) => {
                 matches!(tests[..], [Test::Text(Comparison::Equal, _) | Test::Quoted(Comparison::Equal, _)])
             }
-            Self::Compares("pid", Comparison::Equal, _) => true,
+            Self::Compares(column, Comparison::Equal, _) => is_timed(column),
+            Self::Gone(_) | Self::Truncated(_) => true,
             _ => false,
         }
     }
@@ -391,6 +470,14 @@ impl Leaf {
             Self::Among(_, texts) if texts.is_empty() => {
                 text.push("false");
             }
+            Self::Among(column, texts) if part == Part::Driver && is_begun(column) => {
+                let begun: Vec<_> = texts.iter().map(|text| beginning(text)).collect();
+                text.among(&begun_by(&name(column)), &begun);
+                // A text that is shorter than what the index has of it is there as a whole.
+                if texts.iter().any(|text| text.chars().count() >= BEGINNING_CHARS) {
+                    text.push(" AND ").among(&name(column), texts);
+                }
+            }
             Self::Among(column, texts) => text.among(&name(column), texts),
             Self::Gone("time") => {
                 text.push(&format!("{key}.time = 0"));
@@ -401,7 +488,12 @@ impl Leaf {
             Self::Compares(column, comparison, value) => {
                 text.push(&format!("{} {} ", name(column), comparison.as_str())).bind(value.clone());
             }
+            Self::Fits(column, glob) if part == Part::Driver => write_fits(text, column, glob),
             Self::Fits(column, glob) => text.fits(&name(column), glob),
+            Self::Truncated(truth) => {
+                // A number in the text: the index has those that are, and a parameter could be anything.
+                text.push(&format!("{} = {}", name("is_truncated"), i64::from(*truth)));
+            }
             Self::Time(column, comparison, at) => {
                 let of = if *column == "time" { key } else { "d" };
                 text.push(&format!("{plus}{of}.{column} {} ", comparison.as_str())).bind(*at);
@@ -452,6 +544,29 @@ impl Leaf {
     }
 }
 
+/// Returns the beginning of a column, as an index has it.
+fn begun_by(column: &str) -> String {
+    format!("substr({column}, 1, {BEGINNING_CHARS})")
+}
+
+/// Appends that a column fits a pattern, so that its index is gone through where the pattern's beginning is; without one,
+/// the index as a whole is still far less than all dumps.
+fn write_fits(text: &mut Text, column: &str, glob: &Glob) {
+    let whole = format!("d.{column}");
+    let is_cut = is_begun(column);
+    let kept = if is_cut { begun_by(&whole) } else { whole.clone() };
+    text.range(&kept, &beginning(&glob.prefix()));
+    text.push(" AND ");
+    if !is_cut {
+        return text.fits(&kept, glob);
+    }
+    // The dump itself is only looked at where the index has not all of the text.
+    text.push("(").fits(&kept, glob);
+    text.push(&format!(" AND length({kept}) < {BEGINNING_CHARS} OR length({kept}) = {BEGINNING_CHARS} AND "));
+    text.fits(&whole, glob);
+    text.push(")");
+}
+
 /// Appends what is selected of the properties that meet one of some tests; each test has an index of its own.
 pub(super) fn write_noted(text: &mut Text, selected: &str, tenant: TenantId, (path, tests): (&str, &[Test])) {
     for (index, test) in tests.iter().enumerate() {
@@ -481,7 +596,10 @@ fn write_test(text: &mut Text, test: &Test) {
         Test::Quoted(comparison, with) => {
             text.push(&format!("p.text {} ", comparison.as_str())).bind(found(with)).push(" AND p.kind = 'text'");
         }
-        Test::Fits(glob) => text.fits("p.text", glob),
+        Test::Fits(glob) => {
+            text.range("p.text", &glob.prefix());
+            text.push(" AND ").fits("p.text", glob);
+        }
         // No property is asked these.
         Test::Undefined
         | Test::Kinds(_)

@@ -13,7 +13,7 @@ use super::{COLUMNS, STACK, read, tally};
 use crate::error::StoreError;
 use crate::statement::Engine;
 use crate::store::Store;
-use crate::transaction::{Operation, Tx};
+use crate::transaction::{Operation, Session, Tx};
 use jiff::Timestamp;
 use model::dump::query::{DumpCursor, DumpOrder};
 use model::dump::spec::{Specification, Test};
@@ -23,8 +23,20 @@ use model::{Dump, TenantId};
 const FEW: u64 = if cfg!(debug_assertions) { 20 } else { 3_000 };
 /// Rows that are counted where nobody knows how many they are.
 const MAX_COUNTED: u64 = if cfg!(debug_assertions) { 60 } else { 20_000 };
+/// Rows that are counted where another condition is known to have as many.
+const MAX_COMPARED: u64 = if cfg!(debug_assertions) { 80 } else { 200_000 };
+/// Dumps that a pattern is held against, to see how often it is met.
+const SAMPLE: u64 = if cfg!(debug_assertions) { 10 } else { 1_000 };
+/// Dumps that are passed over on the way to a full page, rather than going through an index.
+const MAX_PASSED: u64 = if cfg!(debug_assertions) { 50 } else { 50_000 };
 /// Rows that are gathered at most, though more would be passed over otherwise.
 const MAX_GATHERED: u64 = 60_000;
+/// Rows of which one is gone through beside another, instead of looking at each of them.
+const SOME: u64 = if cfg!(debug_assertions) { 5 } else { 2_000 };
+/// How many times as many rows the other may have.
+const NEAR: u64 = 3;
+/// One of how many dumps is taken to meet a condition that has more rows than are counted.
+const UNKNOWN: u64 = 4;
 /// What a row costs that is gathered, against one that is passed over.
 const GATHERING: f64 = 3.0;
 
@@ -55,22 +67,42 @@ pub(super) struct Plan {
     pub(super) is_gathered: bool,
     /// Whether PostgreSQL might not see that, and must be kept from another way.
     pub(super) is_fenced: bool,
+    /// What leads to about as many: it is gone through too, and what both lead to is meant.
+    members: Vec<Vec<Ready>>,
     /// Everything else.
     pub(super) rest: Vec<Ready>,
 }
 
 impl Plan {
+    /// Returns one by which this leads to all that is meant, and nothing is gathered.
+    pub(super) const fn led(tenant: TenantId, driver: Vec<Ready>, rest: Vec<Ready>) -> Self {
+        Self { tenant, driver, is_gathered: false, is_fenced: false, members: Vec::new(), rest }
+    }
+
     /// Looks for what leads to all that is meant: the condition that leaves the fewest rows. Those of `few` are gathered.
     pub(super) async fn all(tx: &Tx<'_>, tenant: TenantId, demands: Vec<Ready>, few: u64) -> Result<Self, StoreError> {
-        let (mut ways, mut rest) = ways(tx, tenant, demands, few).await?;
+        let worth = Worth { rows: few, most: MAX_COMPARED.max(few), page: None };
+        let (mut ways, mut rest) = ways(tx, tenant, demands, worth).await?;
         if ways.is_empty() {
-            return Ok(Self { tenant, driver: Vec::new(), is_gathered: false, is_fenced: false, rest });
+            return Ok(Self::led(tenant, Vec::new(), rest));
         }
-        let best = ways.remove(0);
-        rest.extend(ways.into_iter().flat_map(|way| way.conditions));
+        let fewest = ways[0].rows;
+        // To look at each row of the one costs more than to go through both.
+        let is_near = |way: &Way| fewest >= SOME && way.is_known && way.rows <= NEAR.saturating_mul(fewest);
+        let near = 1 + ways[1..].iter().take_while(|way| is_near(way)).count();
+        let has = |driver: &Way, way: &Way| covers(&driver.conditions, &way.conditions);
+        let others = |way: &Way| ways[..near].iter().filter(|other| has(way, other)).count();
+        // The index of a column may have all that is wanted of the dumps, that of a property never has.
+        let is_fit = |place: &usize| near == 1 || !is_of_property(&ways[*place].conditions);
+        let best = (0..near).filter(is_fit).max_by_key(|place| (others(&ways[*place]), near - place));
+        let best = ways.remove(best.unwrap_or_default());
+        let (covered, apart): (Vec<_>, Vec<_>) = ways.drain(..near - 1).partition(|way| has(&best, way));
+        let members = apart.into_iter().map(|way| way.conditions).collect::<Vec<_>>();
+        rest.extend(covered.into_iter().chain(ways).flat_map(|way| way.conditions));
         let is_gathered = best.rows < few;
         // Where nothing is held against what is gathered, the index may have all that is wanted of it.
-        Ok(Self { tenant, is_gathered, is_fenced: is_gathered && !rest.is_empty(), driver: best.conditions, rest })
+        let is_fenced = is_gathered && members.is_empty() && !rest.is_empty();
+        Ok(Self { is_gathered, is_fenced, members, ..Self::led(tenant, best.conditions, rest) })
     }
 
     /// Looks for what leads soonest to so many of what is meant, in the order of their times.
@@ -80,7 +112,8 @@ impl Plan {
         demands: Vec<Ready>,
         limit: u32,
     ) -> Result<Self, StoreError> {
-        let (mut ways, mut rest) = ways(tx, tenant, demands, MAX_COUNTED).await?;
+        let worth = Worth { rows: MAX_COUNTED, most: MAX_COUNTED, page: Some(limit) };
+        let (mut ways, mut rest) = ways(tx, tenant, demands, worth).await?;
         let all = tally::meeting(tx, tenant, &[]).await?.unwrap_or_default().max(1);
         let fewest = ways.first().map_or(u64::MAX, |way| way.rows);
         let ordered = ways.iter().position(|way| is_ordered(&way.conditions));
@@ -94,7 +127,7 @@ impl Plan {
         // Sorting many costs more than passing over some: without an order there is no driver.
         let driver = place.map(|place| ways.remove(place).conditions).unwrap_or_default();
         rest.extend(ways.into_iter().flat_map(|way| way.conditions));
-        Ok(Self { tenant, driver, is_gathered, is_fenced: is_gathered, rest })
+        Ok(Self { is_gathered, is_fenced: is_gathered, ..Self::led(tenant, driver, rest) })
     }
 
     /// Returns the property that leads to the dumps, if one does.
@@ -122,6 +155,7 @@ impl Plan {
         text.push("SELECT ").push(columns).push(" FROM (SELECT k.id FROM ");
         self.write_noted(text, noted);
         text.push(" WHERE true");
+        self.write_members(text, "k");
         self.write_rest(text, &light);
         // A list may have what is asked for several times.
         text.push(" GROUP BY k.time, k.id) AS k");
@@ -167,6 +201,22 @@ impl Plan {
         }
     }
 
+    /// Appends that dumps are among those that the members lead to.
+    fn write_members(&self, text: &mut Text, key: &str) {
+        let plus = if text.engine == Engine::Sqlite { "+" } else { "" };
+        for member in &self.members {
+            text.push(&format!(" AND {plus}{key}.id IN ("));
+            match &member[..] {
+                [Ready::Leaf(Leaf::Property(path, tests))] => write_noted(text, "p.dump", self.tenant, (path, tests)),
+                member => {
+                    text.push("SELECT d.id FROM dump AS d WHERE ");
+                    write_driver(text, self.tenant, member);
+                }
+            }
+            text.push(")");
+        }
+    }
+
     /// Appends `SELECT … FROM … WHERE …`, with a `WITH …` before it if the engine needs it.
     fn write_dumps(&self, text: &mut Text, selected: Selected<'_>) {
         let selected = match selected {
@@ -182,14 +232,27 @@ impl Plan {
             text.push(") SELECT ").push(selected).push(" FROM g AS d WHERE true");
         } else {
             text.push("SELECT ").push(selected).push(" FROM dump AS d");
+            if let Some(index) = self.index().filter(|_| text.engine == Engine::Sqlite) {
+                text.push(" INDEXED BY ").push(index);
+            }
             self.write_driver(text);
         }
+        self.write_members(text, "d");
         for one in &self.rest {
             text.push(" AND ");
             // The order of the index that drives goes by time, so a range of that only shortens the way.
             let is_time = matches!(one, Ready::Leaf(Leaf::Time("time", ..))) && !is_gathered;
             let plus = if is_time { "" } else { plus };
             one.write(text, How { tenant: self.tenant, plus, part: Part::Rest, key: "d" });
+        }
+    }
+
+    /// Returns the index of what leads to few dumps. SQLite, which does not know that they are few, would rather go through
+    /// all of another one, if that has all that is wanted.
+    fn index(&self) -> Option<&'static str> {
+        match &self.driver[..] {
+            [Ready::Leaf(leaf)] if self.is_gathered => leaf.index(),
+            _ => None,
         }
     }
 
@@ -219,12 +282,42 @@ struct Way {
     is_known: bool,
 }
 
+impl Way {
+    /// Returns how many rows these lead to, if somebody keeps count.
+    async fn told(tx: &Tx<'_>, tenant: TenantId, conditions: &[Ready]) -> Result<Option<u64>, StoreError> {
+        match tally::meeting(tx, tenant, conditions).await? {
+            None => tally::noted(tx, tenant, conditions).await,
+            known => Ok(known),
+        }
+    }
+
+    /// Counts them, as long as they are not too many.
+    async fn counted(tx: &Tx<'_>, tenant: TenantId, conditions: Vec<Ready>, bound: u64) -> Result<Self, StoreError> {
+        let is_fetched = |one: &Ready| matches!(one, Ready::Leaf(leaf) if leaf.is_begun());
+        // PostgreSQL does not count what is only begun in an index without a look at the dumps.
+        let is_slow = matches!(tx.session(), Session::Postgres(_)) && conditions.iter().any(is_fetched);
+        let bound = if is_slow { FEW } else { bound };
+        let rows = count(tx, tenant, &conditions, bound).await?;
+        Ok(Self { conditions, rows, is_known: rows < bound })
+    }
+}
+
+/// How far it is worth looking for ways.
+struct Worth {
+    /// Rows that are counted of each.
+    rows: u64,
+    /// Rows that are counted where another way is known to have as many.
+    most: u64,
+    /// Dumps of a page, if one is all that is wanted.
+    page: Option<u32>,
+}
+
 /// Tells the ways that indexes know, the shortest first, and what no index serves.
 async fn ways(
     tx: &Tx<'_>,
     tenant: TenantId,
     demands: Vec<Ready>,
-    bound: u64,
+    worth: Worth,
 ) -> Result<(Vec<Way>, Vec<Ready>), StoreError> {
     let mut left = demands;
     let mut drivers = Vec::new();
@@ -237,23 +330,60 @@ async fn ways(
             drivers.push(range);
         }
     }
-    let (drivable, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(is_drivable);
-    drivers.extend(drivable.into_iter().map(|one| vec![one]));
-    let mut ways = Vec::with_capacity(drivers.len());
+    let (drivable, mut rest): (Vec<_>, Vec<_>) = left.into_iter().partition(is_drivable);
+    let (searched, sought): (Vec<_>, Vec<_>) = drivable.into_iter().partition(is_searched);
+    drivers.extend(sought.into_iter().map(|one| vec![one]));
+    let (mut ways, mut untold) = (Vec::with_capacity(drivers.len()), Vec::new());
     for conditions in drivers {
-        let known = match tally::meeting(tx, tenant, &conditions).await? {
-            None => tally::noted(tx, tenant, &conditions).await?,
-            known => known,
-        };
-        let (rows, is_known) = match known {
-            Some(rows) => (rows, true),
-            None => count(tx, tenant, &conditions, bound).await.map(|rows| (rows, rows < bound))?,
-        };
-        ways.push(Way { conditions, rows, is_known });
+        match Way::told(tx, tenant, &conditions).await? {
+            Some(rows) => ways.push(Way { conditions, rows, is_known: true }),
+            None => untold.push(conditions),
+        }
     }
-    // Of several with as many rows one that keeps them in their order is best.
-    ways.sort_by_key(|way| (way.rows, !is_ordered(&way.conditions)));
+    let fewest = ways.iter().map(|way| way.rows).min();
+    let bound = fewest.unwrap_or_default().clamp(worth.rows, worth.most);
+    for conditions in untold {
+        ways.push(Way::counted(tx, tenant, conditions, bound).await?);
+    }
+    // To go through an index costs more than a look at each of some dumps.
+    let is_short = ways.iter().any(|way| way.is_known && way.rows <= MAX_COUNTED);
+    for one in searched {
+        let is_passed = is_short || is_left_to_the_engine(&one, tx) || {
+            let walked = ways.iter().find(|way| is_ordered(&way.conditions)).map_or(&[][..], |way| &way.conditions);
+            is_met_soon(tx, tenant, (walked, &one), worth.page).await?
+        };
+        if is_passed {
+            rest.push(one);
+        } else {
+            ways.push(Way::counted(tx, tenant, vec![one], bound).await?);
+        }
+    }
+    // What was counted to the bound may have any number of rows, and is taken to have a part of all. Of several with as
+    // many one that keeps them in their order is best.
+    let all = tally::meeting(tx, tenant, &[]).await?.unwrap_or_default();
+    let guess = |way: &Way| if way.is_known { way.rows } else { way.rows.max(all / UNKNOWN) };
+    ways.sort_by_key(|way| (guess(way), !is_ordered(&way.conditions)));
     Ok((ways, rest))
+}
+
+/// Tells whether so many of the first dumps of a driver meet this that a page of them is soon found.
+async fn is_met_soon(
+    tx: &Tx<'_>,
+    tenant: TenantId,
+    (walked, one): (&[Ready], &Ready),
+    page: Option<u32>,
+) -> Result<bool, StoreError> {
+    let Some(page) = page else { return Ok(false) };
+    let mut text = Text::new(tx);
+    text.push("SELECT count(*) FROM (SELECT ");
+    let plus = if text.engine == Engine::Sqlite { "+" } else { "" };
+    one.write(&mut text, How { tenant, plus, part: Part::Rest, key: "d" });
+    text.push(" AS is_met FROM dump AS d WHERE ");
+    write_driver(&mut text, tenant, walked);
+    text.push(" ORDER BY d.time, d.id LIMIT ").bind(SAMPLE).push(") AS s WHERE s.is_met");
+    let rows = tx.ask(&text.sql, &text.values).await?;
+    let met = rows.first().map_or(Ok(0), |row| row.count(0))?;
+    Ok(met * MAX_PASSED >= u64::from(page) * SAMPLE)
 }
 
 fn write_driver(text: &mut Text, tenant: TenantId, driver: &[Ready]) {
@@ -282,6 +412,44 @@ fn is_drivable(one: &Ready) -> bool {
         }
         Ready::All(_) | Ready::Not(_) => false,
     }
+}
+
+/// Tells whether the index that one condition is served by has all that it takes to tell the other.
+fn covers(driver: &[Ready], other: &[Ready]) -> bool {
+    let held: &[&str] = match driver {
+        [Ready::Leaf(Leaf::Among("cmd", _))] => &["kind", "platform", "time"],
+        [Ready::Leaf(Leaf::Among("node" | "platform", _))] => &["kind", "cmd", "time"],
+        [Ready::Leaf(Leaf::Among("kind", _))] => &["node", "platform", "time"],
+        [Ready::Leaf(Leaf::Among("signature", _))] => &["cmd", "time"],
+        [Ready::Leaf(Leaf::Time("time", ..)), ..] => &["kind", "cmd", "time"],
+        _ => &[],
+    };
+    other.iter().all(|one| matches!(one, Ready::Leaf(leaf) if leaf.column().is_some_and(|of| held.contains(&of))))
+}
+
+fn is_of_property(driver: &[Ready]) -> bool {
+    matches!(driver, [Ready::Leaf(Leaf::Property(..))])
+}
+
+/// Tells whether an index must be gone through, or much of it, to find what meets this.
+fn is_searched(one: &Ready) -> bool {
+    match one {
+        Ready::Leaf(leaf) => leaf.is_searched(),
+        Ready::Any(any) => any.iter().any(is_searched),
+        Ready::All(_) | Ready::Not(_) => false,
+    }
+}
+
+/// Tells whether PostgreSQL may look for itself: it has an idea of how many texts fit a pattern, and goes through all dumps
+/// about as fast as through an index.
+fn is_left_to_the_engine(one: &Ready, tx: &Tx<'_>) -> bool {
+    // Few dumps have a cause, and so few are in its index.
+    let is_open = |one: &Ready| matches!(one, Ready::Leaf(Leaf::Fits(column, glob)) if glob.prefix().is_empty() && *column != "cause");
+    matches!(tx.session(), Session::Postgres(_))
+        && match one {
+            Ready::Any(any) => any.iter().any(is_open),
+            one => is_open(one),
+        }
 }
 
 fn is_noted(one: &Ready) -> bool {
@@ -374,14 +542,13 @@ impl Store {
 mod tests {
     use super::*;
     use crate::sqlite::now;
-    use crate::transaction::Session;
     use rusqlite::{Connection, params_from_iter};
     use std::sync::Mutex;
 
     /// A schema with few rows, and a tally that says whatever the test needs.
     fn told(tenant: TenantId, tally: &[(&str, &str, u64)]) -> Mutex<Connection> {
-        let connection = Connection::open_in_memory().expect("opens");
-        crate::migration::on_sqlite(&connection, Timestamp::UNIX_EPOCH).expect("is made");
+        let mut connection = Connection::open_in_memory().expect("opens");
+        crate::migration::on_sqlite(&mut connection, Timestamp::UNIX_EPOCH).expect("is made");
         for (field, value, dumps) in tally {
             let insert = "INSERT INTO dump_count (tenant, field, value, dumps) VALUES (?, ?, ?, ?)";
             let values = (tenant.to_string(), field, value, i64::try_from(*dumps).expect("is small"));
@@ -407,6 +574,9 @@ mod tests {
             ("cmd", "node", many / 5),
             ("platform", "p1", many / 5),
             ("properties.who", "ann", some),
+            ("properties.who", "eve", 5),
+            ("created_by", "ann", some),
+            ("is_truncated", "1", some),
             ("properties.sure", "true", many / 5),
             ("properties.age", "3", many / 5),
         ];
@@ -433,10 +603,72 @@ mod tests {
         check("properties.who=ann properties.age=3", "COVERING INDEX dump_property_text", true);
         check("properties.who=ann properties.level=3", "COVERING INDEX dump_property_number", false);
         check("properties.who=ann platform=p1", "COVERING INDEX dump_property_text", true);
-        check("properties.who=ann psargs=*x*", "COVERING INDEX dump_property_text", true);
+        check("properties.who=eve psargs=*x*", "COVERING INDEX dump_property_text", true);
         check("cmd=node properties.sure=true", "INDEX dump_cmd (tenant=? AND cmd=?)", true);
         check("pid=7", "INDEX dump_pid (tenant=? AND pid=?)", false);
         check("pid>7 pid<9", "INDEX dump_pid (tenant=? AND pid>?)", false);
         check(&format!("digest={}", "0".repeat(64)), "INDEX dump_digest (tenant=? AND digest=?)", false);
+        check("digest=76*", "INDEX dump_digest (tenant=? AND digest>? AND digest<?)", false);
+        check("hash=76*", "INDEX dump_hash (tenant=? AND hash>? AND hash<?)", false);
+        check("file=core.1", "COVERING INDEX dump_name (tenant=? AND name=?)", false);
+        check("file=core.*", "COVERING INDEX dump_name (tenant=? AND name>? AND name<?)", false);
+        check("file=*.1", "COVERING INDEX dump_name (tenant=? AND name>?)", false);
+        check("file=core.* cmd=node", "INDEX dump_name (tenant=? AND name>? AND name<?)", false);
+        check("psargs=java", "INDEX dump_psargs (tenant=? AND <expr>=?)", false);
+        check("psargs=java*", "INDEX dump_psargs (tenant=? AND <expr>>? AND <expr><?)", false);
+        check("psargs=*x*", "INDEX dump_psargs (tenant=? AND <expr>>?)", false);
+        check("signature.text=raise*", "INDEX dump_signature_text (tenant=? AND <expr>>? AND <expr><?)", false);
+        check("cause=*memory*", "INDEX dump_cause (tenant=? AND <expr>>?)", false);
+        check("size=7", "COVERING INDEX dump_size (tenant=? AND size=?)", false);
+        check("size>7 cmd=node", "INDEX dump_size (tenant=? AND size>?)", false);
+        check("by=ann", "COVERING INDEX dump_by (tenant=? AND created_by=?)", true);
+        check("truncated=true", "COVERING INDEX dump_truncated (tenant=?)", true);
+        check("cmd>node", "COVERING INDEX dump_cmd (tenant=? AND cmd>?)", false);
+        check("cmd=undefined", "COVERING INDEX dump_cmd (tenant=? AND cmd=?)", true);
+        check("signature=undefined", "COVERING INDEX dump_signature (tenant=? AND signature=?)", true);
+        check(
+            "properties.who=a*",
+            "COVERING INDEX dump_property_text (tenant=? AND path=? AND text>? AND text<?)",
+            false,
+        );
+    }
+
+    #[test]
+    fn what_is_counted_is_read_off_indexes_where_one_has_it() {
+        let tenant = TenantId::new(Timestamp::UNIX_EPOCH, 1);
+        let many = 200_000;
+        let tally = [
+            ("", "", 5 * many),
+            ("cmd", "node", many),
+            ("cmd", "rare", 10),
+            ("platform", "p1", many),
+            ("ticket", "T-1", many),
+            ("properties.sure", "true", many),
+        ];
+        let connection = told(tenant, &tally);
+        let tx = Tx::new(Session::Sqlite(&connection));
+        let check = |line: &str, column: &str, expected: &[&str]| {
+            let words: Vec<_> = line.split(' ').collect();
+            let of = Specification::parse(&words).expect("is a specification");
+            let ready = now(demands(&tx, &of, (tenant, Timestamp::UNIX_EPOCH))).expect("is understood");
+            let plan = now(Plan::all(&tx, tenant, ready, crate::dump::count::FEW)).expect("is made");
+            let mut text = Text::new(&tx);
+            plan.write(&mut text, Selected::Of(column));
+            let mut steps = steps(&connection, &text);
+            // How it looks something up in what it has gathered is its own affair.
+            steps.retain(|step| step != "CREATE BLOOM FILTER");
+            assert_eq!(steps, expected, "{line}: {column}");
+        };
+        let by_cmd = "SEARCH d USING COVERING INDEX dump_cmd (tenant=? AND cmd=?)";
+        check("cmd=node", "d.platform", &[by_cmd]);
+        check("cmd=node platform=p1", "d.kind", &[by_cmd]);
+        // Each is gone through once, rather than the properties of each dump.
+        let sure = "SEARCH p USING COVERING INDEX dump_property_text (tenant=? AND path=? AND text=?)";
+        check("cmd=node properties.sure=true", "d.platform", &[by_cmd, "LIST SUBQUERY 1", sure]);
+        let ticket = "SEARCH d USING COVERING INDEX dump_ticket (tenant=? AND ticket=?)";
+        check("cmd=node ticket=T-1", "d.platform", &[by_cmd, "LIST SUBQUERY 1", ticket]);
+        check("cmd=node", "d.signature", &["SEARCH d USING COVERING INDEX dump_signature (tenant=?)"]);
+        // What is rare is not looked for among all, though another index has what is wanted.
+        check("cmd=rare", "d.signature", &["SEARCH d USING INDEX dump_cmd (tenant=? AND cmd=?)"]);
     }
 }

@@ -2,7 +2,6 @@
 //! have it. Rules are asked about them, to see what would move among just these dumps.
 
 use super::condition::{Text, demands};
-use super::count::FEW;
 use super::query::{Plan, Selected};
 use crate::error::StoreError;
 use crate::signature::rules::read_stack;
@@ -13,6 +12,10 @@ use jiff::Timestamp;
 use model::dump::spec::Specification;
 use model::signature::SignedStack;
 use model::{SignatureId, TenantId};
+
+/// Dumps that are few enough to be looked for anew for each page: of more, those of the stacks of the page are gone through,
+/// so that all pages together look at each dump once.
+const FEW: u64 = if cfg!(debug_assertions) { 20 } else { 5_000 };
 
 /// A question for a page of stacks.
 #[derive(Clone, Debug)]
@@ -42,8 +45,9 @@ impl StacksFind {
         let is_sqlite = text.engine == Engine::Sqlite;
         let plus = |is_led| if is_sqlite && is_led { "+" } else { "" };
         let Some(limit) = of.limit else {
-            let plan = Plan::all(tx, *tenant, demands, FEW).await?;
+            let plan = Plan::all(tx, *tenant, demands.clone(), FEW).await?;
             // With nothing else to go by, the index of the stacks has them in their order.
+            let plan = if plan.is_gathered { plan } else { Plan::led(*tenant, Vec::new(), demands) };
             let plus = plus(!plan.driver.is_empty());
             plan.write(text, Selected::Of(selected));
             return Ok(plus);

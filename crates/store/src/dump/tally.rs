@@ -35,6 +35,7 @@ pub(super) fn is_counted(column: &str) -> bool {
 fn allowed(one: &Ready) -> Option<(&'static str, Vec<String>)> {
     match one {
         Ready::Leaf(Leaf::Among(column, texts)) if is_counted(column) => Some((*column, texts.clone())),
+        Ready::Leaf(Leaf::Truncated(truth)) => Some(("is_truncated", vec![i64::from(*truth).to_string()])),
         Ready::Leaf(Leaf::Stacks(stacks)) => Some(("stack", stacks.iter().map(i64::to_string).collect())),
         _ => None,
     }
@@ -42,20 +43,51 @@ fn allowed(one: &Ready) -> Option<(&'static str, Vec<String>)> {
 
 /// Returns how many dumps meet all of these; nothing, if that is not counted.
 pub(super) async fn meeting(tx: &Tx<'_>, tenant: TenantId, all: &[Ready]) -> Result<Option<u64>, StoreError> {
-    let known = match all {
-        [] => Some(("", vec![String::new()])),
-        [one] => allowed(one),
-        _ => None,
+    let [one] = all else {
+        return if all.is_empty() { every(tx, tenant).await.map(Some) } else { Ok(None) };
     };
-    let Some((column, values)) = known else { return Ok(None) };
-    if values.is_empty() {
-        return Ok(Some(0));
+    match one {
+        Ready::Leaf(Leaf::Gone(column)) if is_counted(column) => {
+            let there = sum(tx, tenant, column, None).await?;
+            Ok(Some(every(tx, tenant).await?.saturating_sub(there)))
+        }
+        Ready::Not(inner) => match allowed(inner) {
+            Some((column, values)) => {
+                let met = sum(tx, tenant, column, Some(&values)).await?;
+                Ok(Some(every(tx, tenant).await?.saturating_sub(met)))
+            }
+            None => Ok(None),
+        },
+        one => match allowed(one) {
+            Some((column, values)) => sum(tx, tenant, column, Some(&values)).await.map(Some),
+            None => Ok(None),
+        },
+    }
+}
+
+/// Returns how many dumps there are.
+async fn every(tx: &Tx<'_>, tenant: TenantId) -> Result<u64, StoreError> {
+    sum(tx, tenant, "", None).await
+}
+
+/// Returns how many dumps have one of these values; any, if none are named.
+async fn sum(
+    tx: &Tx<'_>,
+    tenant: TenantId,
+    column: &'static str,
+    values: Option<&[String]>,
+) -> Result<u64, StoreError> {
+    if values.is_some_and(<[_]>::is_empty) {
+        return Ok(0);
     }
     let mut text = Text::new(tx);
     text.push("SELECT cast(coalesce(sum(k.dumps), 0) AS bigint) FROM dump_count AS k WHERE k.tenant = ").bind(tenant);
-    text.push(" AND k.field = ").bind(column).push(" AND ").among("k.value", &values);
+    text.push(" AND k.field = ").bind(column);
+    if let Some(values) = values {
+        text.push(" AND ").among("k.value", values);
+    }
     let rows = tx.ask(&text.sql, &text.values).await?;
-    rows.first().map_or(Ok(Some(0)), |row| row.count(0).map(Some))
+    rows.first().map_or(Ok(0), |row| row.count(0))
 }
 
 /// Returns the name under which the values of a property are counted.
