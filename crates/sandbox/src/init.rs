@@ -10,7 +10,7 @@ use crate::message::{self, Command, CoreText, Report, Word};
 use crate::plan::{Order, Place, Plan};
 use crate::root::{self, Ground, machine};
 use crate::system::{self, Waited};
-use crate::trace::{Meeting, Tracer, Turn};
+use crate::trace::{Meeting, Tracer, Turn, shown};
 use crate::{confine::Means, ids, network, program};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
@@ -111,15 +111,17 @@ fn build(birth: &Birth) -> Result<(i32, Option<Eye>), Fault> {
         .unzip();
     let mut eye = wire_to_program.as_ref().map(|_| Eye::new(birth.plan.limits.core_bytes)).transpose()?;
     let become_program = || program::run(birth, wire.as_ref(), meeting.as_ref(), wire_to_program.as_ref());
-    let (program, is_met) = system::share_with(become_program, |program| {
-        // The other ends are the program's now, and are closed when it has gone its way.
+    let (program, ()) = system::share_with(become_program, |program| {
+        // The other end is the program's now.
         system::close_one(&birth.orders);
-        if let Some(meeting) = &meeting {
-            meeting.leave();
+        if let Some((eye, meeting)) = eye.as_mut().zip(meeting.as_ref()) {
+            eye.tracer.meet(program, meeting);
         }
-        eye.as_mut().zip(wire_to_program.as_ref()).is_some_and(|(eye, wire)| eye.meet(program, wire))
     })
     .map_err(machine("the program's process could not be made"))?;
+    if let Some((eye, wire)) = eye.as_mut().zip(wire_to_program.as_ref()) {
+        eye.listener = shown(wire);
+    }
     system::use_huge_pages(0);
     let mut keep = vec![0, 1, 2, birth.control.as_raw_fd()];
     keep.extend(eye.iter().flat_map(Eye::descriptors));
@@ -127,8 +129,8 @@ fn build(birth: &Birth) -> Result<(i32, Option<Eye>), Fault> {
     system::close_all_but(&keep);
     // What this closes was closed already; nothing may close a number that means something else by now.
     std::mem::forget((wire, meeting, wire_to_program));
-    // A program that never came to the meeting has told the spawner why.
-    if !is_met {
+    // A program that never came so far has told the spawner why.
+    if eye.as_ref().is_some_and(|eye| eye.listener.is_none()) {
         std::mem::forget(eye.take());
     }
     Ok((program, eye))
@@ -147,12 +149,6 @@ impl Eye {
         let proc =
             rustix::fs::open("/proc", flags, Mode::empty()).map_err(machine("/proc inside could not be opened"))?;
         Ok(Self { tracer: Tracer::new(proc, core_bytes), listener: None })
-    }
-
-    /// Meets the program; tells whether that came to be.
-    fn meet(&mut self, program: i32, wire: &OwnedFd) -> bool {
-        self.listener = self.tracer.meet(program, wire).ok();
-        self.listener.is_some()
     }
 
     fn descriptors(&self) -> impl Iterator<Item = i32> {

@@ -3,9 +3,11 @@
 #![expect(unsafe_code, reason = "clone3, execve, ioctls on network interfaces and their like have no safe wrapper")]
 
 use rustix::io::Errno;
+use rustix::thread::futex;
 use std::ffi::{CStr, CString};
 use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 type Answer<T> = rustix::io::Result<T>;
 
@@ -77,15 +79,26 @@ pub(crate) fn uncopied(bytes: usize) -> Answer<&'static mut [u8]> {
     }
 }
 
+/// Waits until a word is another than this; nothing but the kernel is called meanwhile.
+pub(crate) fn wait_while(word: &AtomicU32, value: u32, flags: futex::Flags) -> u32 {
+    loop {
+        let found = word.load(Ordering::Acquire);
+        if found != value {
+            return found;
+        }
+        // Whatever ends this, the word is looked at again.
+        let _ = futex::wait(word, flags, value, None);
+    }
+}
+
 /// Bytes of the stack of a process that shares its maker's memory.
 const SHARER_STACK_BYTES: usize = 512 * 1024;
 
 /// Makes a process that has this one's memory until it executes something or ends, which must not be long after `meanwhile`
 /// has returned: only then does this return. Nothing is copied for it, which is most of what a process costs otherwise.
 ///
-/// The two have one allocator, and each takes itself for the thread that owns it. So only one of them may do more than wait
-/// in a call of the kernel's at any time; they take turns by messages, whose sending and receiving allocate nothing, and
-/// `meanwhile` begins and ends by waiting for the other, and by letting it go on.
+/// The two have one allocator, and each takes itself for the thread that owns it. So this process does nothing but call the
+/// kernel until the other has left: `meanwhile` takes no memory and gives none back.
 pub(crate) fn share_with<T>(
     child: impl FnOnce() -> std::convert::Infallible,
     meanwhile: impl FnOnce(i32) -> T,
@@ -106,7 +119,7 @@ pub(crate) fn share_with<T>(
     let mut child = Some(child);
     let entry = with(&child);
     // The kernel writes who lives there, and 0 when it has left, or is gone.
-    let there = std::sync::atomic::AtomicI32::new(0);
+    let there = AtomicI32::new(0);
     let flags = libc::CLONE_VM | libc::CLONE_PARENT_SETTID | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
     // SAFETY: the stack is the child's alone and is left in place until it has gone; `child` and `there` outlive that too,
     // since this waits for it below.
@@ -123,7 +136,7 @@ pub(crate) fn share_with<T>(
     };
     let outcome = answer(pid.into()).map(|_| meanwhile(pid));
     loop {
-        let lives = there.load(std::sync::atomic::Ordering::Acquire);
+        let lives = there.load(Ordering::Acquire);
         if lives == 0 || pid < 0 {
             break;
         }

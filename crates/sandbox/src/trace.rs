@@ -14,12 +14,14 @@ use crate::{message, system};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Dir, Mode, OFlags, openat};
 use rustix::net::RecvFlags;
+use rustix::thread::futex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
 use std::mem::zeroed;
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Signals whose default is to leave a core.
@@ -76,33 +78,45 @@ pub(crate) struct Taken {
     pub(crate) program: String,
 }
 
-/// The program's end of its wire to init, on which it shows itself before it becomes the program.
-pub(crate) struct Meeting(OwnedFd);
+/// By which a program and its init meet before it becomes the program: its end of their wire, on which it shows its filter's
+/// listener, and a word of the memory that both have until then, in which init says that it has seized it.
+pub(crate) struct Meeting {
+    wire: OwnedFd,
+    word: AtomicU32,
+}
+
+/// What init has said.
+const NOTHING: u32 = 0;
+const SEIZED: u32 = 1;
+const MISSED: u32 = 2;
 
 impl Meeting {
-    /// Returns the two ends of a wire, the program's first.
+    /// Returns what both meet by, and init's end of the wire.
     pub(crate) fn new() -> rustix::io::Result<(Self, OwnedFd)> {
-        message::pair().map(|(theirs, ours)| (Self(theirs), ours))
+        message::pair().map(|(wire, inits)| (Self { wire, word: AtomicU32::new(NOTHING) }, inits))
     }
 
     /// Shows init the filter's listener, without waiting.
     pub(crate) fn show(&self, listener: &OwnedFd) -> rustix::io::Result<()> {
-        message::send(self.0.as_fd(), &[0], &[listener.as_fd()])
+        message::send(self.wire.as_fd(), &[0], &[listener.as_fd()])
     }
 
-    /// Waits until init has seized this process. Nothing is allocated between `show` and the end of this: the two share
-    /// their memory.
+    /// Waits until init has seized this process, which it mostly has long before.
     pub(crate) fn wait(&self) -> rustix::io::Result<()> {
-        match message::receive(self.0.as_fd(), &mut [0], RecvFlags::empty())?.bytes {
-            0 => Err(rustix::io::Errno::PIPE),
-            _ => Ok(()),
-        }
+        let is_seized = system::wait_while(&self.word, NOTHING, futex::Flags::PRIVATE) == SEIZED;
+        if is_seized { Ok(()) } else { Err(rustix::io::Errno::SRCH) }
     }
 
-    /// Closes init's own copy of the program's end.
-    pub(crate) fn leave(&self) {
-        system::close_one(&self.0);
+    fn say(&self, word: u32) {
+        self.word.store(word, Ordering::Release);
+        // Nobody may be waiting.
+        let _ = futex::wake(&self.word, futex::Flags::PRIVATE, 1);
     }
+}
+
+/// Takes the listener that a program has shown before it went its way, if it came so far.
+pub(crate) fn shown(wire: &OwnedFd) -> Option<OwnedFd> {
+    message::receive(wire.as_fd(), &mut [0], RecvFlags::DONTWAIT).ok()?.fds.pop()
 }
 
 /// Init's eye on a program and all that it starts.
@@ -120,20 +134,14 @@ impl Tracer {
         Self { proc, program: 0, bytes_max, file: None, taken: None }
     }
 
-    /// Meets the program on init's end of their wire: takes the filter's listener, seizes the program, and lets it go on.
-    /// Init keeps `CAP_SYS_PTRACE` in its own user namespace, since the program may become another user inside; and their
-    /// memory, which is one still, may be looked at for this moment alone, when nobody else is inside yet.
-    pub(crate) fn meet(&mut self, program: i32, wire: &OwnedFd) -> io::Result<OwnedFd> {
-        let mut shown = message::receive(wire.as_fd(), &mut [0], RecvFlags::empty())?;
-        let listener = shown.fds.pop().ok_or(io::ErrorKind::UnexpectedEof)?;
-        drop(shown);
+    /// Seizes the program, which gets ready meanwhile and waits for this in the end; takes no memory. Init keeps
+    /// `CAP_SYS_PTRACE` in its own user namespace, since the program may become another user inside; and their memory, which
+    /// is one still, may be looked at for this moment alone, when nobody else is inside yet.
+    pub(crate) fn meet(&mut self, program: i32, meeting: &Meeting) {
         system::set_dumpable(1);
         let seized = self.seize(program);
         system::set_dumpable(0);
-        seized?;
-        // The last thing done here: from now on the program's process runs on what is shared.
-        message::send(wire.as_fd(), &[0], &[])?;
-        Ok(listener)
+        meeting.say(if seized.is_ok() { SEIZED } else { MISSED });
     }
 
     fn seize(&mut self, program: i32) -> io::Result<()> {

@@ -10,7 +10,7 @@
     reason = "a thread on a stack of our own, which shares its maker's own memory, has no safe wrapper"
 )]
 
-use crate::prompt;
+use crate::{prompt, system};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::thread::futex;
@@ -119,19 +119,7 @@ impl Desk {
 
     /// Waits for a turn that is not the other's; says which it is.
     fn wait(&self, others: u32) -> u32 {
-        wait_while(&self.turn, others, futex::Flags::PRIVATE)
-    }
-}
-
-/// Waits until a word is another than this; nothing but the kernel is called meanwhile.
-fn wait_while(word: &AtomicU32, value: u32, flags: futex::Flags) -> u32 {
-    loop {
-        let found = word.load(Ordering::Acquire);
-        if found != value {
-            return found;
-        }
-        // Whatever ends this, the word is looked at again.
-        let _ = futex::wait(word, flags, value, None);
+        system::wait_while(&self.turn, others, futex::Flags::PRIVATE)
     }
 }
 
@@ -188,7 +176,7 @@ impl Mother {
         self.desk.pass(END);
         // The kernel wakes who waits for this word without knowing in whose memory it is.
         while self.desk.lives.load(Ordering::Acquire) != 0 {
-            wait_while(&self.desk.lives, self.desk.lives.load(Ordering::Acquire), futex::Flags::empty());
+            system::wait_while(&self.desk.lives, self.desk.lives.load(Ordering::Acquire), futex::Flags::empty());
         }
         stacks.free.push(self.stack);
     }
