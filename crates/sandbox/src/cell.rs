@@ -18,7 +18,7 @@ mod mother;
 
 use crate::event::{Fault, FaultKind};
 use crate::init::{self, Birth};
-use crate::{prompt, system};
+use crate::system;
 use group::{Hierarchies, Version};
 use model::{LimitSet, Limits};
 use mother::{Mother, Stacks};
@@ -228,10 +228,7 @@ impl Cell {
             mother.bear(Box::new(move || system::clone_process(birth.namespaces(), None, || init::run(&birth))))
         } else {
             let folder = self.folder.as_ref().map(AsFd::as_fd);
-            system::clone_process(birth.namespaces(), folder, || {
-                prompt::end();
-                init::run(&birth)
-            })
+            system::clone_process(birth.namespaces(), folder, || init::run(&birth))
         }
     }
 

@@ -11,7 +11,7 @@ use crate::plan::{Order, Place, Plan};
 use crate::root::{self, Ground, machine};
 use crate::system::{self, Waited};
 use crate::trace::{Meeting, Tracer, Turn, shown};
-use crate::{confine::Means, ids, network, program};
+use crate::{confine::Means, ids, network, program, prompt};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::RecvFlags;
@@ -65,6 +65,8 @@ impl Birth {
 /// Lives the life of an init.
 pub(crate) fn run(birth: &Birth) -> Infallible {
     system::die_with_parent();
+    // What is built here is built while others wait for word.
+    prompt::end();
     let mut keep = vec![0, 1, 2, birth.control.as_raw_fd(), birth.orders.as_raw_fd()];
     keep.extend(birth.ids.iter().chain(&birth.net).map(AsRawFd::as_raw_fd));
     keep.extend(birth.order.iter().flat_map(|(_, stdio)| stdio).map(AsRawFd::as_raw_fd));

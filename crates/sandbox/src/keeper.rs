@@ -16,7 +16,7 @@ use crate::plan::{Order, Plan};
 use crate::profile::Tracing;
 use crate::root::machine;
 use crate::spawner::{MAX_SANDBOXES, Settings};
-use crate::{prompt, seccomp, system};
+use crate::{seccomp, system};
 use life::{Life, Sandbox};
 use place::Place;
 use rustix::buffer::spare_capacity;
@@ -260,10 +260,7 @@ impl Keeper {
         };
         let init = match &cell {
             Some(cell) => cell.bear(birth),
-            None => system::clone_process(birth.namespaces(), None, || {
-                prompt::end();
-                crate::init::run(&birth)
-            }),
+            None => system::clone_process(birth.namespaces(), None, || crate::init::run(&birth)),
         };
         let init = match init {
             Ok(init) => init,

@@ -29,6 +29,11 @@ impl Migration {
         Self { version, name, both, sqlite: "", postgres: "" }
     }
 
+    /// Returns it with what each engine has besides.
+    const fn besides(self, sqlite: &'static str, postgres: &'static str) -> Self {
+        Self { sqlite, postgres, ..self }
+    }
+
     /// Returns its text for an engine.
     fn text(&self, engine: Engine, now: Timestamp) -> String {
         let own = match engine {
@@ -66,32 +71,23 @@ const MIGRATIONS: &[Migration] = &[
     Migration::shared(9, "packs", include_str!("migration/0009_packs.sql")),
     Migration::shared(10, "analyses again", include_str!("migration/0010_analyses_again.sql")),
     Migration::shared(11, "analyzers", include_str!("migration/0011_analyzers.sql")),
-    Migration {
-        version: 12,
-        name: "dump counts",
-        both: include_str!("migration/0012_dump_counts.sql"),
-        sqlite: include_str!("migration/0012_dump_counts.sqlite.sql"),
-        postgres: include_str!("migration/0012_dump_counts.postgres.sql"),
-    },
-    Migration {
-        version: 13,
-        name: "dump properties",
-        both: include_str!("migration/0013_dump_properties.sql"),
-        sqlite: include_str!("migration/0013_dump_properties.sqlite.sql"),
-        postgres: include_str!("migration/0013_dump_properties.postgres.sql"),
-    },
+    Migration::shared(12, "dump counts", include_str!("migration/0012_dump_counts.sql")).besides(
+        include_str!("migration/0012_dump_counts.sqlite.sql"),
+        include_str!("migration/0012_dump_counts.postgres.sql"),
+    ),
+    Migration::shared(13, "dump properties", include_str!("migration/0013_dump_properties.sql")).besides(
+        include_str!("migration/0013_dump_properties.sqlite.sql"),
+        include_str!("migration/0013_dump_properties.postgres.sql"),
+    ),
     Migration::shared(14, "pack uses", include_str!("migration/0014_pack_uses.sql")),
     Migration::shared(15, "runtimes of tenants", "ALTER TABLE tenant ADD COLUMN runtime {text};"),
-    Migration {
-        version: 16,
-        name: "dump texts",
-        both: include_str!("migration/0016_dump_texts.sql"),
-        sqlite: "",
+    Migration::shared(16, "dump texts", include_str!("migration/0016_dump_texts.sql")).besides(
+        "",
         // A change of what no index has can then stay beside its row, and the indexes need not hear of it. What is known of
         // the texts' beginnings is otherwise only found out when many dumps have changed.
-        postgres: "ALTER TABLE dump SET (fillfactor = 90);
+        "ALTER TABLE dump SET (fillfactor = 90);
             DO $$ BEGIN IF EXISTS (SELECT 1 FROM dump) THEN ANALYZE dump; END IF; END $$;",
-    },
+    ),
 ];
 
 const GROUND: Migration = Migration {
