@@ -148,7 +148,7 @@ pub struct Sandbox {
     /// Another OCI runtime than our own, by the name under which nodes offer it; `quarry` is our own, whatever the image or
     /// the tenant says.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 64)]
+    #[schema(min_length = 1, max_length = 64, pattern = "^[!-~]+$")]
     pub runtime: Option<String>,
     /// Labels that the node must have.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -160,10 +160,10 @@ pub const OWN_RUNTIME: &str = "quarry";
 
 /// Says what is wrong with the name of a runtime.
 pub(crate) fn runtime_check(name: &str) -> Result<(), String> {
-    if is_word(name, MAX_NAME_CHARS) {
+    if is_word(name, MAX_NAME_CHARS) && name.is_ascii() {
         return Ok(());
     }
-    Err(format!("must have 1 to {MAX_NAME_CHARS} characters without spaces"))
+    Err(format!("must have 1 to {MAX_NAME_CHARS} characters of ASCII without spaces"))
 }
 
 /// Tells whether a value is its type's default.

@@ -78,7 +78,9 @@ fn describe(routes: OpenApiRouter<App>) -> utoipa::openapi::OpenApi {
 /// Returns the interface's description as JSON.
 pub fn openapi_json() -> String {
     let all = health::open_routes().merge(health::metrics_route()).merge(brief()).merge(lasting());
-    let mut text = serde_json::to_string_pretty(&describe(all)).unwrap_or_default();
+    let text = serde_json::to_string_pretty(&describe(all)).unwrap_or_default();
+    // OpenAPI's registry of formats knows `uint32`; the crate writes `u-int32`.
+    let mut text = text.replace("\"format\": \"u-int", "\"format\": \"uint");
     text.push('\n');
     text
 }

@@ -70,7 +70,7 @@ async fn what_holds_for_a_tenant_is_the_houses_to_say(place: &Place) {
     let change = |runtime: &str| TenantChange { runtime: Some(runtime.to_owned()) };
     assert_eq!(physics.runtime, None);
     app.json(Method::PATCH, &ada.secret, &path, &change("crun")).await.error(403, "not_allowed");
-    for runtime in ["", "two words", &"x".repeat(MAX_NAME_CHARS + 1)] {
+    for runtime in ["", "two words", "\u{ae}", &"x".repeat(MAX_NAME_CHARS + 1)] {
         app.json(Method::PATCH, &app.house, &path, &change(runtime)).await.error(400, "tenant_invalid");
     }
     let head = app.head().await;
