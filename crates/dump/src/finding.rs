@@ -220,7 +220,7 @@ mod tests {
         let found = findings(&report());
         assert_eq!((found.state, found.class.as_deref()), (DumpState::Analysed, Some("null_write")));
         assert_eq!(found.stack, ["parse", "main"]);
-        assert_eq!(found.signature.map(|signature| signature.text).as_deref(), Some("null_write | parse"));
+        assert_eq!(found.signature.map(|signature| signature.text).as_deref(), Some("null_access | parse"));
         assert_eq!(found.facts.time.map(Timestamp::as_microsecond), Some(1_500_000));
         assert_eq!((found.facts.cmd.as_deref(), found.facts.pid), (Some("demo"), Some(7)));
         assert!(found.signed.is_some_and(|signed| signed.check().is_ok()));

@@ -67,7 +67,8 @@ impl Rules {
         signer.cut = signer.sentinel();
         let folded = if rule.is_some_and(|rule| rule.fold) { signer.fold() } else { Vec::new() };
         let taken = if folded.is_empty() { signer.walk() } else { folded };
-        let mut parts = vec![class.to_owned()];
+        let name = rule.and_then(|rule| rule.name.as_deref()).unwrap_or(class);
+        let mut parts = vec![name.to_owned()];
         parts.extend(message.clone().filter(|_| message_counts));
         parts.extend(taken.iter().map(|at| stack.frames[*at].key.clone()));
         if taken.is_empty() {
@@ -304,9 +305,9 @@ mod tests {
                 assert_eq!(step.rule.as_deref(), Some(rule));
             }
         };
-        check(Rules::builtin(), "null_read | parse", None);
+        check(Rules::builtin(), "null_access | parse", None);
         let ours = Rules::with("libc.toml", text).unwrap();
-        check(&ours, "null_read | memcpy", Some("libc.toml:2"));
+        check(&ours, "null_access | memcpy", Some("libc.toml:2"));
         assert_ne!(ours.digest(), Rules::builtin().digest());
     }
 
@@ -371,8 +372,8 @@ mod tests {
 
     #[test]
     fn an_id_never_changes() {
-        let id = Rules::builtin().sign(&stack_of("null_read", &["parse"])).signature.id;
-        assert_eq!(id.to_string(), "ba52e733ccf4b99567fb0e71647bc10c");
+        let id = Rules::builtin().sign(&stack_of("null_access", &["parse"])).signature.id;
+        assert_eq!(id.to_string(), "e3118fed679fb37f3ebecc6edf659a90");
     }
 
     proptest! {

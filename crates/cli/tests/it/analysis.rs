@@ -152,7 +152,7 @@ fn a_crash_is_explained(scene: &Scene) {
     let record = scene.record(&dump);
     let words = ["state", "class", "severity", "cmd"].map(|name| record[name].as_str().unwrap_or_default());
     assert_eq!(words, ["analysed", "null_read", "low", "crash"], "{record}");
-    assert_eq!(record["signature"]["text"], "null_read | total", "{record}");
+    assert_eq!(record["signature"]["text"], "null_access | total", "{record}");
     assert_eq!(record["stack"][0], "total", "{record}");
     assert!(record["time"].is_string() && record["pid"].is_number() && record["node"] == "hand", "{record}");
     // Linked both ways, and looked into once.
@@ -282,7 +282,7 @@ fn the_demo_shows_it_all_and_leaves_nothing() {
     let ran = run_with(command, b"");
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(begun.elapsed() < Duration::from_secs(20), "it took {:?}", begun.elapsed());
-    for words in ["ended by signal 11 (SEGV)", "null_read | total", "  total at ", "demo.c:9", "quarry dump download"] {
+    for words in ["ended by signal 11 (SEGV)", "null_access | total", "  total at ", "demo.c:9", "quarry dump download"] {
         assert!(ran.out.contains(words), "`{words}` is missing: {ran:?}");
     }
     assert_eq!(folder.path().read_dir().expect("is there").count(), 0, "it leaves something behind");

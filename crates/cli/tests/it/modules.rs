@@ -178,7 +178,7 @@ fn packs_tell_what_this_machine_does_not_have() {
     let after = scene.report(&hash);
     assert_eq!(functions(&after)[..3], ["total", "middle", "main"], "{after}");
     assert_eq!((found(&after, "/lost"), &record["class"]), ("symbols", &json!("null_read")));
-    assert_eq!(record["signature"]["text"], "null_read | total");
+    assert_eq!(record["signature"]["text"], "null_access | total");
     let analyses = scene.analyses(dump);
     assert_eq!(analyses.len(), 2);
     let log = scene.ok(&["execution", "logs", analyses[0]["id"].as_str().expect("has one")]);
@@ -353,7 +353,7 @@ fn dumps_are_signed_by_their_tenants_rules() {
     std::fs::write(scene.path("ours.toml"), rules).expect("is written");
     scene.ok(&["signature", "apply-rules", "ours.toml"]);
     let dump = scene.crash("./lost");
-    assert_eq!(scene.record(&dump)["signature"]["text"], "null_read | middle");
+    assert_eq!(scene.record(&dump)["signature"]["text"], "null_access | middle");
     assert_eq!(scene.report(&dump)["notes"].as_array().map(Vec::len), Some(0));
 
     // Nobody reads rules on the way; what is none changes nothing but a note.

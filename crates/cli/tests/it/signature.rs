@@ -142,14 +142,14 @@ fn decide(house: &House, run: &dyn Fn(&[&str]) -> Ran, dumps: &[String]) {
         let found = items.iter().find(|one| one["text"] == text);
         found.unwrap_or_else(|| panic!("{text}: {list}"))["id"].as_str().expect("an id").to_owned()
     };
-    let (parse, wrap, draw) = (named("null_read | parse"), named("null_read | wrap"), named("null_read | draw"));
+    let (parse, wrap, draw) = (named("null_access | parse"), named("null_access | wrap"), named("null_access | draw"));
     let table = run(&["ls", "--limit", "1"]);
     assert!(table.out.starts_with("ID ") && table.err.contains("there are more than 1"), "{table:?}");
 
     let info = json(&run(&["info", "--json", &parse[..12]]));
-    assert_eq!(info["proposals"][0]["text"], "null_read | wrap");
+    assert_eq!(info["proposals"][0]["text"], "null_access | wrap");
     let told = run(&["info", &parse]);
-    for line in ["null_read | parse", "#0  parse", "#0  stop   parse: no rule speaks of it", "perhaps the same"] {
+    for line in ["null_access | parse", "#0  parse", "#0  stop   parse: no rule speaks of it", "perhaps the same"] {
         assert!(told.out.contains(line), "{line}: {}", told.out);
     }
     assert_eq!(run(&["info", "ffffffffffff"]).code, 2);
@@ -181,7 +181,7 @@ fn decide(house: &House, run: &dyn Fn(&[&str]) -> Ran, dumps: &[String]) {
     write(
         "wrong.toml",
         &format!(
-            "{skip}\n[[example]]\nclass = 'null_read'\nframes = ['parse', 'load']\nsignature = 'null_read | parse'\n"
+            "{skip}\n[[example]]\nclass = 'null_read'\nframes = ['parse', 'load']\nsignature = 'null_access | parse'\n"
         ),
     );
     assert_eq!(run(&["try-rules", "wrong.toml"]).code, 1);
@@ -189,7 +189,7 @@ fn decide(house: &House, run: &dyn Fn(&[&str]) -> Ran, dumps: &[String]) {
     let moves = json(&run(&["try-rules", "--json", "ours.toml"]));
     assert_eq!((&moves["dumps"], &moves["moved"]), (&4.into(), &4.into()), "{moves}");
     let one = run(&["try-rules", "ours.toml", "--signature", &parse]);
-    assert!(one.out.contains("1 × null_read | load") || one.out.contains("2 × null_read | load"), "{one:?}");
+    assert!(one.out.contains("1 × null_access | load") || one.out.contains("2 × null_access | load"), "{one:?}");
     try_among(&run, &parse, dumps);
     assert_eq!(json(&run(&["rules", "--json"])), Value::Null);
     assert_eq!(run(&["apply-rules", "ours.toml", "--dry-run"]).code, 0);
@@ -200,7 +200,7 @@ fn decide(house: &House, run: &dyn Fn(&[&str]) -> Ran, dumps: &[String]) {
     let after = json(&run(&["info", "--json", &parse]));
     let told = &after["signature"];
     assert_eq!((&told["dumps"], &told["title"]), (&2.into(), &"the parser".into()), "{after}");
-    assert_eq!((&told["text"], &told["state"]), (&"null_read | load".into(), &"reopened".into()));
+    assert_eq!((&told["text"], &told["state"]), (&"null_access | load".into(), &"reopened".into()));
     let whole = json(&run(&["info", "--json", split["into"]["id"].as_str().expect("an id")]));
     assert_eq!(whole["signature"]["dumps"], 1, "{whole}");
     let dumps_of: Vec<_> = after["dumps"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
@@ -208,7 +208,7 @@ fn decide(house: &House, run: &dyn Fn(&[&str]) -> Ran, dumps: &[String]) {
     let again = json(&run(&["apply-rules", "--json", "ours.toml"]));
     assert_eq!(again["moved"], 0);
     assert_eq!(run(&["apply-rules", "--none"]).code, 0);
-    assert_eq!(json(&run(&["info", "--json", &parse]))["signature"]["text"], "null_read | parse");
+    assert_eq!(json(&run(&["info", "--json", &parse]))["signature"]["text"], "null_access | parse");
     // What was merged is taken back.
     assert_eq!(json(&run(&["reopen", "--json", &wrap]))["dumps"], 1);
     let fixed = json(&run(&["ls", "--json", "--state", "merged"]));
@@ -233,7 +233,7 @@ fn try_among(run: &dyn Fn(&[&str]) -> Ran, parse: &str, dumps: &[String]) {
     check(&["NOT", &dumps[1], "--signature", parse], 1);
     check(&[&dumps[2], "--signature", parse], 0);
     let told = run(&["try-rules", "ours.toml", &dumps[2]]);
-    assert!(told.out.contains("1 × null_read | paint") && !told.out.contains("load"), "{told:?}");
+    assert!(told.out.contains("1 × null_access | paint") && !told.out.contains("load"), "{told:?}");
     assert_eq!(told.err, "1 of 1 dumps get another text; 1 texts become 1\n");
     assert_eq!(run(&["try-rules", "ours.toml", "ffffffffffff"]).code, 2);
     assert_eq!(run(&["try-rules", "ours.toml", "colour=red"]).code, 64);

@@ -10,13 +10,14 @@
 //!
 //! [[class]]
 //! class = ["panic"]                 # and message = […], of the message as it was said
+//! name = "panic"                    # what a signature says in its place
 //! message_counts = true             # the masked message is part of the signature
 //! fold = false                      # the stack is a recursion
 //!
 //! [[example]]
 //! class = "null_read"
 //! frames = ["memcpy @libc.so.6", "parse @app src/parse.c", "main @app"]
-//! signature = "null_read | parse"
+//! signature = "null_access | parse"
 //! ```
 //!
 //! The first rule that matches decides, and a project's rules come before ours: so a project takes a frame back from us by
@@ -26,7 +27,7 @@
 
 use super::pattern::Pattern;
 use model::report::DumpKind;
-use model::signature::{MAX_WHY_CHARS, Stack, StackFrame};
+use model::signature::{MAX_CLASS_CHARS, MAX_WHY_CHARS, Stack, StackFrame};
 use serde::Deserialize;
 use std::sync::LazyLock;
 use toml::Spanned;
@@ -131,6 +132,7 @@ struct RuleText {
 struct ClassText {
     class: Spanned<Vec<Spanned<String>>>,
     message: Patterns,
+    name: Option<String>,
     message_counts: Option<bool>,
     fold: Option<bool>,
     why: String,
@@ -171,6 +173,8 @@ pub(crate) struct Rule {
 pub(crate) struct ClassRule {
     class: Vec<Pattern>,
     message: Vec<Pattern>,
+    /// What it is called in a signature, if not by its own word.
+    pub(crate) name: Option<String>,
     pub(crate) message_counts: bool,
     pub(crate) fold: bool,
     pub(crate) why: String,
@@ -392,9 +396,14 @@ impl Reader<'_> {
 
     fn class(&self, text: ClassText, left: &mut usize) -> Result<ClassRule, RuleError> {
         let at = text.class.span().start;
+        if text.name.as_deref().is_some_and(|name| !is_class(name)) {
+            let hint = format!("give it 1 to {MAX_CLASS_CHARS} small letters, digits and `_`");
+            return Err(self.error(at, "the `name` of the class is no word", &hint));
+        }
         Ok(ClassRule {
             class: self.patterns(Some(text.class.into_inner()), left)?,
             message: self.patterns(text.message, left)?,
+            name: text.name,
             message_counts: text.message_counts.unwrap_or_default(),
             fold: text.fold.unwrap_or_default(),
             why: self.why(at, text.why)?,
@@ -440,6 +449,12 @@ impl Reader<'_> {
     }
 }
 
+/// Tells whether this can stand for a class of crashes.
+fn is_class(name: &str) -> bool {
+    let is_sign = |sign: u8| sign.is_ascii_lowercase() || sign.is_ascii_digit() || sign == b'_';
+    (1..=MAX_CLASS_CHARS).contains(&name.len()) && name.bytes().all(is_sign)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -469,6 +484,10 @@ mod tests {
             "[[rule]]\nrole = 'skip'\nwhy = ''\nfunction = ['a']\n",
             "`ours.toml:2`: a `why` of 0 characters, from 1 to 256 (hint: say it in one sentence; it is shown with every \
              decision)",
+        );
+        check(
+            "[[class]]\nclass = ['a']\nname = 'a | b'\nwhy = 'x'\n",
+            "`ours.toml:2`: the `name` of the class is no word (hint: give it 1 to 64 small letters, digits and `_`)",
         );
         let many = "[[rule]]\nrole='skip'\nwhy='x'\nfunction=['a']\n".repeat(MAX_RULES + 1);
         check(

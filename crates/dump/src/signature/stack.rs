@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(first.addresses, ["libc.so.6[11223344]+0x10", "app[aabbccdd]+0x20", "app[aabbccdd]+0x30"]);
         let second = stack(&report(vec![at(1, 0x10), at(0, 0x24), at(0, 0x30)]));
         let [first, second] = [first, second].map(|stack| super::super::Rules::builtin().sign(&stack).signature);
-        assert_eq!(first.text, "null_read | app[aabbccdd]+0x20");
+        assert_eq!(first.text, "null_access | app[aabbccdd]+0x20");
         assert_ne!(first.id, second.id);
         assert_ne!(first.address_id, second.address_id);
     }
