@@ -10,7 +10,7 @@
     reason = "a thread on a stack of our own, which shares its maker's own memory, has no safe wrapper"
 )]
 
-use crate::system;
+use crate::{prompt, system};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::thread::futex;
@@ -209,6 +209,8 @@ extern "C" fn run(desk: *mut c_void) -> libc::c_int {
     let desk = unsafe { &*desk.cast::<Desk>() };
     // SAFETY: the call only reads a string. Its name is all that one sees of her from outside.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"mother".as_ptr()) };
+    // What she clones is built while others wait for word.
+    prompt::end();
     while desk.wait(MAIN) == MOTHER {
         // SAFETY: it is her turn, so nobody else looks at the desk.
         unsafe {
