@@ -88,6 +88,7 @@ const MIGRATIONS: &[Migration] = &[
         "ALTER TABLE dump SET (fillfactor = 90);
             DO $$ BEGIN IF EXISTS (SELECT 1 FROM dump) THEN ANALYZE dump; END IF; END $$;",
     ),
+    Migration::shared(17, "dump reports", include_str!("migration/0017_dump_reports.sql")),
 ];
 
 const GROUND: Migration = Migration {

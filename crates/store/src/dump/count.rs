@@ -70,7 +70,7 @@ impl DumpsCount {
     /// Counts by a column, one dump after the other, where that is faster and there are not too many values.
     fn by_turns(tx: &Tx<'_>, plan: &Plan, (field, column): (&Field, &str)) -> Result<Option<DumpReport>, StoreError> {
         // With nothing else to go by, the index of the column itself has them in their order.
-        if plan.driver.is_empty() {
+        if plan.driver.is_empty() && !plan.is_in_order(column) {
             return Ok(None);
         }
         let mut text = Text::new(tx);

@@ -37,6 +37,8 @@ const SOME: u64 = if cfg!(debug_assertions) { 5 } else { 2_000 };
 const NEAR: u64 = 3;
 /// One of how many dumps is taken to meet a condition that has more rows than are counted.
 const UNKNOWN: u64 = 4;
+/// What the index of the dumps' order has of them.
+const IN_ORDER: [&str; 7] = ["kind", "cmd", "signature", "ticket", "state", "severity", "time"];
 /// What a row costs that is gathered, against one that is passed over.
 const GATHERING: f64 = 3.0;
 
@@ -232,7 +234,7 @@ impl Plan {
             text.push(") SELECT ").push(selected).push(" FROM g AS d WHERE true");
         } else {
             text.push("SELECT ").push(selected).push(" FROM dump AS d");
-            if let Some(index) = self.index().filter(|_| text.engine == Engine::Sqlite) {
+            if let Some(index) = self.index(selected).filter(|_| text.engine == Engine::Sqlite) {
                 text.push(" INDEXED BY ").push(index);
             }
             self.write_driver(text);
@@ -248,12 +250,20 @@ impl Plan {
     }
 
     /// Returns the index of what leads to few dumps. SQLite, which does not know that they are few, would rather go through
-    /// all of another one, if that has all that is wanted.
-    fn index(&self) -> Option<&'static str> {
+    /// all of another one, if that has all that is wanted; and where nothing leads to them, it does not see that one has.
+    fn index(&self, selected: &str) -> Option<&'static str> {
         match &self.driver[..] {
             [Ready::Leaf(leaf)] if self.is_gathered => leaf.index(),
+            [] if selected.strip_prefix("d.").is_some_and(|column| self.is_in_order(column)) => Some("dump_time"),
             _ => None,
         }
+    }
+
+    /// Tells whether nothing leads to the dumps, but the index of their order has this column and all that it takes to tell
+    /// them.
+    pub(super) fn is_in_order(&self, column: &str) -> bool {
+        let is_held = |one: &Ready| is_held(one, &IN_ORDER);
+        self.driver.is_empty() && self.members.is_empty() && IN_ORDER.contains(&column) && self.rest.iter().all(is_held)
     }
 
     fn write_driver(&self, text: &mut Text) {
@@ -417,14 +427,23 @@ fn is_drivable(one: &Ready) -> bool {
 /// Tells whether the index that one condition is served by has all that it takes to tell the other.
 fn covers(driver: &[Ready], other: &[Ready]) -> bool {
     let held: &[&str] = match driver {
-        [Ready::Leaf(Leaf::Among("cmd", _))] => &["kind", "platform", "time"],
+        [Ready::Leaf(Leaf::Among("cmd", _))] => &["kind", "platform", "signature", "time"],
         [Ready::Leaf(Leaf::Among("node" | "platform", _))] => &["kind", "cmd", "time"],
         [Ready::Leaf(Leaf::Among("kind", _))] => &["node", "platform", "time"],
         [Ready::Leaf(Leaf::Among("signature", _))] => &["cmd", "time"],
-        [Ready::Leaf(Leaf::Time("time", ..)), ..] => &["kind", "cmd", "time"],
+        [Ready::Leaf(Leaf::Time("time", ..)), ..] => &IN_ORDER,
         _ => &[],
     };
-    other.iter().all(|one| matches!(one, Ready::Leaf(leaf) if leaf.column().is_some_and(|of| held.contains(&of))))
+    other.iter().all(|one| is_held(one, held))
+}
+
+/// Tells whether these columns are all that it takes to tell this.
+fn is_held(one: &Ready, held: &[&str]) -> bool {
+    match one {
+        Ready::Leaf(leaf) => leaf.column().is_some_and(|of| held.contains(&of)),
+        Ready::Not(inner) => is_held(inner, held),
+        Ready::Any(all) | Ready::All(all) => all.iter().all(|one| is_held(one, held)),
+    }
 }
 
 fn is_of_property(driver: &[Ready]) -> bool {
@@ -667,8 +686,16 @@ mod tests {
         check("cmd=node properties.sure=true", "d.platform", &[by_cmd, "LIST SUBQUERY 1", sure]);
         let ticket = "SEARCH d USING COVERING INDEX dump_ticket (tenant=? AND ticket=?)";
         check("cmd=node ticket=T-1", "d.platform", &[by_cmd, "LIST SUBQUERY 1", ticket]);
-        check("cmd=node", "d.signature", &["SEARCH d USING COVERING INDEX dump_signature (tenant=?)"]);
+        check("cmd=node", "d.signature", &[by_cmd]);
         // What is rare is not looked for among all, though another index has what is wanted.
-        check("cmd=rare", "d.signature", &["SEARCH d USING INDEX dump_cmd (tenant=? AND cmd=?)"]);
+        check("cmd=rare", "d.ticket", &["SEARCH d USING INDEX dump_cmd (tenant=? AND cmd=?)"]);
+        // Of an age, or where nothing leads to what is meant, the dumps' order has what is most asked for.
+        let since = "tenant=? AND time>?";
+        check("mtime=30d", "d.severity", &[&format!("SEARCH d USING COVERING INDEX dump_time ({since})")]);
+        check("mtime=30d ticket=undefined", "d.cmd", &[&format!("SEARCH d USING COVERING INDEX dump_time ({since})")]);
+        check("mtime=30d", "d.platform", &[&format!("SEARCH d USING COVERING INDEX dump_place ({since})")]);
+        for line in ["ticket=undefined", "ticket!=undefined cmd!=node", "NOT ( cmd=node OR cmd=rare )"] {
+            check(line, "d.signature", &["SEARCH d USING COVERING INDEX dump_time (tenant=?)"]);
+        }
     }
 }
