@@ -282,7 +282,8 @@ fn the_demo_shows_it_all_and_leaves_nothing() {
     let ran = run_with(command, b"");
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(begun.elapsed() < Duration::from_secs(20), "it took {:?}", begun.elapsed());
-    for words in ["ended by signal 11 (SEGV)", "null_access | total", "  total at ", "demo.c:9", "quarry dump download"] {
+    for words in ["ended by signal 11 (SEGV)", "null_access | total", "  total at ", "demo.c:9", "quarry dump download"]
+    {
         assert!(ran.out.contains(words), "`{words}` is missing: {ran:?}");
     }
     assert_eq!(folder.path().read_dir().expect("is there").count(), 0, "it leaves something behind");
