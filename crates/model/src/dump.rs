@@ -506,7 +506,7 @@ impl DumpFindings {
             cut(cause, MAX_WORD_CHARS * 4);
         }
         if let Some(signature) = &mut self.signature {
-            cut(&mut signature.id, MAX_WORD_CHARS);
+            cut(&mut signature.id, MAX_HASH_CHARS);
             cut(&mut signature.text, MAX_WORD_CHARS * 4);
         }
         // What is longer than an analysis ever makes it counts by its name alone.

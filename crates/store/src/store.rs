@@ -115,8 +115,15 @@ impl Store {
             Place::Folder(folder) => {
                 let lock = lock(folder)?;
                 let path = folder.join("quarry.db");
-                let mut connection = sqlite::writer(&path, config.synchronous)?;
-                migration::on_sqlite(&mut connection, now)?;
+                let (file, synchronous) = (path.clone(), config.synchronous);
+                // It may take long, and whoever waits for it must be able to do something else.
+                let open = move || {
+                    let mut connection = sqlite::writer(&file, synchronous)?;
+                    migration::on_sqlite(&mut connection, now)?;
+                    Ok::<_, StoreError>(connection)
+                };
+                let opened = tokio::task::spawn_blocking(open).await;
+                let connection = opened.map_err(|source| StoreError::Unavailable { source: Some(source.into()) })??;
                 let thread = std::thread::Builder::new()
                     .name("store-writer".to_owned())
                     // The folder is ours for as long as anything may be written there.

@@ -6,7 +6,9 @@ use crate::sample::{at, log, refused, tenant};
 use futures_util::future::join_all;
 use model::dump::query::Earnest;
 use model::dump::spec::Specification;
-use model::dump::{Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, DumpSignature};
+use model::dump::{
+    Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, DumpSignature, MAX_TICKET_CHARS, MAX_WORD_CHARS,
+};
 use model::node::Held;
 use model::parcel::{Frame, Index};
 use model::{
@@ -24,6 +26,7 @@ on_both_engines!(
     what_no_dump_needs_goes,
     naming_a_parcel_and_removing_it_meet,
     findings_are_kept,
+    the_longest_words_are_kept,
     a_dump_is_analysed_once_and_whatever_happens,
     a_machine_that_fails_is_forgiven_a_few_times,
     dumps_are_analysed_again_by_order,
@@ -253,6 +256,34 @@ async fn naming_a_parcel_and_removing_it_meet(fresh: &Fresh) {
     for store in stores {
         store.close().await;
     }
+}
+
+/// All that stands in one index together, as long as it may be and of letters that nothing makes shorter.
+async fn the_longest_words_are_kept(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let letter = || char::from_u32(0x2_0000 + u32::try_from(random() % 0xa000).expect("is small")).expect("is one");
+    let word = |chars: usize| Some((0..chars).map(|_| letter()).collect::<String>());
+    let facts = DumpFacts {
+        cmd: word(MAX_WORD_CHARS),
+        node: word(MAX_WORD_CHARS),
+        platform: word(MAX_WORD_CHARS),
+        psargs: word(MAX_WORD_CHARS * 4),
+        ..DumpFacts::default()
+    };
+    let name = word(MAX_WORD_CHARS).expect("is one");
+    let dump = create(&store, ours, &NewDump { facts, name, ..new("a") }, ("x", 1), &[]).await.expect("is made").dump;
+    note(&store, &dump, json!({"ticket": word(MAX_TICKET_CHARS), "properties": {"a": word(2_000)}})).await;
+    let signature = DumpSignature { id: word(2_000).expect("is one"), text: word(2_000).expect("is one") };
+    let findings = DumpFindings {
+        signature: Some(signature),
+        class: word(2_000),
+        cause: word(2_000),
+        stack: vec![word(2_000).expect("is one")],
+        ..DumpFindings::new(DumpState::Analysed, DumpKind::Core)
+    };
+    store.dump_find(dump.id, dump.digest, findings, "node", at(9)).await.expect("is kept");
+    store.close().await;
 }
 
 async fn findings_are_kept(fresh: &Fresh) {
