@@ -91,6 +91,7 @@ impl Run {
             provide(session, &client, image, self.pull).await?;
         }
         let notes = place::send(&client, &mut new, program, self.file).await?;
+        let unsent = place::unsent(&new);
         if self.verbose {
             notes.iter().for_each(|note| session.output.say(note));
         }
@@ -101,7 +102,13 @@ impl Run {
             let execution = client.execution_create(&new).await?;
             return create::told(session, &execution);
         }
-        attend_with(session, &client, &new, (feed, terminal)).await.map(|(exit, _)| exit)
+        let (exit, _) = attend_with(session, &client, &new, (feed, terminal)).await?;
+        if matches!(exit, Exit::Program(_)) {
+            for name in unsent {
+                session.output.say(&format!("note: `{name}` here was not sent along (hint: `--file {name}`)"));
+            }
+        }
+        Ok(exit)
     }
 }
 

@@ -102,7 +102,12 @@ impl ServerArgs {
         let log = Log::start(&config.log, output, clock.clone())?;
         let (mut stop, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut reload = signal(SignalKind::hangup())?;
-        let mut server = Server::open(config, Some(log), clock).await.map_err(|error| explain(&error))?;
+        // A database that is brought up to date may take long; what is not committed when this ends is undone.
+        let mut server = tokio::select! {
+            opened = Server::open(config, Some(log), clock) => opened.map_err(|error| explain(&error))?,
+            _ = stop.recv() => return Ok(given_up(Exit::Ok)),
+            _ = interrupt.recv() => return Ok(given_up(Exit::Interrupted)),
+        };
         // Whoever waits until the server is ready then finds the token where it was asked for.
         let greeted = self.greet(session, &server).await;
         if let Err(error) = greeted.and_then(|()| server.serve().map_err(|error| explain(&error))) {
@@ -167,6 +172,12 @@ impl ServerArgs {
         }
         Ok(output.flush()?)
     }
+}
+
+/// Says that it ends before it has begun.
+fn given_up(exit: Exit) -> Exit {
+    tracing::info!("stopped before it was ready; what was not finished is begun again by the next start");
+    exit
 }
 
 /// Waits until the node inside breaks, if there is one.

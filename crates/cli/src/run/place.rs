@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// Where files stand unless somebody says otherwise.
 const FOLDER: &str = "/work";
+/// Arguments that are told of when they name files that were not sent along.
+const MAX_UNSENT: usize = 3;
 /// Where programs belong to a system, and work only there.
 const SYSTEM: [&str; 7] = ["/bin/", "/sbin/", "/lib/", "/lib64/", "/usr/", "/opt/", "/nix/"];
 
@@ -88,6 +90,15 @@ pub(super) async fn send(
         new.sandbox.cwd = Some(FOLDER.to_owned());
     }
     Ok(notes)
+}
+
+/// Returns the arguments that name files of this side which the sandbox does not see, unless it sees folders of the node.
+pub(super) fn unsent(new: &NewExecution) -> Vec<String> {
+    let cwd = Path::new(new.sandbox.cwd.as_deref().unwrap_or(FOLDER));
+    let is_sent = |word: &str| new.sandbox.files.iter().any(|file| Path::new(&file.target) == cwd.join(word));
+    let is_file = |word: &str| Path::new(word).is_file() && !SYSTEM.iter().any(|folder| word.starts_with(folder));
+    let words = new.command.iter().skip(1).filter(|_| new.sandbox.mounts.is_empty());
+    words.filter(|word| is_file(word) && !is_sent(word)).take(MAX_UNSENT).cloned().collect()
 }
 
 async fn place(client: &Client, new: &mut NewExecution, file: &File) -> anyhow::Result<String> {

@@ -266,6 +266,36 @@ fn an_end_in_order_lets_requests_finish() {
 }
 
 #[test]
+fn a_start_that_takes_long_hears_signals() {
+    /// Bit of a signal among those that a process has something to do about.
+    const TERM: u64 = 1 << 14;
+    let house = House::new(Engine::Sqlite).expect("needs nothing");
+    house.start().stop();
+    // Somebody else writes, so the schema has to wait.
+    let other = rusqlite::Connection::open(house.data().join("quarry.db")).expect("opens");
+    other.execute_batch("BEGIN IMMEDIATE").expect("is nobody's");
+    for (signal, code) in [(Signal::TERM, 0), (Signal::INT, 130)] {
+        let starting = Held::start(house.command());
+        let status = format!("/proc/{}/status", starting.pid());
+        let begun = Instant::now();
+        let hears = || {
+            let status = std::fs::read_to_string(&status).expect("runs");
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("is told").trim();
+            u64::from_str_radix(caught, 16).expect("is a number") & TERM != 0
+        };
+        while !hears() {
+            assert!(begun.elapsed() < Duration::from_secs(9), "it does not come so far");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        rustix::process::kill_process(starting.pid(), signal).expect("runs");
+        assert_eq!(starting.wait(), code);
+        assert!(begun.elapsed() < Duration::from_secs(9), "it waited for the database");
+    }
+    other.execute_batch("ROLLBACK").expect("was begun");
+    house.start().stop();
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     for (first, second, code) in [(Signal::TERM, Signal::TERM, 1), (Signal::INT, Signal::INT, 130)] {
         let house = House::new(Engine::Sqlite).expect("needs nothing");

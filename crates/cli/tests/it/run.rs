@@ -277,6 +277,21 @@ async fn files_of_this_side_are_sent_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failure_tells_of_files_that_were_not_sent() {
+    let check = async |code: i32, args: &[&str], expected: &str| {
+        let ran = ran(&play(&[], Outcome::Exited { code }), args, b"").await;
+        assert_eq!((ran.code, ran.err.as_str()), (code, expected), "{args:?}");
+    };
+    let note = "note: `data` here was not sent along (hint: `--file data`)\n";
+    check(2, &["--", "python3", "data", "nowhere", "/usr/bin/env"], note).await;
+    check(0, &["--", "python3", "data"], "").await;
+    check(2, &["--file", "data", "--", "python3", "data"], "").await;
+    check(2, &["--file", "data:/etc/x", "--", "python3", "data"], note).await;
+    check(2, &["--mount", "/data:/work:ro", "--", "python3", "data"], "").await;
+    check(2, &["--quiet", "--", "python3", "data"], "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_no_program_is_not_sent() {
     let check = async |args: &[&str], code: i32| {
         let play = play(&[], Outcome::Exited { code: 0 });

@@ -226,6 +226,16 @@ impl Held {
         Self(command.stdin(Stdio::null()).spawn().expect("starts"))
     }
 
+    /// Returns its id.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.0)
+    }
+
+    /// Waits for its end; returns the exit code, minus the signal's number if one ended it.
+    pub(crate) fn wait(mut self) -> i32 {
+        code(self.0.wait().expect("ends"))
+    }
+
     /// Returns the lines of its standard output, which must be piped, as they come.
     pub(crate) fn lines(&mut self) -> impl Iterator<Item = String> + use<> {
         let out = BufReader::new(self.0.stdout.take().expect("is piped"));
