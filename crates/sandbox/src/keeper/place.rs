@@ -12,6 +12,7 @@ use crate::spawner::{Abilities, Settings};
 use crate::{ids, network, system};
 use model::{Network, SandboxKind};
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -65,8 +66,14 @@ impl Place {
             let said = |errno| format!("the spawner could not get mounts of its own: {errno}");
             // No other thread is there yet, so this concerns the whole process.
             system::unshare_mounts().map_err(said)?;
-            rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-                .map_err(said)?;
+            let told = rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC);
+            told.map_err(|errno| match errno {
+                Errno::INVAL => {
+                    "`/` is no mount, as in a chroot; `mount --rbind DIR DIR` before `chroot DIR` makes it one"
+                        .to_owned()
+                }
+                other => said(other),
+            })?;
             let made = Stock::make(&state.join("stock"), &hidden);
             stock = Some(made.map_err(|errno| format!("what all sandboxes share cannot be made: {errno}"))?);
         } else {
