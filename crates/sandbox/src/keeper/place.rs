@@ -68,10 +68,9 @@ impl Place {
             system::unshare_mounts().map_err(said)?;
             let told = rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC);
             told.map_err(|errno| match errno {
-                Errno::INVAL => {
-                    "`/` is no mount, as in a chroot; `mount --rbind DIR DIR` before `chroot DIR` makes it one"
-                        .to_owned()
-                }
+                Errno::INVAL => "`/` is no mount: in a chroot the kernel makes no user namespaces; containers and \
+                                 `systemd-nspawn` change their root by `pivot_root`, where it does"
+                    .to_owned(),
                 other => said(other),
             })?;
             let made = Stock::make(&state.join("stock"), &hidden);
