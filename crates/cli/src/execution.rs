@@ -124,24 +124,10 @@ pub(crate) async fn wait_reasons(session: &Session, client: &client::Client, id:
     {
         if let Some(why) = execution.waiting.filter(|why| *why != told) {
             session.output.say(&format!("waiting: {why}"));
-            if let Some(option) = offered_by(&why) {
-                session.output.say(&format!("hint: a node offers it that was started with `{option}`"));
-            }
             told = why;
         }
         tokio::time::sleep(AGAIN).await;
     }
-}
-
-/// Returns the option of `quarry node` and `quarry up` that offers what the nodes lack, if one does.
-fn offered_by(why: &str) -> Option<&'static str> {
-    let options = [
-        ("needs mount ", "--allow-mount PATH:ro|rw"),
-        ("needs network `host`", "--allow-host-network"),
-        ("needs label ", "--label NAME=VALUE"),
-        ("needs runtime ", "--runtime NAME=PATH"),
-    ];
-    options.iter().find(|(lack, _)| why.contains(lack)).map(|(_, option)| *option)
 }
 
 /// Says in a line where an execution stands.

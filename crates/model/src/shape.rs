@@ -92,17 +92,18 @@ impl Offer {
             return Err(format!("needs platform `{platform}`"));
         }
         if !self.networks.contains(&shape.network) {
-            return Err(format!("needs network `{}`", shape.network.as_str()));
+            let option = if shape.network == Network::Host { offered("--allow-host-network") } else { String::new() };
+            return Err(format!("needs network `{}`{option}", shape.network.as_str()));
         }
         if let Some(runtime) = shape.runtime.as_ref().filter(|runtime| !self.runtimes.contains(runtime)) {
-            return Err(format!("needs runtime `{runtime}`"));
+            return Err(format!("needs runtime `{runtime}`{}", offered(&format!("--runtime {runtime}=PATH"))));
         }
         if let Some((name, value)) = shape.labels.iter().find(|(name, value)| self.labels.get(*name) != Some(value)) {
-            return Err(format!("needs label `{name}={value}`"));
+            return Err(format!("needs label `{name}={value}`{}", offered(&format!("--label {name}={value}"))));
         }
         if let Some(mount) = shape.mounts.iter().find(|mount| !self.mounts.iter().any(|offered| holds(offered, mount)))
         {
-            return Err(format!("needs mount `{mount}`"));
+            return Err(format!("needs mount `{mount}`{}", offered(&format!("--allow-mount {mount}"))));
         }
         let lacking = shape.demand.without(self.enforces);
         if !lacking.is_empty() {
@@ -123,6 +124,11 @@ const fn word(access: Access) -> &'static str {
         Access::ReadOnly => "ro",
         Access::ReadWrite => "rw",
     }
+}
+
+/// Says how an operator has a node offer what is lacking.
+fn offered(option: &str) -> String {
+    format!(" (offered by `quarry node {option}`)")
 }
 
 /// Rounds up to three bits and as many noughts as it takes.
@@ -199,15 +205,30 @@ mod tests {
         check(&|shape| shape.kind = SandboxKind::Vm, Some("needs sandbox `vm`"));
         check(&|shape| shape.platform = Some(platform("amd64", None)), Some("needs platform `linux/amd64`"));
         check(&|shape| shape.platform = Some(platform("arm64", Some("v7"))), Some("needs platform `linux/arm64/v7`"));
-        check(&|shape| shape.network = Network::Host, Some("needs network `host`"));
+        check(
+            &|shape| shape.network = Network::Host,
+            Some("needs network `host` (offered by `quarry node --allow-host-network`)"),
+        );
         check(&|shape| shape.runtime = Some("runc".to_owned()), None);
-        check(&|shape| shape.runtime = Some("runsc".to_owned()), Some("needs runtime `runsc`"));
+        check(
+            &|shape| shape.runtime = Some("runsc".to_owned()),
+            Some("needs runtime `runsc` (offered by `quarry node --runtime runsc=PATH`)"),
+        );
         check(&|shape| drop(shape.labels.insert("disk".to_owned(), "ssd".to_owned())), None);
-        check(&|shape| drop(shape.labels.insert("gpu".to_owned(), "1".to_owned())), Some("needs label `gpu=1`"));
+        check(
+            &|shape| drop(shape.labels.insert("gpu".to_owned(), "1".to_owned())),
+            Some("needs label `gpu=1` (offered by `quarry node --label gpu=1`)"),
+        );
         check(&|shape| shape.mounts = mount("/data/set:ro"), None);
         check(&|shape| shape.mounts = mount("/scratch:rw"), None);
-        check(&|shape| shape.mounts = mount("/data:rw"), Some("needs mount `/data:rw`"));
-        check(&|shape| shape.mounts = mount("/database:ro"), Some("needs mount `/database:ro`"));
+        check(
+            &|shape| shape.mounts = mount("/data:rw"),
+            Some("needs mount `/data:rw` (offered by `quarry node --allow-mount /data:rw`)"),
+        );
+        check(
+            &|shape| shape.mounts = mount("/database:ro"),
+            Some("needs mount `/database:ro` (offered by `quarry node --allow-mount /database:ro`)"),
+        );
         check(&|shape| shape.demand = LimitSet::ALL, Some("cannot enforce a limit on cpu, pids, io"));
         check(&|shape| shape.memory_bytes = 3 << 30, None);
         check(&|shape| shape.memory_bytes = 4 << 30, Some("needs 4096 MiB of memory"));

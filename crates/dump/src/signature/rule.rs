@@ -9,8 +9,8 @@
 //! # and unknown = true, interrupted = true, innermost = […] of the stack's first frame
 //!
 //! [[class]]
-//! class = ["panic"]                 # and message = […], of the message as it was said
-//! name = "panic"                    # what a signature says in its place
+//! class = ["panic*", "assert"]      # and message = […], of the message as it was said
+//! name = "broken_promise"           # what a signature says in its place
 //! message_counts = true             # the masked message is part of the signature
 //! fold = false                      # the stack is a recursion
 //!

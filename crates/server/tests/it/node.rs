@@ -431,7 +431,7 @@ async fn takes_only_what_it_fits(place: &Place) {
     assert_eq!(why().await, "no node has joined that could take it");
     let mut plain = Sim::join(&app, &app.house, "plain").await;
     assert_eq!(plain.ask(&app).await.assigned.len(), 0);
-    assert_eq!(why().await, "1 node: needs label `gpu=1`");
+    assert_eq!(why().await, "1 node: needs label `gpu=1` (offered by `quarry node --label gpu=1`)");
     let mut fitting = plain.clone();
     (fitting.id, fitting.session) = (NodeId::new(app.clock.now(), random()), SessionId::new(app.clock.now(), random()));
     let mut new = fitting.new_node("gpu");
