@@ -18,7 +18,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Some(id) = file.build_id().map(<[u8]>::to_vec) else { return };
     accept(bytes.to_vec(), &id);
     let Ok(written) = pack::write(&file) else { return };
-    accept(written.clone(), &id);
+    assert!(accept(written.clone(), &id), "what is written is accepted");
     let mut changed = written;
     for change in changes(bytes) {
         let place = u32::from_le_bytes(*change.first_chunk().expect("it has five bytes"));
@@ -34,10 +34,11 @@ fn changes(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     rest.rchunks_exact(CHANGE_BYTES).take(count)
 }
 
-/// Takes a pack, holds it against what is promised of each, if it is one.
-fn accept(bytes: Vec<u8>, id: &[u8]) {
+/// Takes a pack and holds it against what is promised of each; says whether it is one.
+fn accept(bytes: Vec<u8>, id: &[u8]) -> bool {
     let kept = bytes.clone();
-    let Ok(file) = pack::accept(Path::new("pack"), bytes, id) else { return };
+    let Ok(file) = pack::accept(Path::new("pack"), bytes, id) else { return false };
     assert_eq!(file.build_id(), Some(id));
     assert_eq!(pack::write(&file).expect("a pack is packed"), kept);
+    true
 }

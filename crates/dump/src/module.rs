@@ -123,6 +123,15 @@ impl ModuleFile {
         &self.bytes
     }
 
+    /// Returns its bytes to keep; those that others have too, or that lie in a file, are copied.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        match Arc::try_unwrap(self.bytes) {
+            Ok(Bytes::Owned(bytes)) => bytes,
+            Ok(mapped) => mapped.to_vec(),
+            Err(shared) => shared.to_vec(),
+        }
+    }
+
     /// Returns the build id it says it has.
     pub fn build_id(&self) -> Option<&[u8]> {
         self.build_id.as_deref()

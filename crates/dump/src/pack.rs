@@ -82,16 +82,14 @@ pub enum PackError {
     Odd(String),
 }
 
-/// Returns the pack of a module.
+/// Returns the pack of a module; it will be accepted, since a module whose headers contradict each other has none.
 pub fn write(file: &ModuleFile) -> Result<Vec<u8>, PackError> {
-    if file.build_id().is_none() {
-        return Err(PackError::Nameless(shown(file)));
-    }
+    let build_id = file.build_id().ok_or_else(|| PackError::Nameless(shown(file)))?;
     let parts = match Parts::of(file, &PACKED) {
         Err(PackError::Long(_)) => Parts::of(file, &PACKED[..PACKED.len() - OPTIONAL])?,
         other => other?,
     };
-    Ok(parts.write())
+    Ok(accept(file.path(), parts.write(), build_id)?.into_bytes())
 }
 
 /// Takes a pack that somebody sent, if it is one of the module with this build id and nothing else.

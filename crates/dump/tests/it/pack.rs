@@ -80,6 +80,30 @@ fn a_damaged_pack_is_refused_or_harmless() {
     assert!(refused > good.len() / 4, "{refused} of {}", good.len() * 3);
 }
 
+#[test]
+fn a_damaged_module_has_a_pack_that_is_accepted_or_none() {
+    let programs = Programs::new();
+    let module = fs::read(programs.small("small")).unwrap();
+    let (mut made, mut refused) = (0, 0);
+    // The table of sections is what a linker writes last.
+    for at in (0..0x200).chain(module.len() - 0x800..module.len()) {
+        for flip in [0x01, 0x80, 0xff] {
+            let mut damaged = module.clone();
+            damaged[at] ^= flip;
+            let Ok(file) = ModuleFile::of_bytes(Path::new("module"), damaged) else { continue };
+            let Some(id) = file.build_id() else { continue };
+            match pack::write(&file) {
+                Ok(bytes) => {
+                    pack::accept(Path::new("pack"), bytes, id).unwrap_or_else(|error| panic!("{at:#x}: {error}"));
+                    made += 1;
+                }
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(made > 100 && refused > 100, "{made} made, {refused} refused");
+}
+
 fn check(path: &Path) {
     let file = ModuleFile::open(path).unwrap();
     let id = file.build_id().unwrap();
