@@ -31,9 +31,9 @@ test-cgroup2: ## Run the tests of sandboxes under control groups of version 2, i
 	@scripts/install cgroup2
 	@scripts/test-cgroup2 $(ARGS)
 
-test-catch: ## Have a real kernel hand cores to `quarry dump catch`, in a virtual machine
+test-catch: ## Have real kernels hand cores to `quarry dump catch`, in virtual machines (ARGS="pipe" or "socket")
 	@scripts/install cgroup2
-	@scripts/test-catch
+	@scripts/test-catch $(ARGS)
 
 test-vmcore: ## Crash a real kernel in a virtual machine, and read its dump in every form
 	@scripts/install cgroup2

@@ -64,7 +64,7 @@ pub(crate) enum Dump {
 impl Dump {
     /// Tells whether it stands for a program, and has its own way to stop.
     pub(crate) const fn is_program(&self) -> bool {
-        matches!(self, Self::Debug(_))
+        matches!(self, Self::Debug(_) | Self::Catch(_))
     }
 
     /// Runs the command.

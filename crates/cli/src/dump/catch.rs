@@ -29,8 +29,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{JoinError, JoinSet};
 
 /// Takes in the core of a program that crashed; what the kernel starts
 ///
@@ -102,34 +102,53 @@ fn tell(output: &mut Output, taken: &Taken) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// Serves the coredump socket until it is told to end; then it is gone at once, and what is being taken in is finished.
 async fn listen(session: &mut Session, settings: Settings, spool: Spool, path: &Path) -> anyhow::Result<Exit> {
-    let listener = Arc::new(socket::listen(path)?);
+    let listener = socket::listen(path)?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     session.output.line(&format!("listening at {}", path.display()))?;
     session.output.flush()?;
-    let place = Arc::new((settings, spool));
-    let (room, mut catching) = (Arc::new(Semaphore::new(MAX_AT_ONCE)), JoinSet::new());
+    let (place, mut catching) = (Arc::new((settings, spool)), JoinSet::new());
     loop {
-        let permit = Arc::clone(&room).acquire_owned().await.context("nobody closes it")?;
-        let (accepting, serving) = (Arc::clone(&listener), Arc::clone(&place));
-        // A thread of its own each: what is taken in is read, packed and written without a pause.
-        let (stream, _) = tokio::task::spawn_blocking(move || accepting.accept()).await??;
-        catching.spawn_blocking(move || {
-            let _permit = permit;
-            socket::serve((&serving.0, &serving.1), stream)
-        });
-        while let Some(done) = catching.try_join_next() {
-            let told = match done.context("taking a core in ended in a panic")? {
-                Ok(taken) => tell(&mut session.output, &taken),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = told {
-                let label = session.output.err_style(Style::Doubtful, "note:");
-                session.output.complain(&label, &format!("{error:#}"));
+        let ended = tokio::select! {
+            accepted = listener.accept(), if catching.len() < MAX_AT_ONCE => {
+                let stream = accepted?.0.into_std()?;
+                stream.set_nonblocking(false)?;
+                let place = Arc::clone(&place);
+                // A thread of its own each: what is taken in is read, packed and written without a pause.
+                catching.spawn_blocking(move || socket::serve((&place.0, &place.1), stream));
+                continue;
             }
-            // Whoever started it may have stopped reading; that is no reason to stop catching.
-            let _ = session.output.flush();
+            Some(caught) = catching.join_next() => { caught_one(session, caught)?; continue; }
+            _ = terminate.recv() => Exit::Ok,
+            _ = interrupt.recv() => Exit::Interrupted,
+        };
+        drop(listener);
+        let _ = std::fs::remove_file(path);
+        loop {
+            tokio::select! {
+                caught = catching.join_next() => match caught {
+                    Some(caught) => caught_one(session, caught)?,
+                    None => return Ok(ended),
+                },
+                // Told twice, it leaves what is not finished; that is counted by whoever opens the spool next.
+                _ = terminate.recv() => return Ok(Exit::Failed),
+                _ = interrupt.recv() => return Ok(Exit::Interrupted),
+            }
         }
     }
+}
+
+/// Says what came of one of many crashes.
+fn caught_one(session: &mut Session, caught: Result<anyhow::Result<Taken>, JoinError>) -> anyhow::Result<()> {
+    let taken = caught.context("taking a core in ended in a panic")?;
+    if let Err(error) = taken.and_then(|taken| tell(&mut session.output, &taken)) {
+        let label = session.output.err_style(Style::Doubtful, "note:");
+        session.output.complain(&label, &format!("{error:#}"));
+    }
+    // Whoever started it may have stopped reading; that is no reason to stop catching.
+    let _ = session.output.flush();
+    Ok(())
 }
 
 fn status(session: &mut Session, spool: &Spool) -> anyhow::Result<Exit> {

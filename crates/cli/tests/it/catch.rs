@@ -369,9 +369,16 @@ fn connect(machine: &Machine, talk: impl FnOnce(&mut UnixStream)) -> Value {
             + status["sum"]["dropped"].as_object().map_or(0, |all| all.len() as u64)
             == 1
     });
-    child.kill().expect("is ours");
-    child.wait().expect("ends");
+    end(&mut child, &path);
     status
+}
+
+/// Ends a listener as a service is ended; its socket is gone afterwards.
+fn end(child: &mut Child, path: &Path) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("is ours");
+    assert_eq!(child.wait().expect("ends").code(), Some(0));
+    assert!(!path.exists(), "nobody may take the socket for one that is served");
 }
 
 /// Speaks the kernel's side of the question, as its documentation has it; returns the answer's length and mask.

@@ -27,6 +27,9 @@ const MAX_LINE_CHARS: usize = 3_072;
 const MAX_VARIABLES: usize = 32;
 /// Modules that are named.
 const MAX_MODULES: usize = 96;
+/// Fields of a process's state, as proc(5) counts them: the first behind the program's name, and how it ended.
+const FIRST_FIELD: usize = 3;
+const EXIT_CODE: usize = 52;
 /// Bytes of all of it; beyond that the longest parts are left out.
 const MAX_BYTES: usize = 12 << 10;
 
@@ -67,6 +70,40 @@ impl Crash {
             host: text(6).filter(|word| !word.is_empty()).map(|word| short(&word, MAX_WORD_CHARS)),
             comm: text(7).filter(|word| !word.is_empty()).map(|word| short(&word, MAX_WORD_CHARS)),
         })
+    }
+}
+
+impl Crash {
+    /// Returns the crash of a process that connected, of which the kernel says no more than whose it is; `/proc` says what
+    /// the kernel's words would have said.
+    pub(crate) fn of_peer(pid: u32, uid: u32, gid: u32) -> Self {
+        let folder = PathBuf::from(format!("/proc/{pid}"));
+        let (state, limits) = (read(&folder, "stat", MAX_FILE_BYTES), read(&folder, "limits", MAX_FILE_BYTES));
+        Self {
+            pid,
+            uid: Some(uid),
+            gid: Some(gid),
+            signal: dying_of(&state),
+            core_limit: core_limit(&limits),
+            ..Self::default()
+        }
+    }
+}
+
+/// Returns the signal that a process is dying of: it is in the last field of its state from the moment that its other
+/// threads are stopped, and so while its core is written.
+fn dying_of(state: &str) -> Option<u32> {
+    // Whatever the program is called, no bracket follows it.
+    let fields = state.get(state.rfind(')')? + 1..)?;
+    let status: u32 = fields.split_whitespace().nth(EXIT_CODE - FIRST_FIELD)?.parse().ok()?;
+    Some(status & 0x7f).filter(|signal| *signal != 0)
+}
+
+/// Returns the limit on cores that holds for a process.
+fn core_limit(limits: &str) -> Option<u64> {
+    match field(limits, "Max core file size")?.split_whitespace().next()? {
+        "unlimited" => Some(u64::MAX),
+        bytes => bytes.parse().ok(),
     }
 }
 
@@ -273,6 +310,24 @@ mod tests {
         assert_eq!(Crash::of_words(&words("5")).expect("is enough").pid, 5);
         assert!(Crash::of_words(&words("x")).is_err());
         assert!(Crash::of_words(&[]).is_err());
+    }
+
+    #[test]
+    fn what_a_process_dies_of_is_in_its_state() {
+        let state =
+            |code: &str| format!("77 (a) (b) S 1 {} {code}\n", "0 ".repeat(EXIT_CODE - FIRST_FIELD - 2).trim_end());
+        assert_eq!(dying_of(&state("11")), Some(11));
+        assert_eq!(dying_of(&state("134")), Some(6), "the bit says that there is a core");
+        assert_eq!(dying_of(&state("256")), None, "it ended by itself");
+        assert_eq!(dying_of(&state("0")), None);
+        assert_eq!(dying_of("77 (a"), None);
+        let limit = |words: &str| core_limit(&format!("Limit  Soft\nMax core file size        {words} bytes     \n"));
+        assert_eq!(limit("0                    unlimited"), Some(0));
+        assert_eq!(limit("unlimited            unlimited"), Some(u64::MAX));
+        assert_eq!(core_limit(""), None);
+        // This process lives, and its own files have all that is looked for.
+        let crash = Crash::of_peer(std::process::id(), 1, 2);
+        assert_eq!((crash.uid, crash.gid, crash.signal, crash.core_limit.is_some()), (Some(1), Some(2), None, true));
     }
 
     #[test]

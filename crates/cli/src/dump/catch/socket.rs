@@ -38,7 +38,7 @@ const WAIT: u64 = 1 << 3;
 const AGREED: u32 = 0;
 
 /// Listens at a path, which nobody but the owner may connect to.
-pub(crate) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
+pub(crate) fn listen(path: &Path) -> anyhow::Result<tokio::net::UnixListener> {
     let cannot = || format!("`{}` cannot be listened at", path.display());
     // What another one left is in the way; anything else is somebody's.
     if path.symlink_metadata().is_ok_and(|there| there.file_type().is_socket()) && UnixStream::connect(path).is_err() {
@@ -46,19 +46,16 @@ pub(crate) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     }
     let listener = UnixListener::bind(path).with_context(cannot)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(cannot)?;
-    Ok(listener)
+    listener.set_nonblocking(true)?;
+    Ok(tokio::net::UnixListener::from_std(listener)?)
 }
 
 /// Takes in what one connection brings.
 pub(crate) fn serve(place: (&Settings, &Spool), stream: UnixStream) -> anyhow::Result<Taken> {
     let until = Instant::now() + place.0.deadline();
     let peer = rustix::net::sockopt::socket_peercred(&stream).context("the kernel does not say who crashed")?;
-    let crash = Crash {
-        pid: u32::try_from(peer.pid.as_raw_nonzero().get()).context("a process has no such number")?,
-        uid: Some(peer.uid.as_raw()),
-        gid: Some(peer.gid.as_raw()),
-        ..Crash::default()
-    };
+    let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).context("a process has no such number")?;
+    let crash = Crash::of_peer(pid, peer.uid.as_raw(), peer.gid.as_raw());
     stream.set_read_timeout(Some(MAX_TALK))?;
     stream.set_write_timeout(Some(MAX_TALK))?;
     let mut first = [0; 4];
