@@ -79,6 +79,17 @@ impl ClientError {
         self.api().is_some_and(|error| error.code == code)
     }
 
+    /// Tells whether asking again would bring the same refusal.
+    pub fn is_final(&self) -> bool {
+        use model::ErrorKind as Kind;
+        self.api().is_some_and(|error| match error.kind {
+            Kind::Invalid | Kind::Forbidden | Kind::NotFound | Kind::Unauthorised | Kind::TooLarge => true,
+            Kind::Conflict | Kind::MethodNotAllowed | Kind::UnsupportedMedia | Kind::RangeNotSatisfiable => true,
+            Kind::Gone => true,
+            Kind::TimedOut | Kind::TooMany | Kind::Internal | Kind::Unavailable => false,
+        })
+    }
+
     /// Returns the id of the request that failed, if the server gave it one.
     pub fn request(&self) -> Option<&str> {
         match self {

@@ -74,6 +74,12 @@ impl Client {
         Ok(Self { http, url, token, tenant: options.tenant, retry: options.retry })
     }
 
+    /// Returns the same client with other patience.
+    #[must_use]
+    pub fn with_retry(&self, retry: Retry) -> Self {
+        Self { retry, ..self.clone() }
+    }
+
     /// Returns the server's address, without a slash at its end.
     pub fn url(&self) -> &str {
         &self.url

@@ -12,11 +12,15 @@ mod beside;
 mod core;
 mod errand;
 mod modules;
+mod trouble;
+
+pub(crate) use trouble::Trouble;
+use trouble::whole;
 
 use crate::cache::Cache;
 use crate::debuginfod::Debuginfod;
 use crate::egress::Egress;
-use crate::files::{FileError, Files, Form};
+use crate::files::{Files, Form};
 use crate::image::{self, BlobFault, Blobs, Step};
 use crate::input;
 use crate::meter::{self, Meters};
@@ -37,20 +41,17 @@ use model::node::{Assignment, Finished, Held, Work};
 use model::{Digest, Input, Outcome, SessionId, SetUpFault, Usage};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
-use sandbox::{Core, Ending, Event, FaultKind, Order, Plan, Status, Stop};
+use sandbox::{Core, Ending, Event, Order, Plan, Status, Stop};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-/// How long output is read after everything inside has ended; then somebody outside holds it open.
-const MAX_AFTERMATH: Duration = Duration::from_secs(10);
 
 /// Where dumps and reports lie while they are worked on, beneath the node's folder.
 pub(crate) const DUMPS: &str = "dumps";
@@ -66,17 +67,6 @@ pub(crate) enum Wish {
     Cancel,
     /// End at once and report nothing.
     Abandon,
-}
-
-/// Why an attempt did not run.
-#[derive(Debug)]
-pub(crate) enum Trouble {
-    /// What was asked for cannot be done.
-    Refused(String),
-    /// The program is not there, or cannot be executed.
-    Program(SetUpFault, String),
-    /// The machine, the server or a registry failed.
-    Machine(String),
 }
 
 /// What proves that an attempt is still ours, and the way to the server for it alone.
@@ -173,7 +163,7 @@ impl Fence {
                 Err(Trouble::Refused(format!("a chunk of input has {size} bytes of {MAX_CHUNK_BLOB_BYTES}")))
             }
             Content::Blob { digest, .. } => {
-                self.read(*digest).await.map_err(|error| Trouble::Machine(format!("blob `{digest}`: {error}")))
+                self.read(*digest).await.map_err(|error| Trouble::of_client(&error, &format!("blob `{digest}`")))
             }
         }
     }
@@ -215,6 +205,10 @@ impl Attempt {
             Ok(result) => (result, None),
             Err(Trouble::Refused(cause)) => (Product::unbegun(SetUpFault::Refused, cause), None),
             Err(Trouble::Program(fault, cause)) => (Product::unbegun(fault, cause), None),
+            Err(Trouble::Server(cause)) => {
+                tracing::warn!(execution = %held.execution, cause, "the server did not do its part for an execution");
+                (Product::unbegun(SetUpFault::Machine, cause), None)
+            }
             Err(Trouble::Machine(cause)) => {
                 tracing::warn!(execution = %held.execution, cause, "an execution could not be set up");
                 (Product::unbegun(SetUpFault::Machine, cause.clone()), Some(cause))
@@ -261,10 +255,7 @@ impl Attempt {
                 made = &mut making => break made,
             }
         };
-        let manifest = made.map_err(|error| {
-            let cause = whole(&error);
-            if error.is_machine() { Trouble::Machine(cause) } else { Trouble::Refused(cause) }
-        })?;
+        let manifest = made?;
         let product = Product::bare(Outcome::Exited { code: 0 });
         Ok(Product { manifest: Some(manifest), ..product })
     }
@@ -287,7 +278,11 @@ impl Attempt {
             let has_user = image.is_some() || self.assignment.recipe.sandbox.user.is_some();
             beside.guide(&mut order, has_user);
         }
-        let stdio = self.stdio().await?;
+        let stdio = tokio::select! {
+            biased;
+            () = wished(&mut wish, Wish::Cancel) => return Ok(Product::bare(Outcome::Cancelled)),
+            stdio = self.stdio() => stdio?,
+        };
         Egress::check(&self.assignment.recipe.sandbox.egress).map_err(|error| Trouble::Refused(whole(&error)))?;
         let begun = match self.assignment.recipe.runtime(image) {
             Some(runtime) => self.contain(runtime, &prepared, &order, &stdio.inside)?,
@@ -324,10 +319,7 @@ impl Attempt {
         let fence = &*self.fence;
         let set = match image {
             None => None,
-            Some(manifest) => Some(self.shop.cache.layers(manifest, fence).await.map_err(|error| {
-                let cause = whole(&error);
-                if error.is_machine() { Trouble::Machine(cause) } else { Trouble::Refused(cause) }
-            })?),
+            Some(manifest) => Some(self.shop.cache.layers(manifest, fence).await?),
         };
         let (mut files, mut kept) = (Vec::new(), Vec::new());
         for file in &self.assignment.recipe.sandbox.files {
@@ -419,11 +411,13 @@ impl Attempt {
         }
         let feeding = self.feed(handle.clone(), outside.feed);
         let written = output.written();
-        let following = output.follow(outside.sources);
-        tokio::pin!(feeding, following);
+        let ended = CancellationToken::new();
+        let mut following = Box::pin(output.follow(outside.sources, ended.clone()));
+        tokio::pin!(feeding);
         let mut measure = tokio::time::interval_at(Instant::now() + meter::FIRST, meter::EVERY);
         measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut is_fed, mut is_read, mut is_stopping, mut is_measuring) = (false, false, false, false);
+        let mut unfed = None;
         let ending = loop {
             tokio::select! {
                 biased;
@@ -449,15 +443,19 @@ impl Attempt {
                 () = &mut following, if !is_read => is_read = true,
                 fed = &mut feeding, if !is_fed => {
                     is_fed = true;
-                    if let Err(Trouble::Refused(cause) | Trouble::Program(_, cause) | Trouble::Machine(cause)) = fed {
-                        tracing::warn!(execution = %self.assignment.held.execution, cause, "input broke off");
-                    }
+                    unfed = fed.err().map(Trouble::cause);
                 }
             }
         };
         handle.ended();
-        if !is_read && tokio::time::timeout(MAX_AFTERMATH, &mut following).await.is_err() {
-            tracing::warn!(execution = %self.assignment.held.execution, "output is held open from outside");
+        ended.cancel();
+        if !is_read {
+            following.as_mut().await;
+        }
+        drop(following);
+        if let Some(cause) = unfed {
+            tracing::warn!(execution = %self.assignment.held.execution, cause, "input broke off");
+            output.remark(&format!("[the program's input broke off: {cause}]\n")).await;
         }
         Ok(ending)
     }
@@ -505,23 +503,6 @@ struct Outside {
     sources: Vec<Source>,
 }
 
-impl From<FileError> for Trouble {
-    fn from(error: FileError) -> Self {
-        Self::Machine(whole(&error))
-    }
-}
-
-/// Returns an error with all that caused it, in one line.
-fn whole(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 /// Says a step of the making of an image in one line, the same for all of its bytes but each tenth.
 fn line(step: Step) -> String {
     match step {
@@ -531,17 +512,6 @@ fn line(step: Step) -> String {
         }
         Step::Unpacking { layer, layers } => format!("layer {layer} of {layers}: unpacking"),
         Step::Storing { layer, layers } => format!("layer {layer} of {layers}: storing"),
-    }
-}
-
-impl From<sandbox::Fault> for Trouble {
-    fn from(fault: sandbox::Fault) -> Self {
-        match fault.kind {
-            FaultKind::Order | FaultKind::Plan => Self::Refused(fault.cause),
-            FaultKind::NoProgram => Self::Program(SetUpFault::NoProgram, fault.cause),
-            FaultKind::NotExecutable => Self::Program(SetUpFault::NotExecutable, fault.cause),
-            FaultKind::Machine => Self::Machine(fault.cause),
-        }
     }
 }
 

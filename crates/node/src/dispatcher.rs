@@ -4,15 +4,16 @@
 //! way: a *held* one that waits at the server for something to do, and a *report* of what has happened, which the server
 //! answers when it is on disk. What a report carried comes back into the outbox if the report failed.
 //!
-//! The lease is counted from the moment a call was sent, on a clock that runs while the machine sleeps. When it is over,
-//! everything ends here before anything begins elsewhere, and the node joins again under a new session.
+//! The lease is counted from the moment a call was sent, on a clock that runs while the machine sleeps, and a tenth of it is
+//! left for what ends to end. When it is over, everything ends here before anything begins elsewhere, and the node joins
+//! again under a new session.
 
 use crate::agent::NodeError;
 use crate::attempt::{Attempt, Ended, Fence, Shop, Wish};
 use crate::outbox::{Outbox, Parcel};
 use crate::sandboxes::boot_ms;
 use crate::worker::COOLING;
-use client::{Client, ClientError};
+use client::{Client, ClientError, Retry};
 use model::node::{Assignment, Held, Sync, SyncAnswer, Used, Written};
 use model::{ExecutionId, NewNode, Node, NodeId, NodeState, Offer, SessionId};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -32,6 +33,12 @@ const MAX_PAUSE: Duration = Duration::from_secs(3);
 const TELL_USED: Duration = Duration::from_secs(2);
 /// How often the lease is looked at.
 const BEAT: Duration = Duration::from_millis(250);
+/// How long a session is thought to last at most, until the first answer under it tells.
+const FIRST_LEASE_MS: u64 = 60_000;
+/// How long the first held call waits, which must not outlast a lease of unknown length.
+const FIRST_WAIT_MS: u64 = 500;
+/// How long the server may be away for what an attempt asks of it: the lease ends it sooner.
+const PATIENCE: Duration = Duration::from_secs(3600);
 /// Failures of the machine in a row after which a node says that it is in trouble.
 const MAX_FAILURES: u32 = 5;
 /// Attempts that are remembered, so that an answer that comes late begins none of them twice.
@@ -92,12 +99,17 @@ enum Standing {
 pub(crate) struct Dispatcher {
     shop: Arc<Shop>,
     client: Client,
+    /// For the attempts.
+    patient: Client,
     id: NodeId,
     offer: Offer,
     session: SessionId,
     standing: Standing,
-    lease_until_ms: u64,
+    /// When the call was sent whose answer tells the lease's length.
+    lease_from_ms: u64,
     lease_ms: u64,
+    /// How long a held call waits.
+    wait_ms: u64,
     state: NodeState,
     outbox: Outbox,
     running: HashMap<Held, watch::Sender<Wish>>,
@@ -115,6 +127,8 @@ pub(crate) struct Dispatcher {
     trouble: Option<String>,
     stop_by: Option<Instant>,
     is_leaving: bool,
+    /// Whether the time to finish is over.
+    is_over: bool,
     has_left: bool,
     joined: watch::Sender<Option<NodeId>>,
 }
@@ -128,15 +142,18 @@ impl Dispatcher {
         joined: watch::Sender<Option<NodeId>>,
     ) -> Self {
         let (say, said) = mpsc::channel(CHUNKS_WAITING);
+        let patient = client.with_retry(Retry { unreachable_max: PATIENCE, busy_max: PATIENCE, follow_max: PATIENCE });
         Self {
             shop,
             client,
+            patient,
             id,
             offer,
             session: client::id::fresh(SessionId::new),
             standing: Standing::Apart,
-            lease_until_ms: u64::MAX,
+            lease_from_ms: 0,
             lease_ms: 0,
+            wait_ms: 0,
             state: NodeState::Joining,
             outbox: Outbox::default(),
             running: HashMap::new(),
@@ -154,6 +171,7 @@ impl Dispatcher {
             trouble: None,
             stop_by: None,
             is_leaving: false,
+            is_over: false,
             has_left: false,
             joined,
         }
@@ -173,7 +191,7 @@ impl Dispatcher {
                 Some(answered) = self.calls.join_next() => Event::Answered(answered),
                 Some(ended) = self.attempts.join_next() => Event::Ended(Box::new(ended)),
                 Some(written) = self.said.recv(), if !self.outbox.is_full() => Event::Said(written),
-                () = stop.cancelled(), if self.stop_by.is_none() => Event::Stop,
+                () = stop.cancelled(), if self.stop_by.is_none() && !self.is_over => Event::Stop,
                 () = sandboxes.gone() => Event::SpawnerGone,
                 _ = beat.tick() => Event::Beat,
                 _ = cool.tick() => Event::Cool,
@@ -259,7 +277,7 @@ impl Dispatcher {
             Call::Report(parcel) | Call::Leave(parcel) => parcel.clone(),
         };
         let wait_ms = match &call {
-            Call::Wait => MAX_WAIT_MS.min(self.lease_ms / 3),
+            Call::Wait => self.wait_ms,
             Call::Join | Call::Report(_) | Call::Leave(_) => 0,
         };
         if wait_ms > 0 {
@@ -346,19 +364,19 @@ impl Dispatcher {
         self.standing = Standing::Joined;
         self.state = node.state;
         self.pause = PAUSE;
-        // The first sync tells the true length; until then the node must not think that it has for ever.
-        self.lease_ms = 2_000;
-        self.lease_until_ms = sent_ms + 60_000;
+        // The first sync tells the true length; until then the node holds nothing, and must not think that it has for ever.
+        (self.lease_from_ms, self.lease_ms) = (sent_ms, FIRST_LEASE_MS);
+        self.wait_ms = FIRST_WAIT_MS;
         tracing::info!(node = %node.id, name = node.name, "joined");
         self.joined.send_replace(Some(node.id));
     }
 
     /// Does what the server says.
     fn heed(&mut self, answer: SyncAnswer, sent_ms: u64) {
-        self.lease_ms = answer.lease_ms;
-        self.lease_until_ms = self.lease_until_ms.max(sent_ms + answer.lease_ms);
-        if self.lease_until_ms > sent_ms + answer.lease_ms + 60_000 {
-            self.lease_until_ms = sent_ms + answer.lease_ms;
+        self.wait_ms = MAX_WAIT_MS.min(answer.lease_ms / 3);
+        // Answers overtake each other; what was asked last was renewed last.
+        if sent_ms >= self.lease_from_ms {
+            (self.lease_from_ms, self.lease_ms) = (sent_ms, answer.lease_ms);
         }
         self.state = answer.state;
         for refused in &answer.refused {
@@ -381,7 +399,8 @@ impl Dispatcher {
 
     fn take(&mut self, assignment: Assignment) {
         let held = assignment.held;
-        if self.is_leaving || !self.known.0.insert(held) {
+        // What the server gave out before it heard that this node leaves is run: nobody else will until the lease is gone.
+        if self.is_over || !self.known.0.insert(held) {
             return;
         }
         self.known.1.push_back(held);
@@ -392,7 +411,7 @@ impl Dispatcher {
         }
         let (wish, wished) = watch::channel(Wish::Run);
         self.running.insert(held, wish);
-        let fence = Fence { client: self.client.clone(), session: self.session, held };
+        let fence = Fence { client: self.patient.clone(), session: self.session, held };
         let attempt = Attempt {
             shop: Arc::clone(&self.shop),
             fence: Arc::new(fence),
@@ -447,14 +466,14 @@ impl Dispatcher {
     }
 
     fn beat(&mut self) {
-        if self.standing == Standing::Joined && boot_ms() >= self.lease_until_ms {
+        if self.standing == Standing::Joined && boot_ms() >= self.lease_from_ms + self.lease_ms / 10 * 9 {
             tracing::warn!("the lease ran out; everything that ran under it ends");
             self.lose();
         }
         if self.stop_by.is_some_and(|by| Instant::now() >= by) && !self.running.is_empty() {
             tracing::warn!(running = self.running.len(), "the time to finish is over; what still runs goes back");
             self.abandon_all();
-            self.stop_by = Some(Instant::now() + Duration::from_secs(3600));
+            (self.is_over, self.stop_by) = (true, None);
         }
     }
 
@@ -463,7 +482,6 @@ impl Dispatcher {
         self.abandon_all();
         self.outbox = Outbox::default();
         self.standing = Standing::Apart;
-        self.lease_until_ms = u64::MAX;
         self.session = client::id::fresh(SessionId::new);
         self.is_waiting = false;
         self.is_busy = false;
@@ -478,7 +496,7 @@ impl Dispatcher {
     /// Puts back what could not be said and waits a little, or gives up if the server will never listen.
     fn failed(&mut self, call: Call, error: ClientError) -> Result<(), NodeError> {
         let is_first = self.joined.borrow().is_none();
-        let is_final = is_final(&error);
+        let is_final = error.is_final();
         match call {
             Call::Join if is_first && is_final => return Err(NodeError::Refused(Box::new(error))),
             Call::Join | Call::Wait => {}
@@ -496,20 +514,10 @@ impl Dispatcher {
         tracing::warn!(%error, pause_ms = self.pause.as_millis(), "the server does not answer as it should");
         self.not_before = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(MAX_PAUSE);
-        if self.is_leaving && self.running.is_empty() && self.pause == MAX_PAUSE {
-            // Nobody to say goodbye to; the lease will run out by itself.
+        if self.is_leaving && self.running.is_empty() && self.outbox.is_empty() && self.pause == MAX_PAUSE {
+            // Nobody to say goodbye to, and nothing to say; the lease will run out by itself.
             self.has_left = true;
         }
         Ok(())
     }
-}
-
-/// Tells whether asking again would bring the same refusal.
-fn is_final(error: &ClientError) -> bool {
-    use model::ErrorKind as Kind;
-    error.api().is_some_and(|error| match error.kind {
-        Kind::Invalid | Kind::Forbidden | Kind::NotFound | Kind::Unauthorised | Kind::TooLarge | Kind::Conflict => true,
-        Kind::MethodNotAllowed | Kind::UnsupportedMedia | Kind::RangeNotSatisfiable | Kind::Gone => true,
-        Kind::TimedOut | Kind::TooMany | Kind::Internal | Kind::Unavailable => false,
-    })
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// How long few bytes wait for more.
 const GATHER: Duration = Duration::from_millis(20);
@@ -31,6 +32,11 @@ const GATHER_BYTES: usize = 1 << 20;
 const READ_BYTES: usize = 64 << 10;
 /// Reads whose results wait for the one task that numbers chunks; more would only hold more memory.
 const READS_WAITING: usize = 4;
+
+/// How long it may be quiet after everything inside has ended; then somebody outside holds the output open.
+pub(crate) const MAX_AFTERMATH: Duration = Duration::from_secs(10);
+/// Reads after that end: more than the largest pipes hold comes from outside.
+const MAX_LATE_READS: usize = 64;
 
 /// Where a chunk goes: to the dispatcher, which says it with the next sync.
 pub(crate) type Say = mpsc::Sender<Written>;
@@ -89,21 +95,29 @@ impl Output {
         self.flush().await;
     }
 
-    /// Reads the sources to their ends. Everything that was written is on its way when this returns.
-    pub(crate) async fn follow(&mut self, sources: Vec<Source>) {
+    /// Reads the sources to their ends, or, once everything inside has `ended`, to what is not from inside any more.
+    /// Everything that was written is on its way when this returns, however long it takes to be taken.
+    pub(crate) async fn follow(&mut self, sources: Vec<Source>, ended: CancellationToken) {
         let (sender, mut pieces) = mpsc::channel(READS_WAITING);
         let mut readers: Vec<_> = sources.into_iter().map(|source| Box::pin(read(source, sender.clone()))).collect();
         drop(sender);
         let mut reading = Box::pin(async move { drive(&mut readers).await });
         let mut is_reading = true;
         let mut due: Option<Instant> = None;
-        loop {
+        let mut late_reads = 0;
+        while late_reads <= MAX_LATE_READS {
             let at = due.unwrap_or_else(Instant::now);
+            // It is quiet while this task waits here, and not while it waits for a chunk to be taken.
+            let quiet = async {
+                ended.cancelled().await;
+                tokio::time::sleep(MAX_AFTERMATH).await;
+            };
             tokio::select! {
                 biased;
                 piece = pieces.recv() => match piece {
                     None => break,
                     Some((stream, bytes)) => {
+                        late_reads += usize::from(ended.is_cancelled());
                         self.add(stream, &bytes).await;
                         due = self.gathered.is_some().then(|| due.unwrap_or_else(|| Instant::now() + self.gather));
                     }
@@ -113,6 +127,10 @@ impl Output {
                     due = None;
                 }
                 () = &mut reading, if is_reading => is_reading = false,
+                () = quiet => {
+                    tracing::warn!(execution = %self.fence.held.execution, "output is held open from outside");
+                    break;
+                }
             }
         }
         self.flush().await;

@@ -293,6 +293,7 @@ pub async fn fetch<D: Depot>(
             let mut rest = &bytes[..];
             for frame in &left[..count] {
                 let (packed, behind) = rest.split_at_checked(frame.packed as usize).ok_or_else(|| missing(frame))?;
+                cross(&mut assembly).await;
                 block_in_place(|| assembly.push(packed))?;
                 rest = behind;
             }
@@ -300,7 +301,15 @@ pub async fn fetch<D: Depot>(
             left = &left[count..];
         }
     }
+    cross(&mut assembly).await;
     Ok(block_in_place(|| assembly.finish())?)
+}
+
+/// Hashes the hole before what comes next, in parts between which others have their turn and whoever waits may give up.
+async fn cross(assembly: &mut Assembly<'_>) {
+    while block_in_place(|| assembly.cross()) {
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn places<D: Depot>(depot: &D, frames: &[Frame]) -> Result<HashMap<Digest, FramePlace>, ParcelError> {

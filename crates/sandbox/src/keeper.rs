@@ -240,11 +240,10 @@ impl Keeper {
 
     fn bear(&mut self, number: u64, plan: Plan, order: Option<(Order, [OwnedFd; 3])>) -> Result<(), Fault> {
         let what = machine("the sandbox could not be made");
-        let ids = self.place.take_ids().map_err(&what)?;
-        let cell = self.cells.take(&plan.limits)?;
-        let net = self.place.take_net(&plan);
         let (control, init_control) = message::pair().map_err(&what)?;
         let (orders, init_orders) = message::pair().map_err(&what)?;
+        let ids = self.place.take_ids().map_err(&what)?;
+        let net = self.place.take_net(&plan);
         let limits = plan.limits;
         let is_ordered = order.is_some();
         let birth = Birth {
@@ -258,6 +257,8 @@ impl Keeper {
             place: self.place.ids,
             ground: self.place.ground.clone(),
         };
+        // Last, as a cell that is dropped and not given back would leave its mother behind.
+        let cell = self.cells.take(&limits)?;
         let init = match &cell {
             Some(cell) => cell.bear(birth),
             None => system::clone_process(birth.namespaces(), None, || crate::init::run(&birth)),

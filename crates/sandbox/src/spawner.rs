@@ -1,5 +1,6 @@
 //! The handle by which a node speaks to its spawner, and the events that come back. The spawner itself is a process of its
-//! own (`keeper.rs`); this side never waits for it but in `start`, in `Events::next` and when it is dropped.
+//! own (`keeper.rs`); this side never waits for it but in `start`, in `Events::next`, when it is dropped, and for a moment
+//! where more is said at once than its socket holds.
 
 pub use crate::keeper::main;
 
@@ -9,6 +10,7 @@ use crate::message::{self, MAX_MESSAGE_BYTES, Reply, Request};
 use crate::plan::{Order, Place, Plan};
 use crate::system;
 use model::{LimitSet, Network, SandboxKind};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, fchmod, fstatfs};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown};
@@ -19,9 +21,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// Sandboxes that one spawner holds.
 pub const MAX_SANDBOXES: usize = 4_096;
+
+/// How long a message waits for room in the spawner's socket, and how long for word of some.
+const MAX_BUSY: Duration = Duration::from_secs(1);
+const BUSY_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// How a spawner is started and what it may use.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -217,7 +224,16 @@ pub(crate) fn send(socket: BorrowedFd<'_>, request: &Request<'_>, fds: &[Borrowe
     if bytes.len() > MAX_MESSAGE_BYTES {
         return Err(SandboxError::TooLong { bytes: bytes.len(), max: MAX_MESSAGE_BYTES });
     }
-    message::send(socket, &bytes, fds).map_err(|errno| failure(errno, bytes.len()))
+    let until = Instant::now() + MAX_BUSY;
+    loop {
+        match message::send(socket, &bytes, fds) {
+            // It hears in a moment: it never waits for whoever speaks to it.
+            Err(Errno::AGAIN) if Instant::now() < until => {
+                let _ = rustix::event::poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&BUSY_PAUSE));
+            }
+            sent => return sent.map_err(|errno| failure(errno, bytes.len())),
+        }
+    }
 }
 
 fn failure(errno: Errno, bytes: usize) -> SandboxError {

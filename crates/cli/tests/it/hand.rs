@@ -2,12 +2,14 @@
 //! with limits.
 
 use crate::stub::{Ran, run_with};
-use crate::system::{Engine, House, Server};
+use crate::system::{Engine, House, Server, http};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// A node of a house; it ends with the test at the latest.
 pub(crate) struct Node {
@@ -323,4 +325,52 @@ fn a_drained_node_ends_by_itself_and_what_waits_says_why() {
     // Its name is free for another one, so it goes by its id.
     let ran = server.run(&token, &["node", "rm", &id]);
     assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+#[test]
+fn what_is_not_there_speaks_against_no_node() {
+    let Some(hand) = Hand::open() else { return };
+    let (url, token) = (format!("{}/v1/executions", hand.server.url), hand.token.clone());
+    let runtime = tokio::runtime::Runtime::new().expect("is made");
+    // One more than the failures of its own after which a node is held back.
+    for number in 0..6 {
+        let id = format!("exe_{number:026}");
+        let body = json!({ "id": id, "command": ["true"], "input": { "kind": "blob", "digest": "0".repeat(64) } });
+        let asked = http().post(&url).bearer_auth(&token).json(&body).send();
+        let asked = async { asked.await?.error_for_status() };
+        runtime.block_on(asked).expect("is taken");
+        let ran = run_with(hand.command(&["execution", "wait", &id]), b"");
+        assert!(ran.code == 125 && ran.out.contains("does not exist"), "{ran:?}");
+    }
+    let nodes = run_with(hand.command(&["node", "ls"]), b"");
+    assert!(nodes.out.contains("ready") && !nodes.out.contains("quarantined"), "{nodes:?}");
+    assert_eq!(run_with(hand.command(&["run", "--", "true"]), b"").code, 0);
+}
+
+/// Longer than a call is tried again by itself, and than an output that somebody holds open is waited for.
+const OUTAGE: Duration = Duration::from_secs(12);
+
+#[test]
+fn what_was_said_while_the_server_was_away_is_kept() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let house = House::new(Engine::Sqlite).expect("needs nothing").at_one_address();
+    let server = house.start();
+    let node = Node::start(&house, &server);
+    let text = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); echo line $i; done";
+    let said = format!("echo begun; sleep 1; {text}; exit 5");
+    let mut command = server.command(&house.token(), &["run", "--", "sh", "-c", &said]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("is piped")).lines();
+    assert_eq!(lines.next().expect("comes").expect("is text"), "begun");
+    server.kill();
+    // The program writes and ends meanwhile.
+    std::thread::sleep(OUTAGE);
+    let _server = house.start();
+    let told: Vec<_> = lines.map(|line| line.expect("is text")).collect();
+    assert!(told.iter().enumerate().all(|(index, line)| *line == format!("line {}", index + 1)));
+    assert_eq!((told.len(), child.wait().expect("ends").code()), (200_000, Some(5)));
+    assert_eq!(node.stop(), Some(0));
 }

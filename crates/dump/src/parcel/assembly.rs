@@ -15,6 +15,9 @@ use std::sync::Arc;
 /// Unpacked frames that are held, of those looked at last: of the longest sort, 8 MiB.
 const MAX_HELD_FRAMES: usize = 4;
 
+/// Bytes of a hole that are hashed at once.
+const MAX_CROSSED_BYTES: u64 = 64 << 20;
+
 /// Why a dump cannot be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum AssemblyError {
@@ -89,6 +92,15 @@ impl<'m> Assembly<'m> {
     pub fn new(manifest: &'m Manifest, file: &'m File) -> Self {
         let hasher = blake3::Hasher::new();
         Self { manifest, file, hasher, frame: 0, extent: 0, written: 0, hashed: 0, raw: Vec::new() }
+    }
+
+    /// Hashes a part of the hole before what comes next, which may be longer than anybody wants to wait for at once; tells
+    /// whether there is more of it.
+    pub fn cross(&mut self) -> bool {
+        let next = self.manifest.extents.get(self.extent).map_or(self.manifest.size, |next| next.start);
+        let reached = self.hashed.saturating_add(MAX_CROSSED_BYTES).min(next);
+        self.hash_zeros(reached);
+        self.hashed < next
     }
 
     /// Adds the next frame.

@@ -12,9 +12,9 @@
 //! bytes and no more, and the folder is emptied when it has grown too large.
 
 use super::modules::{FILES, Fetched, Fetcher, PACKS, Reader, Shelf};
-use super::{Attempt, MAX_AFTERMATH, Product, Trouble, Wish, whole, wished};
+use super::{Attempt, Product, Trouble, Wish, wished};
 use crate::files::Form;
-use crate::output::{Output, Source};
+use crate::output::{MAX_AFTERMATH, Output, Source};
 use crate::parcel::{Fenced, ParcelError, fetch, read};
 use crate::recipe::host_user;
 use crate::scratch::Scratch;
@@ -122,8 +122,8 @@ impl Attempt {
             None => output.remark("[the analysis wrote no findings that can be read]\n").await,
             Some((told, report)) => {
                 let stored = self.fence.store(BlobContent::File(report.path().to_owned())).await;
-                let (report, _) = stored
-                    .map_err(|error| Trouble::Machine(format!("the report of a dump cannot be stored: {error}")))?;
+                let (report, _) =
+                    stored.map_err(|error| Trouble::of_client(&error, "the report of a dump cannot be stored"))?;
                 product.findings = Some(DumpFindings { report: Some(report), ..told.findings });
             }
         }
@@ -261,10 +261,7 @@ impl Attempt {
     /// Puts the dump together in a file, proved by its digest.
     pub(super) async fn fetch_dump(&self, order: &DumpOrder, path: &Path) -> Result<(), Trouble> {
         let refused = |why: String| Trouble::Refused(format!("the dump cannot be had: {why}"));
-        let failed = |error: ParcelError| match error {
-            ParcelError::Missing(_) | ParcelError::TooLong(..) => refused(error.to_string()),
-            error => Trouble::Machine(format!("the dump cannot be fetched: {}", whole(&error))),
-        };
+        let failed = |error: ParcelError| Trouble::of_parcels(&error);
         let digest = order.manifest.ok_or_else(|| refused("its content was dropped".to_owned()))?;
         let (client, fence) = (self.fence.client.clone(), self.fence.show());
         let reader = client.execution_blob_get(fence, digest).await.map_err(|error| failed(error.into()))?;

@@ -16,7 +16,7 @@ impl Attempt {
         match self.send_core(core).await {
             Ok(dump) => Some(dump),
             Err(error) => {
-                let cause = super::whole(&error);
+                let cause = super::trouble::whole(&error);
                 tracing::warn!(execution = %self.fence.held.execution, cause, "a core cannot be stored");
                 output.remark(&format!("[the core of {bytes} bytes could not be stored: {cause}]\n")).await;
                 None

@@ -6,7 +6,8 @@
 //! is linked into a folder of this attempt, so that nobody sees what others asked for, and stays though the caches let it
 //! go. That something cannot be had is said and is no failure: the dump is told without it.
 
-use super::{Attempt, DUMPS, Fence, Shop, whole};
+use super::trouble::whole;
+use super::{Attempt, DUMPS, Fence, Shop};
 use crate::debuginfod::{Debuginfod, DebuginfodError, Part};
 use crate::files::Form;
 use crate::scratch::Scratch;
