@@ -13,6 +13,7 @@ use crate::dump::parcels::send;
 use crate::dump::redaction::{LeftOut, left_out};
 use crate::dump::upload::{announce, is_as_full, there};
 use crate::exit::{Exit, Failure, Told};
+use crate::output::printable;
 use crate::quantity;
 use crate::session::Session;
 use anyhow::Context;
@@ -23,7 +24,7 @@ use dump::parcel::{head_of_file, head_of_stream, split_file_by, split_stream_by}
 use indicatif::ProgressBar;
 use jiff::SignedDuration;
 use model::Dump;
-use model::dump::{Arrival, DumpChange};
+use model::dump::{Arrival, DumpChange, DumpState};
 use node::parcel::Sent;
 use packing::Packing;
 use rustix::fs::{Mode, OFlags};
@@ -198,12 +199,14 @@ impl Work {
         if let Some((hash, size, is_truncated)) = named {
             let found = there(&self.client, &hash).await.map_err(|error| Failed("ask", error.into()))?;
             let is_enough = |found: &Dump| match size {
+                // What somebody removed, or a rule, was there: it does not come back by itself.
+                _ if found.state == DumpState::Purged => true,
                 Some(size) => is_as_full(found, size, is_truncated),
                 // Only what is unpacked has a length; what is there whole is enough.
                 None => found.manifest.is_some() && !found.is_truncated,
             };
             if let Some(found) = found.filter(is_enough) {
-                if !self.is_dry {
+                if !self.is_dry && found.state != DumpState::Purged {
                     self.note(&found, &told).await.map_err(at("note"))?;
                 }
                 return Ok(Done::Known);
@@ -362,7 +365,8 @@ impl Counts {
                 "file": file.path, "bytes": file.bytes, "result": word, "text": text,
                 "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             })),
-            false => session.output.line(&format!("{}: {text}", file.path.display())),
+            // Names are whoever's who left the file there.
+            false => session.output.line(&printable(&format!("{}: {text}", file.path.display()))),
         }
     }
 

@@ -16,7 +16,7 @@ pub(super) use socket::MAX_AT_ONCE;
 pub(super) use spool::{Spool, Stage};
 
 use crate::exit::{Exit, Failure};
-use crate::output::{Output, Style};
+use crate::output::{Output, Style, printable};
 use crate::quantity;
 use crate::session::Session;
 use anyhow::Context;
@@ -179,6 +179,7 @@ fn status(session: &mut Session, spool: &Spool) -> anyhow::Result<Exit> {
         session.output.line(&text)?;
         for (id, about) in abouts {
             let text = about.as_ref().map_or_else(String::new, |about| format!("{} {}", about.hash, about.name));
+            let text = printable(&text);
             session.output.line(&format!("  {id} {text}"))?;
         }
     }
@@ -187,8 +188,11 @@ fn status(session: &mut Session, spool: &Spool) -> anyhow::Result<Exit> {
         let dropped: Vec<_> = account.dropped.iter().map(|(why, count)| format!("{count} {why:?}")).collect();
         let dropped = if dropped.is_empty() { "none".to_owned() } else { dropped.join(", ").to_lowercase() };
         let text = format!(
-            "{program}: {} seen, {} kept ({} cut), dropped: {dropped}",
-            account.seen, account.kept, account.cut
+            "{}: {} seen, {} kept ({} cut), dropped: {dropped}",
+            printable(program),
+            account.seen,
+            account.kept,
+            account.cut
         );
         session.output.line(&text)?;
     }

@@ -4,6 +4,7 @@ use super::parcels::plain;
 use crate::blob::bar;
 use crate::draft::{Draft, Readers};
 use crate::exit::{Exit, Failure};
+use crate::output::printable;
 use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
@@ -11,6 +12,9 @@ use model::Dump;
 use model::parcel::{MAX_MANIFEST_BYTES, Manifest};
 use node::parcel::{fetch, read};
 use std::path::{Path, PathBuf};
+
+/// Bytes of a file's name, with room for what a draft of it is called.
+const MAX_NAME_BYTES: usize = 200;
 
 /// Fetches a dump, which is there whole or not at all
 #[derive(Args)]
@@ -48,7 +52,7 @@ impl Download {
         draft.keep()?;
         match session.output.is_json() {
             true => session.output.json(&dump)?,
-            false => session.output.line(&path.display().to_string())?,
+            false => session.output.line(&printable(&path.display().to_string()))?,
         }
         Ok(Exit::Ok)
     }
@@ -63,7 +67,8 @@ impl Download {
             return Ok(path.clone());
         }
         // The name is somebody else's word: it must not lead anywhere else, nor stand in the place of what is here.
-        let is_plain = !dump.name.contains(['/', '\0']) && !dump.name.starts_with('.');
+        let is_plain =
+            !dump.name.contains(['/', '\0']) && !dump.name.starts_with('.') && dump.name.len() <= MAX_NAME_BYTES;
         let path = PathBuf::from(if is_plain { dump.name.clone() } else { format!("core.{}", dump.hash) });
         if path.symlink_metadata().is_ok() {
             let failure = Failure::new(Exit::Refused, "file_exists", format!("`{}` is there already", path.display()));

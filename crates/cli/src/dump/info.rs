@@ -35,9 +35,6 @@ impl Info {
         let is_json = session.output.is_json();
         let text = |dump: &Dump| if is_json { pretty(dump) } else { pretty(&Known::from(dump)) };
         let mut is_first = true;
-        if !meant.is_one {
-            session.output.line("[")?;
-        }
         find(&client, &meant, |dumps| {
             for dump in &dumps {
                 let text = text(dump)?;
@@ -45,7 +42,8 @@ impl Info {
                     session.output.line(&text)?;
                     continue;
                 }
-                let comma = if std::mem::take(&mut is_first) { "" } else { ",\n" };
+                // Not before there is one: what was asked for may not be there at all.
+                let comma = if std::mem::take(&mut is_first) { "[\n" } else { ",\n" };
                 let text = text.replace('\n', "\n    ");
                 session.output.bytes(format!("{comma}    {text}").as_bytes())?;
             }
@@ -53,7 +51,7 @@ impl Info {
         })
         .await?;
         if !meant.is_one {
-            session.output.line(if is_first { "]" } else { "\n]" })?;
+            session.output.line(if is_first { "[\n]" } else { "\n]" })?;
         }
         Ok(Exit::Ok)
     }

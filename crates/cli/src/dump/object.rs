@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use client::blob::Content;
 use dump::parcel::{Head, head_of_file};
+use serde_json::json;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,9 @@ impl Object {
         let mut exit = Exit::Ok;
         for path in &self.files {
             match hash_of(path).await {
+                Ok((hash, _)) if session.output.is_json() => {
+                    session.output.json_line(&json!({ "file": path, "hash": hash }))?;
+                }
                 Ok((hash, _)) => session.output.line(&hash)?,
                 Err(error) => exit = exit.or(session.report(&error)),
             }
@@ -38,7 +42,11 @@ impl Object {
 pub(super) async fn hash_of(path: &Path) -> anyhow::Result<(String, Head)> {
     let cannot = || format!("`{}` cannot be read", path.display());
     let opened = path.to_owned();
-    let read = move || anyhow::Ok(head_of_file(&File::open(opened)?)?);
+    let read = move || {
+        // Nobody may ever write into a pipe with a name.
+        anyhow::ensure!(opened.metadata()?.is_file(), "it is not a file");
+        anyhow::Ok(head_of_file(&File::open(opened)?)?)
+    };
     let head = tokio::task::spawn_blocking(read).await?.with_context(cannot)?;
     if let Some(hash) = head.hash {
         return Ok((hash.to_string(), head));

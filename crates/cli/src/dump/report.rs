@@ -16,7 +16,7 @@ use model::dump::query::ReportQuery;
   quarry dump report type=core")]
 pub(crate) struct Report {
     /// Which dumps, and then the property
-    #[arg(required = true, value_name = "SPECIFICATION|PROPERTY")]
+    #[arg(value_name = "SPECIFICATION|PROPERTY")]
     words: Vec<String>,
 }
 

@@ -89,12 +89,14 @@ async fn from_file(
     (path, name): (&Path, &str),
     (rules, has_packs): (LeftOut, bool),
 ) -> anyhow::Result<Done> {
-    let file = File::open(path).with_context(|| format!("`{}` cannot be read", path.display()))?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
+    let cannot = || format!("`{}` cannot be read", path.display());
+    // A pipe with a name would only be opened once somebody writes into it.
+    if !std::fs::metadata(path).with_context(cannot)?.is_file() {
         let failure = Failure::usage("usage", format!("`{}` is not a file", path.display()));
         return Err(failure.hint("a dump from a pipe is uploaded with `-`").into());
     }
+    let file = File::open(path).with_context(cannot)?;
+    let metadata = file.metadata()?;
     let (hash, head) = hash_of(path).await?;
     let (size, is_truncated) = (metadata.len(), head.end > metadata.len());
     if let Some(there) = there(client, &hash).await?.filter(|there| is_as_full(there, size, is_truncated)) {
@@ -197,6 +199,9 @@ async fn make_known(
     }
     match arrived.arrival {
         Arrival::New => {}
+        Arrival::Replaced if dump.is_truncated => {
+            session.output.say(&format!("{} now has more of its content, {} bytes", dump.hash, dump.size));
+        }
         Arrival::Replaced => session.output.say(&format!("{} now has its whole content", dump.hash)),
         Arrival::Known if dump.digest == split.manifest.digest => {
             session.output.say(&format!("{name} is already there as {}", dump.hash));
