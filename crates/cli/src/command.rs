@@ -129,6 +129,7 @@ fn execute(command: Command, session: &mut Session) -> anyhow::Result<Exit> {
         || matches!(&command, Command::Node(node) if node.is_role())
     {
         ::node::be_prompt();
+        ::node::raise_open_files();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {

@@ -34,6 +34,11 @@ pub fn be_prompt() {
     sandbox::prompt::begin();
 }
 
+/// Lets this process open as many files as it may: connections, pipes and sandboxes each need some.
+pub fn raise_open_files() {
+    sandbox::descriptor::raise();
+}
+
 /// Becomes the spawner of a node; what a node starts its own program for.
 pub fn spawner() -> std::process::ExitCode {
     sandbox::spawner::main()

@@ -16,6 +16,7 @@
 pub(crate) mod group;
 mod mother;
 
+use crate::descriptor;
 use crate::event::{Fault, FaultKind};
 use crate::init::{self, Birth};
 use crate::system;
@@ -78,24 +79,26 @@ pub(crate) struct Cells {
 }
 
 impl Cells {
-    /// Finds out what there is, clears away what an earlier spawner of this name left, and makes the first cells.
-    pub(crate) fn open(name: &str, count: u32, is_privileged: bool) -> Self {
+    /// Finds out what there is, clears away what an earlier spawner of this name left, and makes the first cells. Refuses
+    /// more than there is room for: limits that hold for some sandboxes only would hold for none.
+    pub(crate) fn open(name: &str, count: u32, is_privileged: bool) -> Result<Self, String> {
         let hierarchies = Hierarchies::find(name, is_privileged);
         let mut cells =
             Self { hierarchies, stacks: Stacks::default(), free: Vec::new(), made: 0, disk: group::root_disk() };
         if cells.limits().is_empty() {
-            return cells;
+            return Ok(cells);
         }
         for _ in 0..count {
             match cells.make() {
                 Ok(cell) => cells.free.push(cell),
+                Err(Errno::MFILE | Errno::NFILE) => return Err(descriptor::full(count)),
                 Err(errno) => {
                     cells.hierarchies.give_up(&format!("control groups cannot be used: {errno}"));
                     break;
                 }
             }
         }
-        cells
+        Ok(cells)
     }
 
     /// Returns the limits that are enforced here.
@@ -176,8 +179,12 @@ impl Cells {
             tasks.push(folder.join("tasks"));
             for name in group::files(self.hierarchies.version) {
                 let open = |write| File::options().read(true).write(write).open(folder.join(name));
-                if let Ok(file) = open(true).or_else(|_| open(false)) {
-                    files.insert(*name, file);
+                match open(true).or_else(|_| open(false)).map_err(|error| Errno::from_io_error(&error)) {
+                    Ok(file) => drop(files.insert(*name, file)),
+                    // A limit would silently not hold.
+                    Err(Some(errno @ (Errno::MFILE | Errno::NFILE))) => return Err(errno),
+                    // Not every kernel has every file.
+                    Err(_) => {}
                 }
             }
         }

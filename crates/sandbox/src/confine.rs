@@ -5,6 +5,7 @@
 //! There is no limit on the size of an address space: it breaks just-in-time compilers and sanitizers, which reserve far
 //! more than they use. Memory is the control group's affair.
 
+use crate::descriptor;
 use crate::event::{Fault, FaultKind};
 use crate::plan::Plan;
 use crate::profile::Tracing;
@@ -63,6 +64,7 @@ fn kept(plan: &Plan) -> CapabilitySet {
 }
 
 fn limit(plan: &Plan, means: Means) -> Result<(), Fault> {
+    descriptor::lower();
     let what = machine("a resource limit could not be set");
     system::limit(libc::RLIMIT_CORE, means.kernel_core_bytes, means.kernel_core_bytes).map_err(&what)?;
     if !means.counts_processes {

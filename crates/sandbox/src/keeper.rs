@@ -9,6 +9,7 @@ mod life;
 mod place;
 
 use crate::cell::Cells;
+use crate::descriptor;
 use crate::event::{Fault, FaultKind, Stop};
 use crate::init::Birth;
 use crate::message::{self, CoreText, EndingText, MAX_MESSAGE_BYTES, Packet, Reply, Request, Word};
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
     let _ = rustix::process::setsid();
     // `Spawner` says so before the first touch of memory; whoever starts this otherwise is to have it too.
     system::use_huge_pages(0);
+    descriptor::raise();
     // Made here once, the filters are there in every process that this one makes.
     for tracing in [Tracing::Allowed, Tracing::Asked] {
         seccomp::filter(tracing);
@@ -77,8 +79,7 @@ fn open(socket: &OwnedFd) -> Result<Keeper, ()> {
         let _ = message::say(socket.as_fd(), &Reply::Refused { cause }, &[]);
     };
     let place = Place::open(&settings).map_err(refuse)?;
-    let keeper = Keeper::open(&settings, place, socket.try_clone().map_err(drop)?, buffer)
-        .map_err(|errno| refuse(format!("events cannot be waited for: {errno}")))?;
+    let keeper = Keeper::open(&settings, place, socket.try_clone().map_err(drop)?, buffer).map_err(refuse)?;
     let abilities = keeper.place.abilities(&keeper.cells);
     message::say(socket.as_fd(), &Reply::Ready { abilities }, &[]).map_err(drop)?;
     Ok(keeper)
@@ -103,10 +104,12 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn open(settings: &Settings, place: Place, socket: OwnedFd, buffer: Vec<u8>) -> rustix::io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &socket, epoll::EventData::new_u64(NODE), epoll::EventFlags::IN)?;
-        let cells = Cells::open(&place.group, settings.cells, place.ground.is_privileged);
+    fn open(settings: &Settings, place: Place, socket: OwnedFd, buffer: Vec<u8>) -> Result<Self, String> {
+        let said = |errno: Errno| format!("events cannot be waited for: {errno}");
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(said)?;
+        epoll::add(&epoll, &socket, epoll::EventData::new_u64(NODE), epoll::EventFlags::IN).map_err(said)?;
+        let cells = Cells::open(&place.group, settings.cells, place.ground.is_privileged)?;
+        descriptor::check(settings.cells)?;
         place.shed();
         Ok(Self {
             socket,
@@ -205,7 +208,7 @@ impl Keeper {
             Request::Build { number, plan } => self.build(number, plan.into_owned(), None),
             Request::Run { number, plan, order } => match <[OwnedFd; 3]>::try_from(fds) {
                 Ok(stdio) => self.build(number, plan.into_owned(), Some((order.into_owned(), stdio))),
-                Err(_) => self.fail(number, order_fault("three standard streams are needed")),
+                Err(_) => self.fail(number, streamless()),
             },
             Request::Start { number, .. } => self.start(number, bytes, &fds),
             Request::Resize { number, rows, columns } => {
@@ -316,14 +319,19 @@ impl Keeper {
             // Its end was told already, or is about to be.
             return;
         };
-        if sandbox.life != Life::Parked || fds.len() != 3 {
+        if sandbox.life != Life::Parked {
             return;
         }
-        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        match message::send(sandbox.orders.as_fd(), bytes, &fds) {
+        let passed = if fds.len() == 3 {
+            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+            message::send(sandbox.orders.as_fd(), bytes, &fds).map_err(machine("the order could not be passed on"))
+        } else {
+            Err(streamless())
+        };
+        match passed {
             Ok(()) => sandbox.life = Life::Starting,
-            Err(errno) => {
-                sandbox.fault = Some(machine("the order could not be passed on")(errno));
+            Err(fault) => {
+                sandbox.fault = Some(fault);
                 let _ = system::kill(sandbox.init, libc::SIGKILL);
             }
         }
@@ -522,6 +530,12 @@ impl Keeper {
             let _ = epoll::modify(&self.epoll, &self.socket, epoll::EventData::new_u64(NODE), flags);
         }
     }
+}
+
+/// What becomes of an order whose three streams did not arrive: the node sends them, so there was no room for them.
+fn streamless() -> Fault {
+    let cause = "the spawner has no room for the program's three streams: too many open files".to_owned();
+    Fault { kind: FaultKind::Machine, cause }
 }
 
 fn order_fault(cause: &str) -> Fault {

@@ -9,6 +9,7 @@ pub mod bundle;
 mod cell;
 mod confine;
 mod core;
+pub mod descriptor;
 mod error;
 mod event;
 mod ids;

@@ -181,7 +181,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlag
         let mut slices = [IoSliceMut::new(&mut *buffer)];
         rustix::net::recvmsg(socket, &mut slices, &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC)
     })?;
-    let fds = ancillary
+    let mut fds: Vec<_> = ancillary
         .drain()
         .filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(fds) => Some(fds),
@@ -189,8 +189,12 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlag
         })
         .flatten()
         .collect();
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+    if received.flags.contains(ReturnFlags::TRUNC) {
         return Err(Errno::MSGSIZE);
+    }
+    // There is no room for more open files. What came of them is of no use, but the message can be answered.
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        fds.clear();
     }
     Ok(Packet { bytes: received.bytes, fds })
 }

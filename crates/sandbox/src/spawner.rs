@@ -30,6 +30,10 @@ pub const MAX_SANDBOXES: usize = 4_096;
 const MAX_BUSY: Duration = Duration::from_secs(1);
 const BUSY_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
+/// How long a spawner may take to end, and how often that is looked at.
+const MAX_END: Duration = Duration::from_secs(20);
+const END_PAUSE: Duration = Duration::from_millis(2);
+
 /// How a spawner is started and what it may use.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
@@ -165,6 +169,15 @@ impl Drop for Spawner {
     fn drop(&mut self) {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
         let child = self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // It has to end what is left and to put it away; one that does not come to its end must not keep the node from its own.
+        let until = Instant::now() + MAX_END;
+        while Instant::now() < until {
+            if !matches!(child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(END_PAUSE);
+        }
+        let _ = child.kill();
         let _ = child.wait();
     }
 }

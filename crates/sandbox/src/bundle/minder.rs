@@ -5,6 +5,7 @@
 use super::account::Account;
 use super::ground::Ground;
 use super::{Bundle, NOTE, Note, Sort, config, machine, order, put_away, refusal};
+use crate::descriptor;
 use crate::event::{Fault, FaultKind, Status, Stop};
 use crate::message::{self, EndingText, MAX_MESSAGE_BYTES, Reply, Request};
 use crate::prompt;
@@ -45,6 +46,7 @@ pub fn main() -> ExitCode {
     drop(null);
     system::occupy_stdio();
     prompt::end();
+    descriptor::lower();
     // Ctrl-C in the node's terminal is for the node. Failing means that it is on its own already.
     let _ = rustix::process::setsid();
     // Everything that a runtime starts is in this namespace, and ends with its first process, which ends with this one.

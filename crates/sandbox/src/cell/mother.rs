@@ -175,8 +175,13 @@ impl Mother {
     pub(super) fn end(self, stacks: &mut Stacks) {
         self.desk.pass(END);
         // The kernel wakes who waits for this word without knowing in whose memory it is.
-        while self.desk.lives.load(Ordering::Acquire) != 0 {
-            system::wait_while(&self.desk.lives, self.desk.lives.load(Ordering::Acquire), futex::Flags::empty());
+        loop {
+            // One look: what it is by a second could be 0 already, and to that nothing ever comes.
+            let lives = self.desk.lives.load(Ordering::Acquire);
+            if lives == 0 {
+                break;
+            }
+            system::wait_while(&self.desk.lives, lives, futex::Flags::empty());
         }
         stacks.free.push(self.stack);
     }

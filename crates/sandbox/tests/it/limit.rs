@@ -1,8 +1,8 @@
 //! Limits that hold: memory, processes, processors, files, time; and what is said of those that do not.
 
-use crate::bench::{Bench, Who, order, plan, shell};
+use crate::bench::{Bench, Who, order, plan, settings, shell};
 use model::{Access, LimitSet, Limits};
-use sandbox::{Bind, FaultKind, Plan, Status};
+use sandbox::{Bind, FaultKind, Plan, Settings, Spawner, Status};
 use std::time::Instant;
 
 fn limited(change: impl FnOnce(&mut Limits)) -> Plan {
@@ -118,4 +118,32 @@ fn what_cannot_be_had_is_refused() {
         "{:?}",
         bench.spawner.abilities()
     );
+}
+
+#[test]
+fn a_spawner_without_room_for_its_sandboxes_does_not_begin() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let start = |files: u32, cells: u32| {
+        let state = tempfile::tempdir().expect("is made");
+        let run = format!("ulimit -n {files}; exec {}", env!("CARGO_BIN_EXE_sandbox-spawner"));
+        let arguments = vec!["-c".to_owned(), run];
+        let settings = Settings { program: "/bin/sh".into(), arguments, ..settings(state.path().to_owned(), cells) };
+        Spawner::start(&settings).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(start(1024, 4), Ok(()));
+    // Too few to prepare them, and too few to use them.
+    for cells in [200, 60] {
+        let told = start(1024, cells).expect_err("is refused");
+        assert!(told.contains(&format!("{cells} sandboxes at once need")) && told.contains("may have 1024"), "{told}");
+    }
+}
+
+#[test]
+fn a_program_may_open_what_programs_usually_may() {
+    for who in [Who::Root, Who::Ordinary] {
+        let run = Bench::of(who).run(&limited(|_| ()), &shell("ulimit -Sn"));
+        assert_eq!(run.output.trim(), "1024", "{who:?}: {run:?}");
+    }
 }
