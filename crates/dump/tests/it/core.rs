@@ -2,7 +2,7 @@
 //! or damaged they are read as far as they go.
 
 use crate::program::{Program, run};
-use dump::{Places, analyse, quick_id};
+use dump::{Places, analyse, findings, quick_id};
 use model::report::{DumpKind, Report, Severity, Thread, Trust};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,6 +17,10 @@ fn here() -> Places {
 fn addresses(thread: &Thread) -> Vec<u64> {
     let own = thread.frames.iter().filter(|frame| frame.trust != Trust::Inline);
     own.filter_map(|frame| frame.address).map(|address| address.0).collect()
+}
+
+fn signature(report: &Report) -> String {
+    findings(report).signature.expect("what can be read is signed").text
 }
 
 fn functions(thread: &Thread) -> Vec<&str> {
@@ -131,8 +135,13 @@ fn a_call_that_led_nowhere_has_a_caller() {
     assert_eq!(functions(thread)[..3], ["?", "call", "main"]);
     let expected = gdb(&program.path, &core);
     assert_eq!(functions(thread)[1..3], expected[1..3]);
-    let crash = report.crash.expect("it crashed");
+    let crash = report.crash.as_ref().expect("it crashed");
     assert_eq!((crash.class.as_str(), crash.severity), ("null_exec", Severity::Low));
+    assert_eq!(signature(&report), "null_exec | call");
+    let signature_of = |arguments: &[&str]| signature(&analyse(&program.crash(arguments), &here()));
+    assert_eq!(signature_of(&["1"]), "null_exec | ask");
+    assert_eq!(signature_of(&["1", "2"]), "wild_exec | call");
+    assert_eq!(signature_of(&["1", "2", "3"]), "wild_exec | ask");
 }
 
 #[test]
