@@ -45,7 +45,7 @@ pub const MAX_OVERLAYS: usize = 8;
 const MAX_EXAMPLE_FRAMES: usize = 64;
 
 /// Our own rules, in the order in which they are asked.
-const BUILTIN: [(&str, &str); 12] = [
+const BUILTIN: [(&str, &str); 13] = [
     ("class.toml", include_str!("../../rules/class.toml")),
     ("signal.toml", include_str!("../../rules/signal.toml")),
     ("sanitizer.toml", include_str!("../../rules/sanitizer.toml")),
@@ -57,6 +57,7 @@ const BUILTIN: [(&str, &str); 12] = [
     ("go.toml", include_str!("../../rules/go.toml")),
     ("managed.toml", include_str!("../../rules/managed.toml")),
     ("kernel.toml", include_str!("../../rules/kernel.toml")),
+    ("std.toml", include_str!("../../rules/std.toml")),
     ("entry.toml", include_str!("../../rules/entry.toml")),
 ];
 

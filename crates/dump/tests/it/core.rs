@@ -256,6 +256,24 @@ fn a_crash_is_signed_alike_without_its_code() {
             assert_eq!((crash.class.as_str(), crash.severity), (class, severity), "{how}: {crash:?}");
         }
         assert_eq!(signature(&alone), signature(&whole), "{how}");
+        assert!(signature(&whole).ends_with(" | main @faults"), "{how}: {}", signature(&whole));
+    }
+}
+
+#[test]
+fn what_the_library_refuses_is_signed_by_its_caller() {
+    let ways = ["stoi", "stod", "vector", "map", "substr", "bitset", "room", "optional", "variant", "shared", "future"];
+    for optimised in ["-O0", "-O2"] {
+        let program = Program::compile("throws.cpp", &[optimised, "-g", "-w", "-std=c++17", "-pthread"]);
+        let signed = |how: &str| signature(&analyse(&program.crash(&[how]), &here()));
+        for how in ways {
+            assert_eq!(signed(how), "uncaught_exception | ask", "{how} {optimised}");
+        }
+        let lock = signed("mutex");
+        assert!(
+            lock.starts_with("null_access | ") && lock.ends_with("pthread_mutex_lock | ask"),
+            "{optimised}: {lock}"
+        );
     }
 }
 
