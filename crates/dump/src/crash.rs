@@ -5,7 +5,7 @@
 //! its reasons, so that a reader may disagree. The classes of cores:
 //!
 //! - `null_read`, `null_write`, `null_exec`, `null_access`: an address near zero was used;
-//! - `wild_read`, `wild_write`, `wild_exec`, `wild_access`: any other that could not be;
+//! - `wild_read`, `wild_write`, `wild_exec`, `wild_access`: any other that could not be, or where no code was that could;
 //! - `stack_overflow`, `stack_smashing`, `buffer_overflow`, `heap_corruption`, `double_free`;
 //! - `assert`, `panic`, `uncaught_exception`, `abort`: it gave up by itself;
 //! - `division_by_zero`, `arithmetic`, `illegal_instruction`, `trap`, `bus_error`, `forbidden_call`;
@@ -18,7 +18,7 @@ use crate::core::elf::Segment;
 use crate::core::signal::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGSYS, SIGTRAP};
 use crate::core::{Piece, View};
 use crate::memory::read_some;
-use crate::unwind::Registers;
+use crate::unwind::{Registers, module_at};
 use instruction::{Access, Instruction, MAX_CODE_BYTES, decode};
 use message::abort_message;
 use model::report::{Address, Crash, Frame, Report, Severity, Signal, Thread};
@@ -173,8 +173,23 @@ impl Scene<'_> {
             let reason = "it executed an instruction that is there to stop it";
             return Verdict::new("trap", Severity::Low, reason).about(address);
         }
-        let reason = "what it executed is no instruction: it may have been led astray";
-        Verdict::new("illegal_instruction", Severity::High, reason).about(address)
+        let is_at_hand = address.is_some_and(|pc| !read_some(self.view, pc, MAX_CODE_BYTES).is_empty());
+        let modules = self.view.modules;
+        let is_outside = !modules.is_empty() && address.is_some_and(|pc| module_at(modules, pc).is_none());
+        let (class, severity, reason) = match (is_at_hand, is_outside) {
+            (true, true) => {
+                ("wild_exec", Severity::High, "it executed what is no instruction, where no module's code is")
+            }
+            (true, false) => {
+                let reason = "what it executed is no instruction: it may have been led astray";
+                ("illegal_instruction", Severity::High, reason)
+            }
+            (false, _) => {
+                let reason = "its code was not at hand: what it executed was there to stop it, or is no instruction";
+                ("illegal_instruction", Severity::Medium, reason)
+            }
+        };
+        Verdict::new(class, severity, reason).about(address)
     }
 
     fn decoded(&self, fault: Option<u64>) -> Instruction {

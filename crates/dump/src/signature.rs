@@ -7,6 +7,7 @@
 //! signature, always.
 
 mod cycle;
+mod entry;
 mod example;
 mod frame;
 mod message;
@@ -70,10 +71,7 @@ impl Rules {
         let name = rule.and_then(|rule| rule.name.as_deref()).unwrap_or(class);
         let mut parts = vec![name.to_owned()];
         parts.extend(message.clone().filter(|_| message_counts));
-        parts.extend(taken.iter().map(|at| stack.frames[*at].key.clone()));
-        if taken.is_empty() {
-            parts.push(signer.without_frames());
-        }
+        parts.extend(signer.told(&taken));
         let whole = parts.join(" | ");
         let text = short(&whole, MAX_SIGNATURE_CHARS);
         if text != whole {
@@ -231,15 +229,39 @@ impl<'a> Signer<'a> {
         taken
     }
 
-    /// Returns what stands for the frames where none counts.
-    fn without_frames(&mut self) -> String {
+    /// Returns the frames as the text has them.
+    fn told(&mut self, taken: &[usize]) -> Vec<String> {
+        let frames = &self.stack.frames;
+        let any = if taken.is_empty() { self.any() } else { None };
+        let taken = any.as_ref().map_or(taken, std::slice::from_ref);
+        let mut told: Vec<_> = taken.iter().map(|at| frames[*at].key.clone()).collect();
+        if told.is_empty() {
+            told.push(self.without_frames());
+        }
+        let is_common = |at: &usize| self.entry(*at).is_some() || self.role(&frames[*at]).0 == Role::Glue;
+        let last = taken.iter().rposition(|at| self.entry(*at).is_some()).filter(|_| taken.iter().all(is_common));
+        if let Some(last) = last
+            && let Some(program) = self.program(taken[last])
+        {
+            told[last] = format!("{} {program}", told[last]);
+            let rule = self.entry(taken[last]).map(|rule| rule.place.clone());
+            let why = "every program has such a frame: it is told with its program";
+            self.note(&told[last], Decision::Note, rule.as_deref(), why);
+        }
+        told
+    }
+
+    /// Returns the innermost frame that says anything, where none counts.
+    fn any(&mut self) -> Option<usize> {
         let frames = &self.stack.frames;
         let is_told = |at: &usize| frames[*at].key != NOWHERE;
-        let any = (self.cut..frames.len()).find(is_told).or_else(|| (0..frames.len()).find(is_told));
-        if let Some(at) = any {
-            self.decide(at, Decision::Stop, None, "no frame counts by the rules: the innermost one stands for all");
-            return frames[at].key.clone();
-        }
+        let any = (self.cut..frames.len()).find(is_told).or_else(|| (0..frames.len()).find(is_told))?;
+        self.decide(any, Decision::Stop, None, "no frame counts by the rules: the innermost one stands for all");
+        Some(any)
+    }
+
+    /// Returns what stands for the frames where none says anything.
+    fn without_frames(&mut self) -> String {
         let program = self.stack.program.clone();
         let what = program.map_or_else(|| "no stack".to_owned(), |program| format!("no stack in {program}"));
         self.note(&what, Decision::Note, None, "there is no frame with a name or a place");

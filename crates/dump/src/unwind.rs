@@ -240,7 +240,8 @@ impl<'a> Unwinder<'a> {
             && !is_executable(executable, modules, frame.address)
             && let Some(registers) = around.before_bad_call(&step.registers)
         {
-            return Ok(Some(Step { registers, trust: Trust::Scan, is_interrupted: false, is_exact: false }));
+            // Nothing was looked for: the registers say where the call returns to, and a call stands there.
+            return Ok(Some(Step { registers, trust: Trust::Context, is_interrupted: false, is_exact: false }));
         }
         match around.caller(&step.registers, step.is_exact) {
             Some((mut registers, trust)) => {

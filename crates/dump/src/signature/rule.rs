@@ -7,6 +7,7 @@
 //! function = ["memcpy", "str*"]     # any of these; and so with module, file, class, kind
 //! module = ["libc.so*"]
 //! # and unknown = true, interrupted = true, innermost = […] of the stack's first frame
+//! entry = true                      # every program has it: alone it is told with its program
 //!
 //! [[class]]
 //! class = ["panic*", "assert"]      # and message = […], of the message as it was said
@@ -44,7 +45,7 @@ pub const MAX_OVERLAYS: usize = 8;
 const MAX_EXAMPLE_FRAMES: usize = 64;
 
 /// Our own rules, in the order in which they are asked.
-const BUILTIN: [(&str, &str); 11] = [
+const BUILTIN: [(&str, &str); 13] = [
     ("class.toml", include_str!("../../rules/class.toml")),
     ("signal.toml", include_str!("../../rules/signal.toml")),
     ("sanitizer.toml", include_str!("../../rules/sanitizer.toml")),
@@ -56,6 +57,8 @@ const BUILTIN: [(&str, &str); 11] = [
     ("go.toml", include_str!("../../rules/go.toml")),
     ("managed.toml", include_str!("../../rules/managed.toml")),
     ("kernel.toml", include_str!("../../rules/kernel.toml")),
+    ("std.toml", include_str!("../../rules/std.toml")),
+    ("entry.toml", include_str!("../../rules/entry.toml")),
 ];
 
 /// Why a file of rules is refused.
@@ -117,6 +120,8 @@ struct RuleText {
     why: String,
     #[serde(default)]
     then: Then,
+    #[serde(default)]
+    entry: bool,
     function: Patterns,
     module: Patterns,
     file: Patterns,
@@ -154,6 +159,8 @@ struct ExampleText {
 pub(crate) struct Rule {
     pub(crate) role: Role,
     pub(crate) then: Then,
+    /// Whether every program has such a frame, so that its name alone tells none apart.
+    pub(crate) entry: bool,
     pub(crate) why: String,
     /// `file:line`
     pub(crate) place: String,
@@ -369,6 +376,7 @@ impl Reader<'_> {
         let rule = Rule {
             role: text.role.into_inner(),
             then: text.then,
+            entry: text.entry,
             why: self.why(at, text.why)?,
             place: self.place(at),
             function: self.patterns(text.function, left)?,
@@ -477,8 +485,8 @@ mod tests {
         );
         check(
             "[[rule]]\nrole = 'skip'\nwhy = 'x'\nfuncton = ['a']\n",
-            "`ours.toml:4`: unknown field `functon`, expected one of `role`, `why`, `then`, `function`, `module`, `file`, \
-             `class`, `kind`, `unknown`, `interrupted`, `innermost` (hint: see docs/signatures.md for the words a rule may use)",
+            "`ours.toml:4`: unknown field `functon`, expected one of `role`, `why`, `then`, `entry`, `function`, `module`, \
+             `file`, `class`, `kind`, `unknown`, `interrupted`, `innermost` (hint: see docs/signatures.md for the words a rule may use)",
         );
         check(
             "[[rule]]\nrole = 'skip'\nwhy = ''\nfunction = ['a']\n",

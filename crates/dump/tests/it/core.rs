@@ -2,7 +2,7 @@
 //! or damaged they are read as far as they go.
 
 use crate::program::{Program, run};
-use dump::{Places, analyse, quick_id};
+use dump::{Places, analyse, findings, quick_id};
 use model::report::{DumpKind, Report, Severity, Thread, Trust};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,6 +17,10 @@ fn here() -> Places {
 fn addresses(thread: &Thread) -> Vec<u64> {
     let own = thread.frames.iter().filter(|frame| frame.trust != Trust::Inline);
     own.filter_map(|frame| frame.address).map(|address| address.0).collect()
+}
+
+fn signature(report: &Report) -> String {
+    findings(report).signature.expect("what can be read is signed").text
 }
 
 fn functions(thread: &Thread) -> Vec<&str> {
@@ -131,8 +135,13 @@ fn a_call_that_led_nowhere_has_a_caller() {
     assert_eq!(functions(thread)[..3], ["?", "call", "main"]);
     let expected = gdb(&program.path, &core);
     assert_eq!(functions(thread)[1..3], expected[1..3]);
-    let crash = report.crash.expect("it crashed");
+    let crash = report.crash.as_ref().expect("it crashed");
     assert_eq!((crash.class.as_str(), crash.severity), ("null_exec", Severity::Low));
+    assert_eq!(signature(&report), "null_exec | call");
+    let signature_of = |arguments: &[&str]| signature(&analyse(&program.crash(arguments), &here()));
+    assert_eq!(signature_of(&["1"]), "null_exec | ask");
+    assert_eq!(signature_of(&["1", "2"]), "wild_exec | call");
+    assert_eq!(signature_of(&["1", "2", "3"]), "wild_exec | ask");
 }
 
 #[test]
@@ -199,6 +208,7 @@ fn crashes_are_called_what_they_are() {
         ("division_by_zero", "division_by_zero", Severity::Low),
         ("trap", "trap", Severity::Low),
         ("illegal_instruction", "illegal_instruction", Severity::High),
+        ("garbage", "wild_exec", Severity::High),
         ("assert", "assert", Severity::Low),
         ("abort", "abort", Severity::Low),
         ("stack_smashing", "stack_smashing", Severity::High),
@@ -226,6 +236,45 @@ fn crashes_are_called_what_they_are() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_crash_is_signed_alike_without_its_code() {
+    let program = Program::compile("faults.c", &["-O1", "-g", "-w"]);
+    let cases = [
+        ("trap", ("trap", Severity::Low), ("illegal_instruction", Severity::Medium)),
+        ("illegal_instruction", ("illegal_instruction", Severity::High), ("illegal_instruction", Severity::Medium)),
+        ("null_write", ("null_write", Severity::Low), ("null_access", Severity::Low)),
+    ];
+    for (how, with_code, without_code) in cases {
+        let core = program.crash(&[how]);
+        let whole = analyse(&core, &here());
+        let folder = packs(&whole);
+        let alone = analyse(&core, &Places { by_build_id: vec![folder.path().to_owned()], ..Places::default() });
+        for (report, (class, severity)) in [(&whole, with_code), (&alone, without_code)] {
+            let crash = report.crash.as_ref().expect("it crashed");
+            assert_eq!((crash.class.as_str(), crash.severity), (class, severity), "{how}: {crash:?}");
+        }
+        assert_eq!(signature(&alone), signature(&whole), "{how}");
+        assert!(signature(&whole).ends_with(" | main @faults"), "{how}: {}", signature(&whole));
+    }
+}
+
+#[test]
+fn what_the_library_refuses_is_signed_by_its_caller() {
+    let ways = ["stoi", "stod", "vector", "map", "substr", "bitset", "room", "optional", "variant", "shared", "future"];
+    for optimised in ["-O0", "-O2"] {
+        let program = Program::compile("throws.cpp", &[optimised, "-g", "-w", "-std=c++17", "-pthread"]);
+        let signed = |how: &str| signature(&analyse(&program.crash(&[how]), &here()));
+        for how in ways {
+            assert_eq!(signed(how), "uncaught_exception | ask", "{how} {optimised}");
+        }
+        let lock = signed("mutex");
+        assert!(
+            lock.starts_with("null_access | ") && lock.ends_with("pthread_mutex_lock | ask"),
+            "{optimised}: {lock}"
+        );
+    }
 }
 
 #[test]
@@ -264,19 +313,25 @@ fn without_its_files_a_core_is_walked_as_far_as_it_goes() {
     assert_eq!(told, 1);
 }
 
-#[test]
-fn unwind_packs_are_as_good_as_files() {
-    let program = Program::compile("sig.c", &["-O1", "-g"]);
-    let core = program.crash(&[]);
-    let with_files = analyse(&core, &here());
+/// Packs the modules of a report: what unwinding needs of them and their symbols, and no code.
+fn packs(report: &Report) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("there is room for a folder");
-    for module in with_files.modules.iter().filter(|module| module.path.starts_with('/')) {
+    for module in report.modules.iter().filter(|module| module.path.starts_with('/')) {
         let file = dump::ModuleFile::open(Path::new(&module.path)).expect("the module is there");
         let (first, rest) = module.build_id.as_ref().expect("it has a build id").split_at(2);
         fs::create_dir_all(folder.path().join(first)).expect("there is room for a folder");
         let packed = dump::pack::write(&file).expect("it can be packed");
         fs::write(folder.path().join(first).join(format!("{rest}.elf")), packed).expect("there is room for a file");
     }
+    folder
+}
+
+#[test]
+fn unwind_packs_are_as_good_as_files() {
+    let program = Program::compile("sig.c", &["-O1", "-g"]);
+    let core = program.crash(&[]);
+    let with_files = analyse(&core, &here());
+    let folder = packs(&with_files);
     let places = Places { by_build_id: vec![folder.path().to_owned()], ..Places::default() };
     let with_packs = analyse(&core, &places);
     let walked = |report: &Report| addresses(report.crashed().expect("it aborted"));

@@ -178,7 +178,7 @@ fn signatures_name_the_place_in_the_program() {
         ("asan_double.txt", "double_free | drop_node"),
         ("asan_leak.txt", "leak | make_node"),
         ("tsan_race.txt", "data_race | bump"),
-        ("ubsan_stack.txt", "integer_overflow | main"),
+        ("ubsan_stack.txt", "integer_overflow | main @ubsan"),
         ("go_panic.txt", "panic | runtime error: index out of range [#] with length # | main.(*Table).row"),
         ("rust_index.txt", "panic | index out of bounds: the len is # but the index is # | panics::pick"),
         ("java_chain.txt", "exception | java.lang.NumberFormatException: For input string: \"…\" | Main.parse"),

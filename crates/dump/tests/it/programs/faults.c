@@ -38,6 +38,11 @@ int main(int count, char **arguments) {
     if (!strcmp(how, "division_by_zero")) return count * 100 / zero;
     if (!strcmp(how, "trap")) __builtin_trap();
     if (!strcmp(how, "illegal_instruction")) __asm__ volatile(".byte 0x06");
+    if (!strcmp(how, "garbage")) {
+        char *room = mmap(0, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        memset(room, 6, 4096);
+        ((void (*)(void))room)();
+    }
     if (!strcmp(how, "assert")) assert(zero == 1);
     if (!strcmp(how, "abort")) abort();
     if (!strcmp(how, "stack_smashing")) smash(30 + zero);
