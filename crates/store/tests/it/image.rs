@@ -13,6 +13,7 @@ use store::{ImageKey, Store};
 
 on_both_engines!(
     believes_no_manifest,
+    keeps_a_foreign_cause,
     frees_what_nobody_needs_and_nothing_else,
     spares_what_is_in_the_making,
     gives_nobody_content_that_is_being_removed,
@@ -104,6 +105,21 @@ async fn believes_no_manifest(fresh: &Fresh) {
     let strange = Manifest { digest: "sha256:../../etc".to_owned(), ..made_of(&[7]) };
     check(strange, "a digest of an image is `sha256:` and 64 hexadecimal digits").await;
     assert_eq!(make(&store, ours, &node, made_of(&[7]), 100).await.state, ImageState::Ready);
+    store.close().await;
+}
+
+async fn keeps_a_foreign_cause(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    let new = new_image(10);
+    let held = begin(&store, ours, &node, &new, 10).await;
+    let mut done = finished(&node, ours, held, 20);
+    let cause = "its system is `a\0b`".to_owned();
+    done.sync.finished[0].outcome = Outcome::SetUpFailed { cause, fault: model::execution::SetUpFault::Refused };
+    assert_eq!(store.node_exchange(done).await.expect("is heard").refused, []);
+    let image = store.image_get(ImageKey::Id(new.id), None, ours).await.expect("is there");
+    assert_eq!((image.state, image.cause.as_deref()), (ImageState::Failed, Some("its system is `ab`")));
     store.close().await;
 }
 
