@@ -9,7 +9,7 @@ use model::dump::check_size;
 use model::node::{Finished, Held};
 use model::{ErrorKind, NewDump, SessionId, TenantId};
 use std::collections::BTreeMap;
-use store::DumpLeft;
+use store::{DumpLeft, StoreError};
 
 /// Looks at the dumps that executions left by the word of a node's sync. One that cannot be had is none: its execution has
 /// ended all the same. What fails for the moment fails the sync, which comes again.
@@ -22,7 +22,12 @@ pub(crate) async fn left(
     let mut dumps = BTreeMap::new();
     for finished in finished {
         let (Some(new), held) = (&finished.dump, finished.held) else { continue };
-        let Ok(tenant) = app.store.fence_check(held, session, caller.owner()).await else { continue };
+        let tenant = match app.store.fence_check(held, session, caller.owner()).await {
+            Ok(tenant) => tenant,
+            // Whoever does not hold it any more hears so of the sync itself.
+            Err(StoreError::Stale { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
         match look(app, new, tenant).await {
             Ok(left) => drop(dumps.insert(held, left)),
             Err(failure) if matches!(failure.kind(), ErrorKind::Internal | ErrorKind::Unavailable) => {
