@@ -401,6 +401,9 @@ fn gather(path: String, value: &Value, depth: usize, found: &mut Vec<(String, Le
     if path.chars().count() > MAX_PATH_CHARS {
         return Err(refuse(format!("a property's path has at most {MAX_PATH_CHARS} characters")));
     }
+    if path.contains('\0') {
+        return Err(refuse("a property's path holds a character that no text may hold".to_owned()));
+    }
     let leaf = match value {
         Value::Object(inner) if !inner.is_empty() => {
             return inner
@@ -592,6 +595,7 @@ mod tests {
         check(json!({}), Some(json!({"a": 1, "b": 2})));
         check(json!({"c": "x".repeat(MAX_ROW_BYTES)}), None);
         check(json!({"": 1}), None);
+        check(json!({"c": {"d\0": 1}}), None);
         check(json!({"c": vec![1; MAX_PROPERTIES]}), None);
         let deep = (0..MAX_PROPERTY_DEPTH).fold(json!(1), |inner, _| json!({"a": inner}));
         check(json!({"c": deep}), None);

@@ -19,7 +19,7 @@ use axum::response::Response;
 use futures_util::TryStreamExt;
 use model::dump::{Arrival, DumpArrived, DumpChange, MAX_HASH_CHARS, check_size, is_hash};
 use model::parcel::{MAX_MANIFEST_BYTES, Manifest};
-use model::{ApiError, Dump, ErrorKind, NewDump, Page, PageQuery, Scope, TenantId};
+use model::{ApiError, Digest, Dump, ErrorKind, NewDump, Page, PageQuery, Scope, TenantId};
 use std::str::FromStr;
 use store::{DumpKey, Taken};
 use utoipa_axum::router::OpenApiRouter;
@@ -76,7 +76,7 @@ async fn create(
     caller.must(Scope::DumpWrite)?;
     new.check()?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    let manifest = read_manifest(&app, &new, tenant).await?;
+    let manifest = read_manifest(&app, manifest_blob(&app, &new, tenant).await?).await?;
     check_size(manifest.size)?;
     let parcels = app.store.frame_parcels(&manifest.frames, tenant).await?;
     let made = (manifest.digest, manifest.size);
@@ -90,14 +90,19 @@ async fn create(
     Ok((StatusCode::OK, Json(arrived)))
 }
 
-/// Reads a manifest that was stored; it is our own form, bounded, and names frames without holding any.
-pub(crate) async fn read_manifest(app: &App, new: &NewDump, tenant: TenantId) -> Answer<Manifest> {
+/// Returns the blob of a dump's manifest, which its tenant must have.
+pub(crate) async fn manifest_blob(app: &App, new: &NewDump, tenant: TenantId) -> Answer<Digest> {
     let blob = app.store.blob_get(new.manifest, tenant).await?;
     if blob.size > MAX_MANIFEST_BYTES {
         let message = format!("blob `{}` is too long for a dump's manifest", blob.digest);
         return Err(ApiError::new(ErrorKind::TooLarge, "manifest_invalid", message).into());
     }
-    let reading = app.blobs.get(blob.digest, None).await.map_err(|error| failure(&error))?;
+    Ok(blob.digest)
+}
+
+/// Reads a manifest that was stored; it is our own form, bounded, and names frames without holding any.
+pub(crate) async fn read_manifest(app: &App, blob: Digest) -> Answer<Manifest> {
+    let reading = app.blobs.get(blob, None).await.map_err(|error| failure(&error))?;
     let gather = |mut all: Vec<u8>, part: bytes::Bytes| async move {
         all.extend_from_slice(&part);
         Ok(all)

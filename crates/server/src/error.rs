@@ -24,6 +24,11 @@ impl Failure {
     pub(crate) const fn kind(&self) -> ErrorKind {
         self.error.kind
     }
+
+    /// Returns what the log may know of it.
+    pub(crate) fn cause(&self) -> &str {
+        self.error.internal.as_deref().unwrap_or(&self.error.message)
+    }
 }
 
 impl std::fmt::Display for Failure {

@@ -23,7 +23,7 @@ use crate::parcel::{self, drop_blob};
 use crate::signature::count::count;
 use crate::statement::statements;
 use crate::store::Store;
-use crate::transaction::{NewChange, Operation, Tx};
+use crate::transaction::{NewChange, Operation, Session, Tx};
 use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
 use model::dump::{
@@ -67,6 +67,8 @@ statements! {
                WHERE id = $7 AND state IN ('received', 'analysed', 'truncated', 'unreadable', 'purged')";
     FACTS = "UPDATE dump SET time = $1, cmd = $2, psargs = $3, pid = $4, node = $5, platform = $6, \
              execution = coalesce(execution, $7) WHERE id = $8";
+    /// Nobody may move it to another signature between the look at what it is counted by and the counting.
+    HOLD_POSTGRES = "SELECT id FROM dump WHERE id = $1 FOR UPDATE";
     NOTE = "UPDATE dump SET ticket = $1, properties = $2 WHERE id = $3";
     FIND_OUT = "UPDATE dump SET state = $1, kind = $2, stack = $3, signature = $4, signature_text = $5, report = $6, \
                 class = $7, severity = $8, cause = $9 \
@@ -204,6 +206,15 @@ async fn find(tx: &Tx<'_>, key: &DumpKey, taken: Taken) -> Result<Dump, StoreErr
 
 async fn again(tx: &Tx<'_>, id: DumpId) -> Result<Dump, StoreError> {
     read(&tx.row(GET, &[id.into()]).await?.ok_or(StoreError::Again)?)
+}
+
+/// Returns a dump as it is once nobody else can move it; it must still have the content that was looked at.
+async fn held(tx: &Tx<'_>, looked_at: &Dump) -> Result<Dump, StoreError> {
+    if let Session::Postgres(_) = tx.session() {
+        tx.row(HOLD_POSTGRES, &[looked_at.id.into()]).await?;
+    }
+    let dump = again(tx, looked_at.id).await?;
+    if dump.digest == looked_at.digest { Ok(dump) } else { Err(StoreError::Again) }
 }
 
 /// What a new dump is made of, as its manifest says.
@@ -494,6 +505,7 @@ pub(crate) async fn fill(
     findings: &DumpFindings,
     (by, at): (&str, Timestamp),
 ) -> Result<Option<Dump>, StoreError> {
+    let before = held(tx, &before).await?;
     if before.state == DumpState::Purged {
         return Ok(None);
     }
@@ -513,7 +525,8 @@ pub(crate) async fn fill(
         before.id.into(),
     ];
     if tx.write(FIND_OUT, &values).await?.is_empty() {
-        return Ok(None);
+        // What was counted for it must not stay.
+        return Err(StoreError::Again);
     }
     let facts = facts.clone().or(before.facts);
     let values: Vec<_> = facts_values(&facts).into_iter().chain([Value::Null, before.id.into()]).collect();

@@ -47,6 +47,10 @@ statements! {
         "SELECT ", columns!(), " FROM image WHERE tenant = $1 AND id < $2 AND name = $3 AND state <> 'gone' \
          ORDER BY id DESC LIMIT $4"
     );
+    LIST_NAME_STATE = concat!(
+        "SELECT ", columns!(), " FROM image WHERE tenant = $1 AND id < $2 AND name = $3 AND state = $4 \
+         ORDER BY id DESC LIMIT $5"
+    );
     READY = concat!(
         "UPDATE image SET state = 'ready', manifest = $1, digest = $2, ended_at = $3 \
          WHERE id = $4 AND state = 'importing' RETURNING ", columns!()
@@ -317,15 +321,17 @@ impl Operation for ImageList {
         let after = self.query.after.map_or_else(|| Value::from(END), Into::into);
         let tenant = self.tenant.into();
         let rows = match (&self.query.name, self.query.state) {
-            (Some(name), _) => tx.rows(LIST_NAME, &[tenant, after, name.into(), self.limit.into()]).await?,
+            (Some(name), Some(state)) => {
+                let values = [tenant, after, name.into(), state.as_str().into(), self.limit.into()];
+                tx.rows(LIST_NAME_STATE, &values).await?
+            }
+            (Some(name), None) => tx.rows(LIST_NAME, &[tenant, after, name.into(), self.limit.into()]).await?,
             (None, Some(state)) => {
                 tx.rows(LIST_STATE, &[tenant, after, state.as_str().into(), self.limit.into()]).await?
             }
             (None, None) => tx.rows(LIST, &[tenant, after, self.limit.into()]).await?,
         };
-        let mut images = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        images.retain(|image| self.query.state.is_none_or(|state| state == image.state));
-        Ok((images, head))
+        Ok((rows.iter().map(read).collect::<Result<_, _>>()?, head))
     }
 }
 

@@ -45,7 +45,7 @@ pub use dump::signed::StacksAsked;
 pub use dump::{DumpKey, DumpLeft, Taken};
 pub use error::{StoreError, chain, is_full};
 pub use execution::ExecutionEnd;
-pub use execution::claim::{Claim, Queue};
+pub use execution::claim::{Claim, MAX_SHAPES, Queue};
 pub use execution::retention::Removed;
 pub use image::ImageKey;
 pub use migration::Schema;

@@ -5,7 +5,7 @@
 //! noted once a day at most, so asking writes nothing as a rule.
 
 use crate::error::StoreError;
-use crate::image::garbage::ImageGc;
+use crate::parcel::drop_blob;
 use crate::statement::statements;
 use crate::store::Store;
 use crate::transaction::{Operation, Session, Tx};
@@ -176,7 +176,7 @@ impl Operation for PacksRetain {
             let digest: Digest = row.parsed(0)?;
             done.removed += 1;
             if tx.row(NAMED, &[tenant.into(), digest.into()]).await?.is_none() {
-                ImageGc { tenant, by: "quarry".to_owned(), at: self.now }.drop_any(tx, digest).await?;
+                drop_blob(tx, digest, tenant, ("quarry", self.now)).await?;
             }
         }
         Ok(done)

@@ -5,7 +5,7 @@
 //! - A parcel goes only while no dump names it, and not before it has been loose for a while: whoever uploads a dump sends
 //!   its parcels first and names them last. Naming one and removing it meet at the parcel's row, so one of them fails.
 
-use crate::content::BlobCreate;
+use crate::content::{BlobCreate, loose};
 use crate::error::StoreError;
 use crate::image::garbage::ImageGc;
 use crate::statement::statements;
@@ -210,13 +210,17 @@ fn missing() -> StoreError {
     StoreError::Refused(Box::new(error.with_hint("ask which ones, send them, and try again")))
 }
 
-/// Takes a blob that only dumps had a use for from a tenant; if nobody has it any more, its content is to be removed.
+/// Takes a blob from a tenant that dumps have no use for any more; if nobody has it any more, its content is to be removed.
+/// What an execution still names goes with the last that does.
 pub(crate) async fn drop_blob(
     tx: &Tx<'_>,
     digest: Digest,
     tenant: TenantId,
     (by, at): (&str, Timestamp),
 ) -> Result<(), StoreError> {
+    if loose::let_pass(tx, tenant, digest).await? {
+        return Ok(());
+    }
     ImageGc { tenant, by: by.to_owned(), at }.drop_any(tx, digest).await.map(drop)
 }
 
@@ -272,7 +276,7 @@ impl Operation for ParcelDrop {
         if !tx.write(REMOVE, &values).await?.is_empty() {
             tx.execute(REMOVE_FRAMES, &[self.tenant.into(), number.into()]).await?;
         }
-        drop_blob(tx, self.digest, self.tenant, (&self.by, self.at)).await
+        ImageGc { tenant: self.tenant, by: self.by.clone(), at: self.at }.drop_any(tx, self.digest).await.map(drop)
     }
 }
 

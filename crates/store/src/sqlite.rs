@@ -209,9 +209,12 @@ impl Readers {
 
     /// Runs an operation that only reads.
     pub(crate) async fn run<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
-        let _turn = self.turns.acquire().await.map_err(|_| StoreError::Unavailable { source: None })?;
+        let turns = Arc::clone(&self.turns);
+        let turn = turns.acquire_owned().await.map_err(|_| StoreError::Unavailable { source: None })?;
         let readers = self.clone();
         let work = move || {
+            // The turn is the work's: whoever asked may go, and the thread goes on.
+            let _turn = turn;
             let connection = readers.take()?;
             let answer = now(operation.run(&Tx::new(Session::Sqlite(&connection))));
             readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
@@ -258,6 +261,33 @@ mod tests {
         }
         let statement = connection.prepare_cached(sql).expect("is kept");
         assert_eq!(statement.get_status(rusqlite::StatementStatus::RePrepare), 0);
+    }
+
+    /// Reads until it is let go.
+    struct Slow(Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Operation for Slow {
+        type Answer = ();
+
+        async fn run(&self, _: &Tx<'_>) -> Result<(), StoreError> {
+            let until = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            until.recv().map_err(|_| StoreError::Unavailable { source: None })
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_leaves_no_turn_to_another_before_the_work_is_done() {
+        let folder = tempfile::tempdir().expect("is made");
+        let path = folder.path().join("db");
+        writer(&path, Synchronous::Normal).expect("opens");
+        let readers = Readers::new(&path);
+        let (go, until) = std::sync::mpsc::channel();
+        let asked = readers.run(Slow(Mutex::new(until)));
+        assert!(asked.now_or_never().is_none(), "it waits");
+        assert_eq!(readers.turns.available_permits(), READERS - 1);
+        assert!(readers.close().now_or_never().is_none(), "somebody still reads");
+        go.send(()).expect("it reads");
+        readers.close().await;
     }
 
     #[test]

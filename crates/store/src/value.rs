@@ -40,20 +40,26 @@ impl From<u64> for Value {
 
 impl From<&str> for Value {
     fn from(value: &str) -> Self {
-        Self::Text(value.to_owned())
+        value.to_owned().into()
     }
 }
 
 impl From<String> for Value {
     fn from(value: String) -> Self {
-        Self::Text(value)
+        Self::Text(kept(value))
     }
 }
 
 impl From<&String> for Value {
     fn from(value: &String) -> Self {
-        Self::Text(value.clone())
+        value.clone().into()
     }
+}
+
+/// Returns a text without what PostgreSQL keeps no text with: what is foreign in it must not make a report fail for ever
+/// there, and both engines keep the same.
+fn kept(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "") } else { text }
 }
 
 impl From<&[u8]> for Value {
@@ -142,7 +148,7 @@ impl Row {
             Ok(match row.get_ref(index)? {
                 ValueRef::Null => Value::Null,
                 ValueRef::Integer(value) => Value::Int(value),
-                ValueRef::Text(value) => Value::Text(String::from_utf8_lossy(value).into_owned()),
+                ValueRef::Text(value) => String::from_utf8_lossy(value).into_owned().into(),
                 ValueRef::Blob(value) => Value::Bytes(value.to_vec()),
                 ValueRef::Real(value) => {
                     return Err(rusqlite::Error::FromSqlConversionFailure(
@@ -261,4 +267,17 @@ fn broken(index: usize, why: &'static str) -> StoreError {
 /// Writes one of our own types as JSON.
 pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("our own types have text keys and finite numbers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_kept_without_what_an_engine_refuses() {
+        assert_eq!(Value::from("a\0b\0"), Value::Text("ab".to_owned()));
+        assert_eq!(Value::from("a\0b".to_owned()), Value::Text("ab".to_owned()));
+        assert_eq!(Value::from(&"ab".to_owned()), Value::Text("ab".to_owned()));
+        assert_eq!(Value::from(to_json(&"a\0")), Value::Text("\"a\\u0000\"".to_owned()));
+    }
 }

@@ -5,42 +5,88 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::dump;
 use crate::error::{Answer, Failure};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use model::dump::check_size;
 use model::node::{Finished, Held};
-use model::{ErrorKind, NewDump, SessionId, TenantId};
+use model::parcel::Manifest;
+use model::{ApiError, Digest, ErrorKind, NewDump, SessionId, TenantId};
 use std::collections::BTreeMap;
-use store::DumpLeft;
+use std::time::Duration;
+use store::{DumpLeft, StoreError};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// Dumps that are looked at at once.
+const LOOKS: usize = 4;
+/// How long to wait before a manifest is read again that could not be read for the moment.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Looks at the dumps that executions left by the word of a node's sync. One that cannot be had is none: its execution has
-/// ended all the same. What fails for the moment fails the sync, which comes again.
+/// ended all the same. What the database cannot say for the moment fails the sync, which comes again. Blobs are waited for
+/// until then and no longer: a sync that fails renews no lease, and all that the node holds would end for one dump.
 pub(crate) async fn left(
     app: &App,
     caller: &Caller,
-    session: SessionId,
-    finished: &[Finished],
+    (session, finished): (SessionId, &[Finished]),
+    until: Instant,
 ) -> Answer<BTreeMap<Held, DumpLeft>> {
-    let mut dumps = BTreeMap::new();
+    let mut looks = Vec::new();
     for finished in finished {
-        let (Some(new), held) = (&finished.dump, finished.held) else { continue };
-        let Ok(tenant) = app.store.fence_check(held, session, caller.owner()).await else { continue };
-        match look(app, new, tenant).await {
-            Ok(left) => drop(dumps.insert(held, left)),
-            Err(failure) if matches!(failure.kind(), ErrorKind::Internal | ErrorKind::Unavailable) => {
-                return Err(failure);
-            }
-            Err(failure) => {
-                let error = failure.to_string();
-                tracing::warn!(execution = %held.execution, error, "the dump of an execution is none");
-            }
+        if let Some(new) = &finished.dump {
+            looks.push(left_by(app, caller, (session, finished.held), new, until));
         }
     }
-    Ok(dumps)
+    let left: Vec<_> = stream::iter(looks).buffer_unordered(LOOKS).try_collect().await?;
+    Ok(left.into_iter().flatten().collect())
 }
 
-async fn look(app: &App, new: &NewDump, tenant: TenantId) -> Result<DumpLeft, Failure> {
+async fn left_by(
+    app: &App,
+    caller: &Caller,
+    (session, held): (SessionId, Held),
+    new: &NewDump,
+    until: Instant,
+) -> Answer<Option<(Held, DumpLeft)>> {
+    let tenant = match app.store.fence_check(held, session, caller.owner()).await {
+        Ok(tenant) => tenant,
+        // Whoever does not hold it any more hears so of the sync itself.
+        Err(StoreError::Stale { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    match look(app, new, tenant, until).await {
+        Ok(left) => Ok(Some((held, left))),
+        Err(failure) if is_passing(&failure) => Err(failure),
+        Err(failure) => {
+            let (execution, manifest, error) = (held.execution, new.manifest, failure.to_string());
+            tracing::warn!(%execution, %manifest, error, "the dump of an execution is none");
+            Ok(None)
+        }
+    }
+}
+
+fn is_passing(failure: &Failure) -> bool {
+    matches!(failure.kind(), ErrorKind::Internal | ErrorKind::Unavailable)
+}
+
+async fn look(app: &App, new: &NewDump, tenant: TenantId, until: Instant) -> Result<DumpLeft, Failure> {
     new.check()?;
-    let manifest = dump::read_manifest(app, new, tenant).await?;
+    let blob = dump::manifest_blob(app, new, tenant).await?;
+    let manifest = read_manifest(app, blob, until).await?;
     check_size(manifest.size)?;
     let parcels = app.store.frame_parcels(&manifest.frames, tenant).await?;
     Ok(DumpLeft { new: new.clone(), digest: manifest.digest, size: manifest.size, parcels })
+}
+
+/// Reads a manifest, again and again while the place of the blobs does not answer.
+async fn read_manifest(app: &App, blob: Digest, until: Instant) -> Result<Manifest, Failure> {
+    let unreadable = |why: &str| ApiError::new(ErrorKind::Gone, "manifest_unreadable", why).into();
+    loop {
+        match timeout_at(until, dump::read_manifest(app, blob)).await {
+            Ok(Err(failure)) if failure.kind() == ErrorKind::Unavailable && Instant::now() + PAUSE < until => {
+                sleep(PAUSE).await;
+            }
+            Ok(Err(failure)) if is_passing(&failure) => return Err(unreadable(failure.cause())),
+            Ok(read) => return read,
+            Err(_) => return Err(unreadable("it could not be read in time")),
+        }
+    }
 }

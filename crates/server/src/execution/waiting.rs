@@ -4,9 +4,9 @@ use crate::app::App;
 use crate::error::Answer;
 use jiff::SignedDuration;
 use model::tenant::HOUSE;
-use model::{Execution, ExecutionState, Node, NodeState};
+use model::{Execution, ExecutionState, Node, NodeState, Shape};
 use std::collections::BTreeMap;
-use store::TenantKey;
+use store::{MAX_SHAPES, TenantKey};
 
 /// How long an execution waits before anybody asks why.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(2);
@@ -20,7 +20,8 @@ pub(super) async fn cause(app: &App, execution: &Execution) -> Answer<Option<Str
         return Ok(None);
     }
     let Some(shape) = app.store.execution_shape(execution.id).await? else {
-        return Ok(Some("another execution of its lane is before it".to_owned()));
+        // Without a lane it has been taken since it was looked at.
+        return Ok(execution.lane.as_ref().map(|_| "another execution of its lane is before it".to_owned()));
     };
     let house = app.store.tenant_get(TenantKey::Name(HOUSE.to_owned())).await?;
     let mut nodes = app.store.nodes_living().await?;
@@ -39,11 +40,22 @@ pub(super) async fn cause(app: &App, execution: &Execution) -> Answer<Option<Str
     if fitting.is_empty() {
         return Ok(Some(tell(&reasons)));
     }
+    if is_out_of_reach(app, execution, shape.as_ref()).await? {
+        let why = format!("its tenant's executions of its class have more than {MAX_SHAPES} different needs");
+        return Ok(Some(format!("{why}, and others of them come first")));
+    }
     reasons = BTreeMap::new();
     for node in fitting {
         *reasons.entry(held_by(node)).or_default() += 1;
     }
     Ok(Some(tell(&reasons)))
+}
+
+/// Tells whether claims end before what needs this: so many other shapes of its tenant and class come first.
+async fn is_out_of_reach(app: &App, execution: &Execution, shape: Option<&Shape>) -> Answer<bool> {
+    let mut queues = app.store.queue_list().await?;
+    queues.retain(|queue| (queue.tenant, queue.class) == (execution.tenant, execution.class));
+    Ok(queues.len() as u64 >= MAX_SHAPES && queues.iter().all(|queue| queue.shape.as_ref() != shape))
 }
 
 /// Says why a node that fits takes nothing.

@@ -13,6 +13,7 @@ use model::image::{Credential, ImageOrder};
 use model::limits::MAX_HOLD;
 use model::node::{Assignment, Held, Refused, Work};
 use model::{NodeId, Sync, SyncAnswer, TenantId};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use store::{Assigned, Heard, Report};
 use tokio::time::Instant;
@@ -56,8 +57,15 @@ pub(super) async fn answer(
     let serves = (!caller.tenant.is_house()).then_some(caller.tenant.id);
     let lease = super::lease(app);
     let (tenant, by) = caller.owner();
-    let dumps = left(app, caller, sync.session, &sync.finished).await?;
+    let dumps = BTreeMap::new();
     let mut report = Report { node, owner: (tenant, by.to_owned()), sync, dumps, serves, at: asked_at, lease };
+    if report.sync.finished.iter().any(|finished| finished.dump.is_some()) {
+        // The lease first: however long it takes to look at a dump, all that the node holds stays its own.
+        let renewed = app.store.session_renew(report.clone()).await;
+        renewed.inspect_err(|_| app.sessions.forget(report.sync.session))?;
+        let until = Instant::now() + app.config.node.lease / 3;
+        report.dumps = left(app, caller, (report.sync.session, &report.sync.finished), until).await?;
+    }
     let mut is_first = true;
     loop {
         let mut said = Said::default();

@@ -2,15 +2,19 @@
 
 use crate::app::TestApp;
 use crate::engine::{Place, on_both_engines};
+use jiff::SignedDuration;
 use model::limits::{MAX_COMMAND_WORDS, MAX_ENV_VARIABLES, MAX_LANE_CHARS, MAX_ROW_BYTES};
-use model::{Execution, ExecutionState, Input, Lease, NewExecution, NodeId, Outcome, Page, Role, SessionId, Usage};
-use store::{ExecutionEnd, random};
+use model::{
+    Execution, ExecutionState, Input, Lease, NewExecution, NodeId, Origin, Outcome, Page, Role, SessionId, Usage,
+};
+use store::{Clock, ExecutionEnd, MAX_SHAPES, TenantKey, random};
 
 on_both_engines!(
     an_execution_is_accepted_once,
     an_execution_is_cancelled_once,
     what_no_node_could_run_is_refused,
     the_list_is_read_page_by_page,
+    what_claims_do_not_come_to_is_told_so,
 );
 
 async fn an_execution_is_accepted_once(place: &Place) {
@@ -151,5 +155,33 @@ async fn the_list_is_read_page_by_page(place: &Place) {
     assert_eq!(standard.items.len(), 100, "without a limit a page has a hundred");
     let other: Page<Execution> = app.get(&app.house, "/v1/executions?tenant=other").await.json();
     assert_eq!(other.items, [], "another tenant has none of them");
+    app.stop().await;
+}
+
+async fn what_claims_do_not_come_to_is_told_so(place: &Place) {
+    let clock = Clock::manual(Clock::System.now());
+    let app = TestApp::start_at(place, clock.clone(), |_| ()).await;
+    crate::node::join(&app, &app.house).await;
+    let house = app.store().tenant_get(TenantKey::Name("house".to_owned())).await.expect("is there").id;
+    let before = async |n: u64| {
+        let mut new = NewExecution { image: Some("box".to_owned()), ..app.new_execution() };
+        new.sandbox.labels.insert("nobody".to_owned(), n.to_string());
+        app.store().execution_create(&new, house, Origin::default(), "test", clock.now()).await.expect("is accepted");
+    };
+    for n in 1..MAX_SHAPES {
+        before(n).await;
+    }
+    let made = app.execution(&app.house).await;
+    clock.advance(SignedDuration::from_secs(3));
+    let why = async || {
+        let path = format!("/v1/executions/{}", made.id);
+        app.get(&app.house, &path).await.must(200).json::<Execution>().waiting.expect("waits")
+    };
+    assert_eq!(why().await, "1 node: fits and has no slot free");
+    before(MAX_SHAPES).await;
+    assert_eq!(
+        why().await,
+        "its tenant's executions of its class have more than 256 different needs, and others of them come first"
+    );
     app.stop().await;
 }

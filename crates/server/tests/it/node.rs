@@ -33,6 +33,7 @@ on_both_engines!(
     lets_an_older_sync_go,
     may_touch_the_blobs_of_what_it_holds,
     brings_the_dump_of_what_it_holds_and_analyses_it,
+    keeps_what_it_holds_when_a_dump_cannot_be_read,
 );
 on_postgres!(serves_what_another_server_accepted);
 
@@ -672,6 +673,47 @@ async fn brings_the_dump_of_what_it_holds_and_analyses_it(place: &Place) {
     assert_eq!(sim.sync(&app, &done).await.refused, []);
     let record: Dump = app.get(&ada.secret, &format!("/v1/dumps/{linked}")).await.must(200).json();
     assert_eq!((record.state, record.class.as_deref()), (DumpState::Analysed, Some("null_read")));
+    app.stop().await;
+}
+
+async fn keeps_what_it_holds_when_a_dump_cannot_be_read(place: &Place) {
+    let app = TestApp::start_with(place, |config| config.node.lease = Duration::from_secs(6)).await;
+    let ada = app.admin("one").await;
+    let mut sim = Sim::join(&app, &app.house, "house").await;
+    for index in 0..3 {
+        app.execution(&ada.secret).await;
+        let (_, bytes) = dump::parcel(&[&[index]]);
+        app.send(app.request(Method::PUT, &ada.secret, &format!("/v1/parcels/{}", dump::digest(&bytes))).body(bytes))
+            .await
+            .must(201);
+    }
+    let given: Vec<_> = sim.ask(&app).await.assigned.iter().map(|assigned| assigned.held).collect();
+    let mut crash = async |held: Held, index: u8, spoil: &dyn Fn(&std::path::Path)| {
+        let whole = dump::manifest(&dump::parcel(&[&[index]]).0.frames).encode();
+        let path = format!("/v1/manifests/{}", dump::digest(&whole));
+        app.send(app.request(Method::PUT, &ada.secret, &path).body(whole.clone())).await.must(201);
+        let digest = dump::digest(&whole).to_string();
+        spoil(&place.folder().join("blob/blobs").join(&digest[..2]).join(&digest[2..4]).join(&digest));
+        let mut done = sim.done(held, Outcome::Signalled { signal: 11 });
+        done.finished[0].dump = Some(NewDump { hash: format!("{index:032x}"), ..dump::new(&app, &whole) });
+        let answer = sim.sync(&app, &done).await;
+        assert_eq!((answer.refused, answer.forget), (vec![], vec![]));
+        assert!(answer.lease_ms > 2_000, "{}", answer.lease_ms);
+        let path = format!("/v1/executions/{}", held.execution);
+        let ended: Execution = app.get(&ada.secret, &path).await.must(200).json();
+        assert_eq!(ended.state, ExecutionState::Failed);
+        ended.dump
+    };
+    assert!(crash(given[0], 0, &|_| ()).await.is_some());
+    let corrupt = |path: &std::path::Path| std::fs::write(path, "foreign").expect("is spoilt");
+    assert_eq!(crash(given[1], 1, &corrupt).await, None, "what is corrupt stays so");
+    let away = |path: &std::path::Path| {
+        std::fs::remove_file(path).expect("is there");
+        std::os::unix::fs::symlink(path, path).expect("is made");
+    };
+    let begun = Instant::now();
+    assert_eq!(crash(given[2], 2, &away).await, None, "a place that does not answer is waited for, but not for ever");
+    assert!(begun.elapsed() > Duration::from_secs(1), "it is waited for");
     app.stop().await;
 }
 

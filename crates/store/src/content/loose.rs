@@ -33,6 +33,13 @@ statements! {
                    WHERE chunk.blob = content.digest AND execution.tenant = content.tenant) \
                AND NOT EXISTS (SELECT 1 FROM blob_use JOIN execution ON execution.id = blob_use.execution \
                    WHERE blob_use.digest = content.digest AND execution.tenant = content.tenant)";
+    /// Of what an execution names.
+    PASS = "UPDATE blob SET passing = 1 WHERE tenant = $1 AND digest = $2 AND ( \
+                EXISTS (SELECT 1 FROM chunk JOIN execution ON execution.id = chunk.execution \
+                    WHERE chunk.blob = blob.digest AND execution.tenant = blob.tenant) \
+                OR EXISTS (SELECT 1 FROM blob_use JOIN execution ON execution.id = blob_use.execution \
+                    WHERE blob_use.digest = blob.digest AND execution.tenant = blob.tenant) \
+            ) RETURNING digest";
     MANIFESTS = "SELECT manifest FROM image WHERE tenant = $1 AND manifest IS NOT NULL";
 }
 
@@ -50,6 +57,11 @@ pub(crate) async fn loosen(tx: &Tx<'_>, tenant: TenantId, digest: Digest, now: T
 pub(crate) async fn postpone(tx: &Tx<'_>, tenant: TenantId, digest: Digest, now: Timestamp) -> Result<(), StoreError> {
     let at = now + GRACE;
     tx.execute(POSTPONE, &[at.into(), tenant.into(), digest.into(), at.into()]).await.map(drop)
+}
+
+/// Has content go with the last execution that names it, if one does; tells whether one does.
+pub(crate) async fn let_pass(tx: &Tx<'_>, tenant: TenantId, digest: Digest) -> Result<bool, StoreError> {
+    Ok(!tx.write(PASS, &[tenant.into(), digest.into()]).await?.is_empty())
 }
 
 /// What one look came to.

@@ -17,8 +17,9 @@ use model::limits::{MAX_CLAIM, MAX_LOSSES};
 use model::{Class, Execution, ExecutionId, ExecutionState, Lease, Offer, Outcome, SessionId, Shape, TenantId};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// Shapes of one tenant and class that a claim looks at; whoever asks for more of them waits behind their own.
-const MAX_SHAPES: u64 = 256;
+/// Shapes of one tenant and class that a claim looks at, the first of them by their texts; whoever asks for more waits behind
+/// their own until some of these are served.
+pub const MAX_SHAPES: u64 = 256;
 
 statements! {
     /// Each class, tenant and shape that has something ready, in three walks over the index.

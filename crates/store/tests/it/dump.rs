@@ -2,7 +2,7 @@
 
 use crate::engine::{Fresh, on_both_engines};
 use crate::node::{finished, join, report};
-use crate::sample::{at, log, refused, tenant};
+use crate::sample::{accepted, at, execution, log, refused, tenant};
 use futures_util::future::join_all;
 use model::dump::query::Earnest;
 use model::dump::spec::Specification;
@@ -11,9 +11,10 @@ use model::dump::{
 };
 use model::node::Held;
 use model::parcel::{Frame, Index};
+use model::sandbox::FileIn;
 use model::{
-    Blob, Digest, Dump, DumpId, DumpKind, DumpState, Execution, ExecutionId, NewDump, NewNode, Noun, Outcome, Purpose,
-    SetUpFault, TenantId,
+    Blob, Digest, Dump, DumpId, DumpKind, DumpState, Execution, ExecutionId, NewDump, NewExecution, NewNode, Noun,
+    Outcome, Purpose, Sandbox, SetUpFault, TenantId,
 };
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -24,6 +25,7 @@ on_both_engines!(
     a_dump_merges_and_never_resets,
     a_dump_is_found,
     what_no_dump_needs_goes,
+    what_an_execution_names_stays,
     naming_a_parcel_and_removing_it_meet,
     findings_are_kept,
     the_longest_words_are_kept,
@@ -232,6 +234,42 @@ async fn what_no_dump_needs_goes(fresh: &Fresh) {
     parcel(&store, ours, &["a"], 50).await;
     let back = create(&store, ours, &new("a"), ("x", 1), &["a"]).await.expect("is merged");
     assert_eq!((back.arrival, back.dump.state, back.dump.id), (Arrival::Replaced, DumpState::Received, dump.id));
+    store.close().await;
+}
+
+async fn what_an_execution_names_stays(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    parcel(&store, ours, &["a"], 1).await;
+    let dump = create(&store, ours, &new("a"), ("x", 1), &["a"]).await.expect("is made").dump;
+    for report in ["first report", "second report"] {
+        let blob = Blob { digest: digest(report), size: 4, created_at: at(2), purpose: Purpose::Kept };
+        store.blob_create(blob, ours, "ann").await.expect("is noted");
+    }
+    let find = async |report: &str| {
+        let findings =
+            DumpFindings { report: Some(digest(report)), ..DumpFindings::new(DumpState::Analysed, DumpKind::Core) };
+        store.dump_find(dump.id, dump.digest, findings, "node", at(3)).await.expect("is kept");
+    };
+    find("first report").await;
+    // A report, a manifest and a parcel are files of an execution that waits.
+    let names = ["first report", "manifest", "a"].map(digest);
+    let file = |digest| FileIn { digest, target: format!("/{digest}"), executable: false };
+    let files = names.map(file).to_vec();
+    let waits = NewExecution { sandbox: Sandbox { files, ..Sandbox::default() }, ..execution(4) };
+    accepted(&store, &waits, ours, 4).await;
+    find("second report").await;
+    store.dump_purge(DumpKey::Id(dump.id), everybody(ours), "bob", at(5)).await.expect("is purged");
+    assert_eq!(store.parcel_gc(at(6), 10, "house", at(7)).await.expect("is done").parcels, 1);
+    for name in names {
+        let blob = store.blob_get(name, ours).await.expect("is named");
+        assert_eq!(blob.purpose, Purpose::Execution, "it goes with what names it");
+    }
+    store.execution_cancel(waits.id, None, "ann", at(8)).await.expect("ends");
+    let hour = 3_600_000;
+    assert_eq!(store.executions_retain(at(9), at(10)).await.expect("a pass").blobs, 0);
+    assert_eq!(store.executions_retain(at(9), at(11 + hour)).await.expect("a pass").blobs, 3);
+    assert!(store.blob_get(digest("second report"), ours).await.is_ok(), "a dump names it");
     store.close().await;
 }
 

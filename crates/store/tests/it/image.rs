@@ -6,13 +6,15 @@ use crate::sample::{accepted, at, execution, refused, tenant};
 use model::image::{ArchiveKind, ImageFreed};
 use model::sandbox::FileIn;
 use model::{
-    Blob, Digest, Image, ImageConfig, ImageSource, ImageState, Input, Manifest, NewExecution, NewImage, NewNode,
-    Outcome, Purpose, Sandbox, TenantId,
+    Blob, Digest, Image, ImageConfig, ImageQuery, ImageSource, ImageState, Input, Manifest, NewExecution, NewImage,
+    NewNode, Outcome, Purpose, Sandbox, TenantId,
 };
 use store::{ImageKey, Store};
 
 on_both_engines!(
     believes_no_manifest,
+    keeps_a_foreign_cause,
+    lists_by_name_and_state,
     frees_what_nobody_needs_and_nothing_else,
     spares_what_is_in_the_making,
     gives_nobody_content_that_is_being_removed,
@@ -104,6 +106,44 @@ async fn believes_no_manifest(fresh: &Fresh) {
     let strange = Manifest { digest: "sha256:../../etc".to_owned(), ..made_of(&[7]) };
     check(strange, "a digest of an image is `sha256:` and 64 hexadecimal digits").await;
     assert_eq!(make(&store, ours, &node, made_of(&[7]), 100).await.state, ImageState::Ready);
+    store.close().await;
+}
+
+async fn keeps_a_foreign_cause(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    let new = new_image(10);
+    let held = begin(&store, ours, &node, &new, 10).await;
+    let mut done = finished(&node, ours, held, 20);
+    let cause = "its system is `a\0b`".to_owned();
+    done.sync.finished[0].outcome = Outcome::SetUpFailed { cause, fault: model::execution::SetUpFault::Refused };
+    assert_eq!(store.node_exchange(done).await.expect("is heard").refused, []);
+    let image = store.image_get(ImageKey::Id(new.id), None, ours).await.expect("is there");
+    assert_eq!((image.state, image.cause.as_deref()), (ImageState::Failed, Some("its system is `ab`")));
+    store.close().await;
+}
+
+async fn lists_by_name_and_state(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    store_for(Purpose::Image, 7, 0, &store, ours).await;
+    let ready = make(&store, ours, &node, made_of(&[7]), 10).await;
+    let mut failed = Vec::new();
+    for ms in [20, 30, 40] {
+        failed.push(make(&store, ours, &node, made_of(&[8]), ms).await.id);
+    }
+    failed.reverse();
+    let list = async |name: &str, state, limit| {
+        let query = ImageQuery { name: Some(name.to_owned()), state, ..ImageQuery::default() };
+        let (images, _) = store.image_list(ours, &query, limit).await.expect("a page");
+        images.into_iter().map(|image| image.id).collect::<Vec<_>>()
+    };
+    assert_eq!(list("box", Some(ImageState::Ready), 2).await, [ready.id], "those that failed fill no page of it");
+    assert_eq!(list("box", Some(ImageState::Failed), 2).await, failed[..2]);
+    assert_eq!(list("box", None, 9).await.len(), 4);
+    assert_eq!(list("other", Some(ImageState::Ready), 2).await, []);
     store.close().await;
 }
 

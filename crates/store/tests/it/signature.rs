@@ -19,6 +19,7 @@ use store::{DumpKey, DumpRetention, DumpsAsked, SignatureKey, StacksAsked, Store
 
 on_both_engines!(
     every_dump_is_counted_once,
+    a_dump_that_another_server_moves_is_counted_once,
     one_that_is_fixed_is_reopened_by_what_happens_after,
     one_is_merged_and_taken_back,
     dumps_are_split_off,
@@ -208,6 +209,42 @@ async fn every_dump_is_counted_once(fresh: &Fresh) {
     );
     let noted: Vec<_> = log(&scene.store, head).await.into_iter().filter(|one| one.noun == Noun::Signature).collect();
     assert_eq!(noted.iter().map(|one| one.state.as_str()).collect::<Vec<_>>(), ["open", "open"]);
+    scene.store.close().await;
+}
+
+async fn a_dump_that_another_server_moves_is_counted_once(fresh: &Fresh) {
+    let scene = Scene::new(fresh).await;
+    let dump = scene.dump(1, "f", "abort | f", 10).await;
+    scene.dump(2, "g", "abort | g", 10).await;
+    let of = |called: &str| format!("WHERE tenant = '{}' AND id = '{}'", scene.ours, id(called));
+    // Another server settles the stack, and commits after this one has begun to look.
+    let moves = format!(
+        "BEGIN; UPDATE dump SET signature = '{into}', signature_text = 'abort | g' WHERE id = '{dump}'; \
+         UPDATE signing SET signature = '{into}' WHERE tenant = '{ours}' AND signature = '{from}'; \
+         UPDATE signature SET dumps = dumps - 1 {leaves}; UPDATE signature SET dumps = dumps + 1 {joins};",
+        into = id("abort | g"),
+        from = id("abort | f"),
+        dump = dump.id,
+        ours = scene.ours,
+        leaves = of("abort | f"),
+        joins = of("abort | g"),
+    );
+    scene.raw.script(&moves).await;
+    let findings = found("h", "abort | h", 20);
+    let commits = async {
+        if let Raw::Postgres(_) = &scene.raw {
+            let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                         AND wait_event_type = 'Lock'";
+            while scene.raw.number(waits).await == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        scene.raw.script("COMMIT").await;
+    };
+    tokio::join!(scene.find(&dump, &findings, 30), commits);
+    let counts = ["abort | f", "abort | g", "abort | h"].map(async |called| scene.get(called).await.dumps);
+    assert_eq!(futures_util::future::join_all(counts).await, [0, 1, 1]);
+    scene.check().await;
     scene.store.close().await;
 }
 
