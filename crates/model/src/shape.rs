@@ -110,10 +110,10 @@ impl Offer {
             return Err(format!("cannot enforce a limit on {lacking}"));
         }
         if shape.memory_bytes > round(self.memory_bytes) {
-            return Err(format!("needs {} MiB of memory", shape.memory_bytes >> 20));
+            return Err(format!("needs up to {} MiB of memory", shape.memory_bytes >> 20));
         }
         if shape.cpu_milli > round(self.cpu_milli.into()) {
-            return Err(format!("needs {} thousandths of a core", shape.cpu_milli));
+            return Err(format!("needs up to {:.1} cores", shape.cpu_milli as f64 / 1000.0));
         }
         Ok(())
     }
@@ -231,8 +231,8 @@ mod tests {
         );
         check(&|shape| shape.demand = LimitSet::ALL, Some("cannot enforce a limit on cpu, pids, io"));
         check(&|shape| shape.memory_bytes = 3 << 30, None);
-        check(&|shape| shape.memory_bytes = 4 << 30, Some("needs 4096 MiB of memory"));
-        check(&|shape| shape.cpu_milli = 4_000, Some("needs 4000 thousandths of a core"));
+        check(&|shape| shape.memory_bytes = 4 << 30, Some("needs up to 4096 MiB of memory"));
+        check(&|shape| shape.cpu_milli = 4_000, Some("needs up to 4.0 cores"));
     }
 
     #[test]

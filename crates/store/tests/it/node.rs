@@ -267,7 +267,7 @@ async fn gives_only_what_fits(fresh: &Fresh) {
     let heard = store.node_exchange(said).await.expect("is heard");
     assert_eq!(heard.assigned.iter().map(|one| one.execution.id).collect::<Vec<_>>(), [foreign.id]);
     let shape = store.execution_shape(large.id).await.expect("reads").flatten().expect("waits");
-    assert_eq!(node.offer.fits(&shape), Err("needs 65536 MiB of memory".to_owned()));
+    assert_eq!(node.offer.fits(&shape), Err("needs up to 65536 MiB of memory".to_owned()));
     store.close().await;
 }
 
