@@ -93,7 +93,9 @@ impl Head {
             None => {
                 let mut section = [0; MAX_ENTRY_BYTES];
                 let length = read_at(reader, header.sections_at, &mut section)?;
-                header.count_in_section(&section[..length]).unwrap_or(0)
+                let count = header.count_in_section(&section[..length]);
+                outline.is_cut |= count.is_none();
+                count.unwrap_or(0)
             }
         };
         for number in 0..count.min(MAX_STARTS) {
