@@ -5,7 +5,7 @@
 
 use dump::signature::{Rules, stack};
 use dump::{Places, analyse};
-use model::report::{DumpKind, MAX_FRAMES, Report, Trust};
+use model::report::{DumpKind, MAX_FRAMES, NoteCode, Report, Trust};
 use proptest::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -220,6 +220,42 @@ fn long_texts_are_bounded_and_quick() {
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}: {}", start.elapsed(), &sample[..80]);
         assert!(report.threads.iter().all(|thread| thread.frames.len() <= MAX_FRAMES));
     }
+}
+
+#[test]
+fn a_crash_at_the_end_of_a_long_log_is_told() {
+    let sample = fs::read_to_string(folder().join("asan_uaf.txt")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text");
+    let check = |text: &str, is_told: bool, notes: &[&str]| {
+        let report = analyse_text(&path, text);
+        let class = report.crash.as_ref().map(|crash| crash.class.as_str());
+        assert_eq!(class, is_told.then_some("heap_use_after_free"), "{} bytes", text.len());
+        let cuts = report.notes.iter().filter(|note| note.code == NoteCode::Cut).map(|note| note.text.as_str());
+        assert_eq!(cuts.collect::<Vec<_>>(), notes);
+        assert!(!is_told || report.crashed().unwrap().frames[0].function.as_deref() == Some("read_node"));
+    };
+    let logged = |lines: usize| "12:00:01 served in 3 ms\n".repeat(lines);
+    // Many short lines: all of them are read, and then all but the middle.
+    check(&(logged(250_000) + &sample), true, &[]);
+    let (long, lines) = (logged(600_000) + &sample, sample.lines().count());
+    let all = long.len();
+    let left_out = (600_000 - 200_000 - (200_000 - lines)) * 24;
+    let note = format!("the middle of the text was not looked at: {left_out} of its {all} bytes");
+    check(&long, true, &[&note]);
+    // What stands at the beginning is told as ever, and what stands in the middle is not.
+    check(&(sample.clone() + &logged(600_000)), true, &[&note]);
+    check(&(logged(300_000) + &sample + &logged(300_000)), false, &[]);
+    // Long lines, and one that never ends.
+    for log in [("x".repeat(1_000) + "\n").repeat(20_000), "x".repeat(20 << 20) + "\n"] {
+        let report = analyse_text(&path, &(log + &sample));
+        assert_eq!(report.crash.unwrap().class, "heap_use_after_free");
+    }
+}
+
+fn analyse_text(path: &Path, text: &str) -> Report {
+    fs::write(path, text).unwrap();
+    analyse(path, &Places::default())
 }
 
 fn samples() -> impl Strategy<Value = Vec<u8>> {
