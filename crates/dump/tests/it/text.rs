@@ -136,6 +136,7 @@ fn panics_and_exceptions_are_read() {
     check("python_syntax.txt", traceback, "exception", "SyntaxError: '(' was", &["?:1", "syn:18"], 1);
     check("python_group.txt", traceback, "exception", "ExceptionGroup: several", &["<genexpr>:19"], 1);
     check("python_fatal.txt", traceback, "wild_access", "Segmentation fault", &["scan:12"], 2);
+    check("python_bare.txt", traceback, "exception", "SyntaxError: '(' was never closed", &["?:1"], 1);
     check("gdb.txt", traceback, "wild_access", "Program received signal SIGSEGV", &["fail:2", "main:3"], 1);
     let lldb = check("lldb.txt", traceback, "null_access", "thread #1", &["fail:2"], 1);
     assert_eq!(lldb.threads[0].frames[0].module_name.as_deref(), Some("t"));
@@ -184,6 +185,7 @@ fn signatures_name_the_place_in_the_program() {
         ("java_chain.txt", "exception | java.lang.NumberFormatException: For input string: \"…\" | Main.parse"),
         ("java_deep.txt", "stack_overflow | Main.deep"),
         ("python_chain.txt", "exception | KeyError: '…' | p.again"),
+        ("python_bare.txt", "exception | SyntaxError: '…' was never closed | x.py:1"),
         ("kernel_null.txt", "null_deref | ext4_put_super"),
         ("kernel_kasan.txt", "kasan_use_after_free | nft_set_destroy"),
         ("kernel_console.txt", "kernel_panic | Kernel panic - not syncing: sysrq triggered crash | proc_reg_write"),
