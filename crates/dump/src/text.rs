@@ -7,6 +7,7 @@
 mod debugger;
 mod go;
 mod java;
+mod javascript;
 pub(crate) mod line;
 mod python;
 mod rust;
@@ -36,7 +37,7 @@ const NEAR_NULL: u64 = 64 << 10;
 type Parser = fn(&[&str]) -> Option<Report>;
 
 /// Who may have printed a text, those first whose words are the surest.
-const SPEAKERS: [Parser; 9] = [
+const SPEAKERS: [Parser; 10] = [
     sanitizer::report,
     undefined::report,
     kernel::told,
@@ -44,6 +45,7 @@ const SPEAKERS: [Parser; 9] = [
     rust::report,
     python::report,
     java::report,
+    javascript::report,
     debugger::report,
     sanitizer::summary,
 ];
