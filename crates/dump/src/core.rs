@@ -110,7 +110,10 @@ impl<'a> Core<'a> {
         let count = header.count().or_else(|| header.count_in_section(section));
         // The number of segments stands at the very end of a core that has very many: what is cut short has lost it.
         let announced = count.unwrap_or(MAX_SEGMENTS);
-        self.is_truncated |= count.is_none();
+        if count.is_none() {
+            self.is_truncated = true;
+            self.note(NoteCode::Truncated, "the core's end is missing, which says how many segments it has");
+        }
         if announced > MAX_SEGMENTS {
             self.note(NoteCode::Cut, format!("of {announced} segments only {MAX_SEGMENTS} are read"));
         }
@@ -119,6 +122,11 @@ impl<'a> Core<'a> {
             let at = header.segments_at.saturating_add(u64::from(number) * header.stride());
             let bytes = usize::try_from(at).ok().and_then(|at| self.bytes.get(at..)).unwrap_or_default();
             let Some(segment) = Segment::parse(header.layout, bytes) else {
+                // How many there are is not known where that is missing; the first that is not there is the end then.
+                if let Some(count) = count {
+                    let text = format!("the core's headers are cut or damaged: {number} of {count} segments are told");
+                    self.note(NoteCode::Truncated, text);
+                }
                 self.is_truncated = true;
                 break;
             };
@@ -134,7 +142,7 @@ impl<'a> Core<'a> {
                 _ => {}
             }
         }
-        if self.is_truncated {
+        if lost > 0 {
             self.note(NoteCode::Truncated, format!("the core's end is missing: {lost} bytes of what it announces"));
         }
     }

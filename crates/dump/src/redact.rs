@@ -27,6 +27,8 @@ const MAX_STRINGS_BYTES: u64 = 64 << 20;
 const RANDOM_BYTES: u64 = 16;
 /// Bytes of a name in an environment; what is longer is none.
 const MAX_NAME_BYTES: usize = 256;
+/// Why a core is refused that ends too early.
+const CUT: Refusal = Refusal("the dump is cut before the end of its environment");
 
 /// Why a dump is not sent though rules say what to leave out of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +90,8 @@ pub(crate) struct Redactor {
     /// The notes as far as they came.
     held: Vec<Vec<u8>>,
     plan: Option<Plan>,
+    /// Up to where it was looked at.
+    reached: u64,
     done: Redaction,
 }
 
@@ -97,11 +101,11 @@ impl Redactor {
         let outline = outline.ok_or(Refusal("it is not an ELF core"))?;
         let notes = outline.notes.iter().fold(0_u64, |all, (range, _)| all.saturating_add(range.end - range.start));
         if outline.is_cut || notes > MAX_NOTES_BYTES {
-            return Err(Refusal("its headers or notes are longer than any real core's"));
+            return Err(Refusal("its headers are cut, or they or its notes are longer than any real core's"));
         }
         let held = outline.notes.iter().map(|_| Vec::new()).collect();
         let done = Redaction { rules: rules.digest().to_owned(), values: 0, ranges: 0, bytes: 0 };
-        Ok(Self { rules: rules.clone(), outline, held, plan: None, done })
+        Ok(Self { rules: rules.clone(), outline, held, plan: None, reached: 0, done })
     }
 
     /// Returns where its notes are, for whoever can hand them in before anything else.
@@ -114,9 +118,12 @@ impl Redactor {
         let mut plan = self.make()?;
         if let Some(strings) = &plan.strings {
             let mut words = vec![0; usize::try_from(strings.end - strings.start).unwrap_or(0)];
-            let length = read(strings.start, &mut words);
-            plan.echoes = Echoes::of(&words[..length], &self.rules)
+            if read(strings.start, &mut words) < words.len() {
+                return Err(CUT);
+            }
+            plan.echoes = Echoes::of(&words, &self.rules)
                 .ok_or(Refusal("its environment is longer than is looked for elsewhere"))?;
+            self.reached = strings.end;
         }
         self.plan = Some(plan);
         Ok(())
@@ -138,6 +145,7 @@ impl Redactor {
     /// Leaves out what the rules say of what comes next.
     pub(crate) fn redact(&mut self, start: u64, bytes: &mut [u8]) -> Result<(), Refusal> {
         let end = start + bytes.len() as u64;
+        self.reached = self.reached.max(end);
         let touches = |load: &Load| load.offset < end && start < load.offset.saturating_add(load.bytes);
         if self.plan.is_none() {
             self.hear(start, bytes);
@@ -151,16 +159,21 @@ impl Redactor {
         Ok(())
     }
 
-    /// Returns what was left out.
-    pub(crate) fn finish(self) -> Redaction {
-        self.done
+    /// Returns what was left out, unless it ended before all of that could be found.
+    pub(crate) fn finish(mut self) -> Result<Redaction, Refusal> {
+        let plan = match self.plan.take() {
+            Some(plan) => plan,
+            None => self.make()?,
+        };
+        let is_cut = plan.strings.is_some_and(|strings| self.reached < strings.end);
+        if is_cut { Err(CUT) } else { Ok(self.done) }
     }
 
     fn make(&mut self) -> Result<Plan, Refusal> {
         let (mut aux, mut files) = (Vec::new(), None);
         for ((range, align), held) in self.outline.notes.iter().zip(&self.held) {
             if held.len() as u64 != range.end - range.start {
-                return Err(Refusal("its notes come behind its memory, or not at all"));
+                return Err(Refusal("its notes come behind its memory, or not whole"));
             }
             for note in Notes::new(self.outline.layout, held, *align).filter(|note| note.owner == b"CORE") {
                 match note.kind {
@@ -181,11 +194,16 @@ impl Redactor {
         if self.rules.has_environment() {
             let strings = strings.clone().ok_or(Refusal("it does not say where its environment is"))?;
             let load = self.outline.loads.iter().find(|load| load.holds(strings.start));
-            plan.strings = load.ok_or(Refusal("the memory with its environment is not in it"))?.place(&strings);
+            let place = load.and_then(|load| load.place(&strings));
+            let place = place.filter(|place| place.end - place.start == strings.end - strings.start);
+            plan.strings = Some(place.ok_or(Refusal("the memory with its environment is not in it"))?);
         }
         if self.rules.has_memory() {
             let files = files.filter(|(_, is_whole)| *is_whole).map(|(files, _)| files);
             let files = files.ok_or(Refusal("it does not say which files were mapped"))?;
+            if self.rules.has_stack() && strings.is_none() {
+                return Err(Refusal("it does not say where its stack is"));
+            }
             plan.ranges = self.ranges(&files, strings.map(|at| at.start));
             self.done.ranges = plan.ranges.len() as u64;
         }
@@ -338,11 +356,16 @@ mod tests {
         let environment = "[environment]\nleave_out = ['A']\n";
         let memory = "[[memory]]\narea = 'stack'\n";
         check(environment, None, true, Some("it is not an ELF core"));
-        check(environment, Some(outline.clone()), false, Some("its notes come behind its memory, or not at all"));
+        check(environment, Some(outline.clone()), false, Some("its notes come behind its memory, or not whole"));
         check(environment, Some(outline.clone()), true, Some("it does not say where its environment is"));
         check(memory, Some(outline.clone()), true, Some("it does not say which files were mapped"));
         let cut = Outline { is_cut: true, ..outline.clone() };
-        check(memory, Some(cut), true, Some("its headers or notes are longer than any real core's"));
+        check(
+            memory,
+            Some(cut),
+            true,
+            Some("its headers are cut, or they or its notes are longer than any real core's"),
+        );
         check("", Some(outline), true, None);
     }
 

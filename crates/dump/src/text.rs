@@ -1,11 +1,13 @@
 //! What programs, their runtimes, sanitizers and debuggers print when something goes wrong, read as a report.
 //!
 //! Each speaker has a parser that finds its own beginning; the first one in `SPEAKERS` that finds it is believed. Frames
-//! are told by somebody else's walk, so nothing is looked up here. All is one pass over a bounded number of bounded lines.
+//! are told by somebody else's walk, so nothing is looked up here. All is one pass over a bounded number of bounded lines: of
+//! a text that has more, the first and the last ones, since the crash that a log tells of stands at its end.
 
 mod debugger;
 mod go;
 mod java;
+mod javascript;
 pub(crate) mod line;
 mod python;
 mod rust;
@@ -19,9 +21,9 @@ use model::report::{
     Thread,
 };
 
-/// Bytes of a text that are read.
+/// Bytes of a text that are read of its beginning, and as many of its end.
 pub(crate) const MAX_TEXT_BYTES: usize = 8 << 20;
-/// Lines of a text.
+/// Lines of either.
 const MAX_LINES: usize = 200_000;
 /// Bytes of one line; what is beyond is left out.
 const MAX_LINE_BYTES: usize = 8192;
@@ -35,7 +37,7 @@ const NEAR_NULL: u64 = 64 << 10;
 type Parser = fn(&[&str]) -> Option<Report>;
 
 /// Who may have printed a text, those first whose words are the surest.
-const SPEAKERS: [Parser; 9] = [
+const SPEAKERS: [Parser; 10] = [
     sanitizer::report,
     undefined::report,
     kernel::told,
@@ -43,6 +45,7 @@ const SPEAKERS: [Parser; 9] = [
     rust::report,
     python::report,
     java::report,
+    javascript::report,
     debugger::report,
     sanitizer::summary,
 ];
@@ -57,15 +60,45 @@ pub(crate) fn report(bytes: &[u8]) -> Option<Report> {
     if !is_text(bytes) {
         return None;
     }
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT_BYTES)]);
-    let plain = plain(&text);
-    let lines: Vec<&str> = plain.lines().take(MAX_LINES).map(|line| line::cut(line, MAX_LINE_BYTES)).collect();
+    let (first, rest) = bytes.split_at(beginning(bytes));
+    let (between, last) = rest.split_at(rest.len() - end(rest));
+    let texts = [first, last].map(String::from_utf8_lossy);
+    let [first, last] = texts.each_ref().map(|text| plain(text));
+    // Nothing that was begun before what is left out goes on behind it.
+    let gap = (!between.is_empty()).then_some("");
+    let lines = first.lines().chain(gap).chain(last.lines());
+    let lines: Vec<&str> = lines.map(|line| line::cut(line, MAX_LINE_BYTES)).collect();
     let mut report = SPEAKERS.iter().find_map(|parse| parse(&lines))?;
-    if bytes.len() > MAX_TEXT_BYTES || lines.len() == MAX_LINES {
-        report.note(NoteCode::Cut, format!("only {} lines of the text were read", lines.len()));
+    if !between.is_empty() {
+        let all = bytes.len();
+        let text = format!("the middle of the text was not looked at: {} of its {all} bytes", between.len());
+        report.note(NoteCode::Cut, text);
     }
     bound(&mut report);
     Some(report)
+}
+
+/// Returns how many bytes of a text's beginning are read: whole lines, unless there is none.
+fn beginning(bytes: &[u8]) -> usize {
+    let head = &bytes[..bytes.len().min(MAX_TEXT_BYTES)];
+    let mut ends = head.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).take(MAX_LINES);
+    match head.len() == bytes.len() {
+        true => ends.nth(MAX_LINES - 1).unwrap_or(head.len()),
+        false => ends.last().unwrap_or(head.len()),
+    }
+}
+
+/// Returns how many bytes of a text's end are read, by the same measure.
+fn end(bytes: &[u8]) -> usize {
+    let tail = &bytes[bytes.len().saturating_sub(MAX_TEXT_BYTES)..];
+    // The last line's own end does not begin another one.
+    let inner = tail.strip_suffix(b"\n").unwrap_or(tail);
+    let is_start = |at: &usize| inner[at - 1] == b'\n';
+    let starts = (1..=inner.len()).rev().filter(is_start).take(MAX_LINES);
+    match tail.len() == bytes.len() {
+        true => starts.map(|at| tail.len() - at).nth(MAX_LINES - 1).unwrap_or(tail.len()),
+        false => starts.map(|at| tail.len() - at).last().unwrap_or(tail.len()),
+    }
 }
 
 /// Returns a text without the escapes that colour it.

@@ -190,6 +190,46 @@ fn what_rules_leave_out_never_enters_the_spool() {
 }
 
 #[test]
+fn what_rules_leave_out_never_enters_the_spool_of_what_is_cut() {
+    let core = Machine::new("");
+    let rules = crate::signature::secretive(&core.path("core.app"));
+    let bytes = std::fs::read(core.path("core.app")).expect("is read");
+    let holds = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
+    let place = |text: &[u8]| bytes.windows(text.len()).position(|part| part == text).expect("is there");
+    let end = place(b"/bin/app\0");
+    assert!(holds(&bytes, b"t0psecret") && holds(&bytes, b"hunter2"));
+    let mut cuts = vec![64, 100, 180, 250, 8191, 8192, 9000, bytes.len() - 1, bytes.len()];
+    cuts.extend([b"--token=", b"t0psecre", b"GH_TOKEN", b"hunter2h", b"PATH=/bi"].map(|text| place(text) + 4));
+    cuts.extend([end - 1, end, end + 1]);
+    for cut in cuts {
+        let machine = Machine::new(&format!("redact = \"rules.toml\"\ndump_bytes_max = {cut}"));
+        std::fs::write(machine.path("rules.toml"), &rules).expect("is written");
+        let ran = machine.catch(&bytes, "app");
+        let caught: Vec<_> = std::fs::read_dir(machine.path("spool/caught")).into_iter().flatten().collect();
+        assert_eq!(std::fs::read_dir(machine.path("spool/coming")).map_or(0, Iterator::count), 0, "{cut}");
+        if cut < end {
+            assert_eq!((ran.code, caught.len()), (3, 0), "{cut}: {ran:?}");
+            assert_eq!(machine.status()["sum"]["dropped"]["redaction"], 1, "{cut}");
+            continue;
+        }
+        assert_eq!((ran.code, caught.len()), (0, 1), "{cut}: {ran:?}");
+        let frames = caught[0].as_ref().expect("is read").path().join("frames");
+        let kept = zstd::decode_all(std::fs::File::open(frames).expect("is there")).expect("are frames");
+        assert!(holds(&kept, b"GH_TOKEN=\0") && !holds(&kept, b"t0psecret") && !holds(&kept, b"hunter2"), "{cut}");
+    }
+    // What has not come by the deadline is cut too.
+    let machine = Machine::new("redact = \"rules.toml\"\ndeadline_ms = 500");
+    std::fs::write(machine.path("rules.toml"), &rules).expect("is written");
+    let mut command = machine.command(&["catch", "4294967290", "0", "0", "6", "1790000000", "0", "h", "slow"]);
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("starts");
+    let mut stdin = child.stdin.take().expect("is piped");
+    stdin.write_all(&bytes[..place(b"hunter2h") + 3]).expect("is taken");
+    assert_eq!(child.wait().expect("ends").code(), Some(3));
+    drop(stdin);
+    assert_eq!(machine.status()["sum"]["dropped"]["redaction"], 1);
+}
+
+#[test]
 fn a_program_that_crashes_often_is_counted_exactly() {
     let machine = Machine::new("rate_count = 3");
     let core = machine.core(1, 20_000);

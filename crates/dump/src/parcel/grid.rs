@@ -35,7 +35,7 @@ pub struct Head {
     pub is_core: bool,
     /// What sort of dump begins like this.
     kind: Option<DumpKind>,
-    /// Where its segments say that it ends.
+    /// Where its headers and its segments say that it ends.
     pub end: u64,
     /// Where the grid begins afresh.
     pub(super) starts: Vec<u64>,
@@ -93,9 +93,16 @@ impl Head {
             None => {
                 let mut section = [0; MAX_ENTRY_BYTES];
                 let length = read_at(reader, header.sections_at, &mut section)?;
-                header.count_in_section(&section[..length]).unwrap_or(0)
+                let count = header.count_in_section(&section[..length]);
+                outline.is_cut |= count.is_none();
+                self.end = header.sections_at.saturating_add(header.section_bytes() as u64);
+                count.unwrap_or(0)
             }
         };
+        if let Some(last) = count.checked_sub(1) {
+            let table = u64::from(last) * header.stride() + header.entry_bytes() as u64;
+            self.end = self.end.max(header.segments_at.saturating_add(table));
+        }
         for number in 0..count.min(MAX_STARTS) {
             let mut entry = [0; MAX_ENTRY_BYTES];
             let at = header.segments_at.saturating_add(u64::from(number) * header.stride());

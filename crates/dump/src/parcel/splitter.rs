@@ -115,7 +115,7 @@ pub fn split_file_by(file: &File, rules: Option<&RedactionRules>, sink: Sink<'_>
         }
     }
     if let Some(redactor) = &mut redactor {
-        // What cannot be read here cannot be read later either, and is an error then.
+        // What cannot be read is not there.
         redactor.prepare(|from, into| read_at(from, into).unwrap_or(0))?;
     }
     let source = Holed { file, at: 0, data: 0..0, size };
@@ -369,7 +369,7 @@ impl Reader {
             return Err(gone());
         }
         let digest = Digest::from_bytes(*self.hasher.finalize().as_bytes());
-        let redaction = self.redactor.map(Redactor::finish);
+        let redaction = self.redactor.map(Redactor::finish).transpose()?;
         Ok(Done { size: at, digest, extents: cutter.extents, hash: source.hash(), redaction })
     }
 

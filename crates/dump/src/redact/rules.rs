@@ -160,6 +160,11 @@ impl RedactionRules {
         !self.leave_out.is_empty()
     }
 
+    /// Tells whether the stack that the program began with is left out.
+    pub(crate) fn has_stack(&self) -> bool {
+        self.areas.contains(&Area::Stack)
+    }
+
     /// Tells whether any other memory is left out.
     pub(crate) fn has_memory(&self) -> bool {
         !(self.mappings.is_empty() && self.areas.is_empty() && self.addresses.is_empty())

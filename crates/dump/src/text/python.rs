@@ -11,6 +11,10 @@ const BEGIN: &str = "Traceback (most recent call last):";
 const FATAL: &str = "Fatal Python error: ";
 const RAISED_FROM: &str = "The above exception was the direct cause of the following exception:";
 const WHILE: &str = "During handling of the above exception, another exception occurred:";
+/// Exceptions of a source that could not be read: without a traceback if it was the program's own.
+const UNREAD: [&str; 3] = ["SyntaxError", "IndentationError", "TabError"];
+/// Lines of a source that are shown above such a one.
+const MAX_SHOWN_LINES: usize = 4;
 /// Lines of one message.
 const MAX_MESSAGE_LINES: usize = 64;
 
@@ -35,6 +39,9 @@ pub(super) fn report(lines: &[&str]) -> Option<Report> {
         traceback(&plain[begin + 1..end], at > 0 && before.is_some_and(|line| line.trim() == RAISED_FROM))
     });
     let mut told: Vec<Traceback> = told.filter(|told| !told.frames.is_empty() || !told.says.is_empty()).collect();
+    if begins.is_empty() {
+        told.extend(unread(&plain));
+    }
     let mut at = told.len().checked_sub(1)?;
     while told[at].is_wrapper && at > 0 {
         at -= 1;
@@ -55,6 +62,15 @@ pub(super) fn report(lines: &[&str]) -> Option<Report> {
     }
     report.crash = Some(verdict.crash());
     Some(report)
+}
+
+/// Returns what is told of a program whose own source could not be read.
+fn unread(lines: &[&str]) -> Option<Traceback> {
+    let names = |line: &str| UNREAD.contains(&line.split(':').next().unwrap_or_default());
+    let ends = |begin: &usize| lines[begin + 1..].iter().take(MAX_SHOWN_LINES).any(|line| names(line));
+    let is_begin = |at: &usize| frame(lines[*at]).is_some_and(|frame| frame.function.is_none());
+    let begin = (0..lines.len()).rev().filter(is_begin).find(ends)?;
+    Some(traceback(&lines[begin..], false))
 }
 
 fn verdict(says: &str) -> Verdict {

@@ -43,9 +43,10 @@ const CLASSES: [(&str, &str, Severity); 25] = [
 /// Returns the report of the first error.
 pub(super) fn report(lines: &[&str]) -> Option<Report> {
     let (at, frame_told, says) = lines.iter().enumerate().find_map(|(at, line)| {
-        let (place, says) = line.split_once(MARK)?;
+        let (before, says) = line.split_once(MARK)?;
+        let place = place(before.trim());
         let mut frame = Frame::new(Trust::Told);
-        (set_place(&mut frame, place.trim()) || place == "<unknown>").then_some((at, frame, says))
+        (set_place(&mut frame, place) || place == "<unknown>").then_some((at, frame, says))
     })?;
     let rest = &lines[at + 1..];
     let own = rest.iter().take_while(|line| !line.contains(MARK));
@@ -69,4 +70,40 @@ pub(super) fn report(lines: &[&str]) -> Option<Report> {
     let address = super::line::hex_after(says, "address 0x");
     report.crash = Some(verdict.saying(says).about(address).crash());
     Some(report)
+}
+
+/// Returns the place that ends what stands before an error, without what a log puts before that. Only a path with which
+/// the line begins may have blanks.
+fn place(before: &str) -> &str {
+    let is_path = ["/", "./", "../"].iter().any(|root| before.starts_with(root));
+    if is_path && ![": ", "] ", "\t"].iter().any(|mark| before.contains(mark)) {
+        return before;
+    }
+    before.rsplit(char::is_whitespace).next().unwrap_or(before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_the_same_behind_any_log() {
+        let check = |line: &str, file: &str, line_number: u32, column: u32| {
+            let told = report(&[line]).unwrap_or_else(|| panic!("nothing is told: {line}"));
+            let frame = &told.threads[0].frames[0];
+            let found = (frame.file.as_deref(), frame.line, frame.column);
+            assert_eq!(found, (Some(file), Some(line_number), Some(column)), "{line}");
+            assert_eq!(told.crash.as_ref().map(|crash| crash.class.as_str()), Some("shift_out_of_range"));
+        };
+        let says = ": runtime error: shift exponent 40 is too large for 32-bit type 'int'";
+        check(&format!("ub.c:3:24{says}"), "ub.c", 3, 24);
+        check(&format!("/src/my project/ub.c:3:24{says}"), "/src/my project/ub.c", 3, 24);
+        check(&format!("../my project/ub.c:3:24{says}"), "../my project/ub.c", 3, 24);
+        check(&format!("2026-11-22 10:00:01 app[12]: ub.c:3:24{says}"), "ub.c", 3, 24);
+        check(&format!("2026-11-22T10:00:01Z host app[12]: /src/ub.c:3:24{says}"), "/src/ub.c", 3, 24);
+        check(&format!("/usr/bin/app[12]: /src/ub.c:3:24{says}"), "/src/ub.c", 3, 24);
+        check(&format!("[ 12.5]\tlib/ub.c:3:24{says}"), "lib/ub.c", 3, 24);
+        let unknown = report(&["app[12]: <unknown>: runtime error: load of null pointer of type 'int'"]);
+        assert_eq!(unknown.map(|told| told.threads[0].frames[0].file.clone()), Some(None));
+    }
 }

@@ -14,6 +14,7 @@ mod narrow;
 mod pack;
 mod parcel;
 mod program;
+mod redact;
 mod seed;
 mod symbol;
 mod text;

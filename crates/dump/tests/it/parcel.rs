@@ -4,6 +4,7 @@ use dump::parcel::{Assembler, Assembly, Frames, Packed, Split, SplitError, split
 use dump::redact::RedactionRules;
 use model::Digest;
 use model::parcel::{Frame, MAX_FRAME_BYTES, Manifest};
+use model::report::NoteCode;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -185,6 +186,38 @@ fn a_core_is_cut_where_its_segments_begin() {
     // What Thoth never named goes by its content.
     let (text, _) = stream_whole(b"panicked at src/main.rs");
     assert!(text.manifest.digest.to_string().starts_with(&text.hash()));
+}
+
+#[test]
+fn a_core_that_is_cut_within_its_headers_says_so_on_arrival_and_in_its_report() {
+    let whole = core(b"note", &[noise(4, 8192), noise(5, 4096)]);
+    let folder = tempfile::tempdir().expect("is made");
+    let path = folder.path().join("core");
+    let check = |bytes: &[u8], expected: &[&str]| {
+        std::fs::write(&path, bytes).expect("is written");
+        let report = dump::analyse(&path, &dump::Places::default());
+        let notes = report.notes.iter().filter(|note| note.code == NoteCode::Truncated).map(|note| note.text.as_str());
+        let length = bytes.len();
+        assert_eq!(notes.collect::<Vec<_>>(), expected, "{length}");
+        let arrived = [stream_whole(bytes).0, split_whole(&file_of(&[(0, bytes)], length as u64)).0];
+        let found = arrived.map(|split| split.is_truncated());
+        assert_eq!((found, report.is_truncated), ([!expected.is_empty(); 2], !expected.is_empty()), "{length}");
+    };
+    check(&whole, &[]);
+    let told = |number: u32| format!("the core's headers are cut or damaged: {number} of 3 segments are told");
+    let missing = |bytes: u32| format!("the core's end is missing: {bytes} bytes of what it announces");
+    check(&whole[..64], &[&told(0)]);
+    check(&whole[..119], &[&told(0)]);
+    // What the segments announce that are told is missing, too.
+    check(&whole[..120], &[&told(1), &missing(4)]);
+    check(&whole[..64 + 3 * 56 - 1], &[&told(2), &missing(4 + 8192)]);
+    check(&whole[..64 + 3 * 56], &[&missing(4 + 8192 + 4096)]);
+    check(&whole[..whole.len() - 5], &[&missing(5)]);
+    // More than the header can say: a section says it, behind everything else.
+    let mut many = whole.clone();
+    many[40..48].copy_from_slice(&(whole.len() as u64).to_le_bytes());
+    many[56..58].copy_from_slice(&[0xff; 2]);
+    check(&many[..1000], &["the core's end is missing, which says how many segments it has", &missing(8192 + 4096)]);
 }
 
 #[test]

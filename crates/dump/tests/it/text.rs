@@ -5,7 +5,7 @@
 
 use dump::signature::{Rules, stack};
 use dump::{Places, analyse};
-use model::report::{DumpKind, MAX_FRAMES, Report, Trust};
+use model::report::{DumpKind, MAX_FRAMES, NoteCode, Report, Trust};
 use proptest::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -136,9 +136,62 @@ fn panics_and_exceptions_are_read() {
     check("python_syntax.txt", traceback, "exception", "SyntaxError: '(' was", &["?:1", "syn:18"], 1);
     check("python_group.txt", traceback, "exception", "ExceptionGroup: several", &["<genexpr>:19"], 1);
     check("python_fatal.txt", traceback, "wild_access", "Segmentation fault", &["scan:12"], 2);
+    check("python_bare.txt", traceback, "exception", "SyntaxError: '(' was never closed", &["?:1"], 1);
     check("gdb.txt", traceback, "wild_access", "Program received signal SIGSEGV", &["fail:2", "main:3"], 1);
     let lldb = check("lldb.txt", traceback, "null_access", "thread #1", &["fail:2"], 1);
     assert_eq!(lldb.threads[0].frames[0].module_name.as_deref(), Some("t"));
+}
+
+#[test]
+fn errors_of_javascript_are_read() {
+    let traceback = DumpKind::Traceback;
+    let check = |name: &str, class: &str, message: &str, frames: &[&str], threads: &[&str]| {
+        let report = check(name, traceback, class, message, frames, threads.len() + 1);
+        let names: Vec<_> =
+            report.threads[1..].iter().map(|thread| thread.name.as_deref().unwrap_or_default()).collect();
+        assert_eq!(names, threads, "{name}");
+        report
+    };
+    let nested = check(
+        "node_nested.txt",
+        "exception",
+        "TypeError: Cannot read properties of undefined (reading 'name')",
+        &["Table.row:5", "?:9", "Array.map:0", "load:9", "main:12", "Object.<anonymous>:14", "Module._compile:1521"],
+        &[],
+    );
+    assert_eq!((nested.threads[0].frames[0].column, nested.threads[0].frames.len()), (Some(26), 10));
+    assert!(nested.notes.iter().any(|note| note.text == "Node.js v20.20.2"), "{:?}", nested.notes);
+    check("node_async.txt", "exception", "RangeError: row 17", &["fetchRow:4", "loadAll:7", "main:10"], &[]);
+    let cause = check(
+        "node_cause.txt",
+        "exception",
+        "Error: ENOENT: no such file or directory",
+        &["readFileSync:448", "readState:3", "start:7", "?:12", "ModuleJob.run:325"],
+        &["wrapped in: Error: cannot start"],
+    );
+    assert_eq!(cause.threads[0].frames[1].file.as_deref(), Some("/src/cause.mjs"));
+    // What both have in common is printed once.
+    let lines: Vec<_> = cause.threads[1].frames.iter().map(|frame| frame.line).collect();
+    assert_eq!(lines, [9, 12, 325, 606, 117].map(Some));
+    let wrappers = ["wrapped in: DbError: query failed", "wrapped in: Error: connection reset"];
+    let causes = check("node_causes.txt", "exception", "TypeError: socket is null", &["query:3", "?:4"], &wrappers);
+    assert_eq!(causes.threads[1].frames.len(), 5);
+    let class = ["new Socket:4", "new Server:13", "Object.<anonymous>:16"];
+    check("node_class.txt", "exception", "TypeError: port 70000 is out of range", &class, &[]);
+    let all = ["wrapped in: AggregateError: All promises were rejected", "beside: Error: no answer from b"];
+    check("node_aggregate.txt", "exception", "Error: no answer from a", &["ask:2", "first:5", "?:7"], &all);
+    check("node_thrown.txt", "exception", "just words", &["?:1"], &[]);
+    check("node_assert.txt", "assert", "AssertionError [ERR_ASSERTION]: Expected values", &["check:2"], &[]);
+    check("node_deep.txt", "stack_overflow", "RangeError: Maximum call stack", &["deep:1", "deep:1"], &[]);
+    check("node_syntax.txt", "exception", "SyntaxError: Unexpected number", &["?:2", "wrapSafe:1464"], &[]);
+    let emitted = ["Emitted 'error' event at"];
+    check("node_emitted.txt", "exception", "Error: lost the line\nand more of it", &["Immediate.run:3"], &emitted);
+    check("node_logged.txt", "exception", "TypeError: Cannot read", &["Object.go:2", "Timeout._onTimeout:3"], &[]);
+    let heap = check("node_heap.txt", "out_of_memory", "Reached heap limit Allocation failed", &[], &[]);
+    assert_eq!((heap.threads[0].frames.len(), heap.process.unwrap().pid.is_some()), (10, true));
+    let first = &heap.threads[0].frames[0];
+    assert_eq!(first.function.as_deref(), Some("node::OOMErrorHandler(char const*, v8::OOMDetails const&)"));
+    assert_eq!(first.module_name.as_deref(), Some("node"));
 }
 
 #[test]
@@ -184,6 +237,15 @@ fn signatures_name_the_place_in_the_program() {
         ("java_chain.txt", "exception | java.lang.NumberFormatException: For input string: \"…\" | Main.parse"),
         ("java_deep.txt", "stack_overflow | Main.deep"),
         ("python_chain.txt", "exception | KeyError: '…' | p.again"),
+        ("python_bare.txt", "exception | SyntaxError: '…' was never closed | x.py:1"),
+        ("node_nested.txt", "exception | TypeError: Cannot read properties of undefined (reading '…') | Table.row"),
+        ("node_async.txt", "exception | RangeError: row # is not there | fetchRow"),
+        ("node_class.txt", "exception | TypeError: port # is out of range | Socket"),
+        ("node_causes.txt", "exception | TypeError: socket is null | query"),
+        ("node_thrown.txt", "exception | just words | plain.js:1"),
+        ("node_syntax.txt", "exception | SyntaxError: Unexpected number | syntax.js:2"),
+        ("node_deep.txt", "stack_overflow | deep"),
+        ("node_heap.txt", "out_of_memory | node::OOMErrorHandler"),
         ("kernel_null.txt", "null_deref | ext4_put_super"),
         ("kernel_kasan.txt", "kasan_use_after_free | nft_set_destroy"),
         ("kernel_console.txt", "kernel_panic | Kernel panic - not syncing: sysrq triggered crash | proc_reg_write"),
@@ -220,6 +282,42 @@ fn long_texts_are_bounded_and_quick() {
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}: {}", start.elapsed(), &sample[..80]);
         assert!(report.threads.iter().all(|thread| thread.frames.len() <= MAX_FRAMES));
     }
+}
+
+#[test]
+fn a_crash_at_the_end_of_a_long_log_is_told() {
+    let sample = fs::read_to_string(folder().join("asan_uaf.txt")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text");
+    let check = |text: &str, is_told: bool, notes: &[&str]| {
+        let report = analyse_text(&path, text);
+        let class = report.crash.as_ref().map(|crash| crash.class.as_str());
+        assert_eq!(class, is_told.then_some("heap_use_after_free"), "{} bytes", text.len());
+        let cuts = report.notes.iter().filter(|note| note.code == NoteCode::Cut).map(|note| note.text.as_str());
+        assert_eq!(cuts.collect::<Vec<_>>(), notes);
+        assert!(!is_told || report.crashed().unwrap().frames[0].function.as_deref() == Some("read_node"));
+    };
+    let logged = |lines: usize| "12:00:01 served in 3 ms\n".repeat(lines);
+    // Many short lines: all of them are read, and then all but the middle.
+    check(&(logged(250_000) + &sample), true, &[]);
+    let (long, lines) = (logged(600_000) + &sample, sample.lines().count());
+    let all = long.len();
+    let left_out = (600_000 - 200_000 - (200_000 - lines)) * 24;
+    let note = format!("the middle of the text was not looked at: {left_out} of its {all} bytes");
+    check(&long, true, &[&note]);
+    // What stands at the beginning is told as ever, and what stands in the middle is not.
+    check(&(sample.clone() + &logged(600_000)), true, &[&note]);
+    check(&(logged(300_000) + &sample + &logged(300_000)), false, &[]);
+    // Long lines, and one that never ends.
+    for log in [("x".repeat(1_000) + "\n").repeat(20_000), "x".repeat(20 << 20) + "\n"] {
+        let report = analyse_text(&path, &(log + &sample));
+        assert_eq!(report.crash.unwrap().class, "heap_use_after_free");
+    }
+}
+
+fn analyse_text(path: &Path, text: &str) -> Report {
+    fs::write(path, text).unwrap();
+    analyse(path, &Places::default())
 }
 
 fn samples() -> impl Strategy<Value = Vec<u8>> {
