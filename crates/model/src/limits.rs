@@ -52,6 +52,8 @@ pub const MAX_LABELS: usize = 32;
 /// Characters of a label's name, and of its value.
 pub const MAX_LABEL_CHARS: usize = 128;
 
+/// Characters of a cause: why a node takes nothing, or why something never began.
+pub const MAX_CAUSE_CHARS: usize = 512;
 /// Bytes that a chunk may hold itself.
 pub const MAX_CHUNK_BYTES: usize = 16 * 1024;
 /// Bytes of a blob that a chunk may name.

@@ -12,7 +12,9 @@ use crate::error::ApiError;
 use crate::execution::{Class, LimitSet, Outcome, Recipe, Usage};
 use crate::id::{ExecutionId, NodeId, SessionId, TenantId};
 use crate::image::{ImageOrder, Manifest, Platform};
-use crate::limits::{MAX_HELD, MAX_NAME_CHARS, MAX_RUNTIMES, MAX_SLOTS, MAX_SYNC_CHUNKS, MAX_SYNC_USED};
+use crate::limits::{
+    MAX_CAUSE_CHARS, MAX_HELD, MAX_NAME_CHARS, MAX_RUNTIMES, MAX_SLOTS, MAX_SYNC_CHUNKS, MAX_SYNC_USED,
+};
 use crate::sandbox::{Network, SandboxKind, check_labels};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -329,6 +331,21 @@ impl Sync {
             return Err(ApiError::invalid("sync_invalid", "a node cannot say that nodes were lost".to_owned()));
         }
         self.chunks.iter().try_for_each(|written| written.chunk.check())
+    }
+
+    /// Returns it with its causes cut to what a row may hold: one too long must not lose what it is the cause of.
+    #[must_use]
+    pub fn fitted(mut self) -> Self {
+        let ends = self.finished.iter_mut().filter_map(|finished| match &mut finished.outcome {
+            Outcome::SetUpFailed { cause, .. } => Some(cause),
+            _ => None,
+        });
+        for cause in ends.chain(&mut self.trouble) {
+            if let Some((end, _)) = cause.char_indices().nth(MAX_CAUSE_CHARS) {
+                cause.truncate(end);
+            }
+        }
+        self
     }
 }
 

@@ -12,7 +12,7 @@ use crate::issuer::Identity;
 use crate::rate::CallerKind;
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use jiff::{SignedDuration, Timestamp};
@@ -170,9 +170,19 @@ pub(crate) async fn identify(State(app): State<App>, mut request: Request, next:
 
 /// Tells whether a request is one that a node makes in the course of its work.
 fn is_of_a_node(request: &Request) -> bool {
-    const OF_NODES: [&str; 3] =
-        ["/v1/nodes/{id}/sync", "/v1/executions/{id}/blobs/{digest}", "/v1/executions/{id}/frames"];
-    request.extensions().get::<MatchedPath>().is_some_and(|path| OF_NODES.contains(&path.as_str()))
+    const OF_NODES: [&str; 6] = [
+        "/v1/nodes/{id}/sync",
+        "/v1/executions/{id}/blobs/{digest}",
+        "/v1/executions/{id}/parcels/{digest}",
+        "/v1/executions/{id}/frames",
+        "/v1/executions/{id}/frames/missing",
+        "/v1/executions/{id}/modules",
+    ];
+    /// What it reads, and others send.
+    const INPUT: &str = "/v1/executions/{id}/input";
+    request.extensions().get::<MatchedPath>().is_some_and(|path| {
+        OF_NODES.contains(&path.as_str()) || (path.as_str() == INPUT && request.method() == Method::GET)
+    })
 }
 
 /// Returns what an address is counted as: one host may have all of an IPv6 network of 64 bits.

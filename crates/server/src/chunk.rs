@@ -66,8 +66,9 @@ impl Followers {
 impl Drop for Listener<'_> {
     fn drop(&mut self) {
         let mut bells = self.followers.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        // Ours, and the one in the map: whoever listens takes theirs under the same lock.
-        if Arc::strong_count(&self.bell) <= 2 {
+        // Ours goes under the lock under which others take theirs: the last to leave finds the map's alone.
+        drop(std::mem::take(&mut self.bell));
+        if bells.get(&self.id).is_some_and(|bell| Arc::strong_count(bell) == 1) {
             bells.remove(&self.id);
         }
     }
@@ -192,4 +193,27 @@ async fn input_send(
 /// Makes the error for an execution whose log cannot be read on.
 fn broken_off() -> ApiError {
     ApiError::new(ErrorKind::Unavailable, "log_broken_off", "the log cannot be read on")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_bell_stays_when_all_leave_at_once() {
+        const ROUNDS: u128 = 2_000;
+        let (followers, barrier) = (Followers::default(), std::sync::Barrier::new(2));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for round in 0..ROUNDS {
+                        let listener = followers.listen(ExecutionId::new(jiff::Timestamp::UNIX_EPOCH, round));
+                        barrier.wait();
+                        drop(listener);
+                    }
+                });
+            }
+        });
+        assert_eq!(followers.bells.lock().expect("nobody panicked").len(), 0);
+    }
 }

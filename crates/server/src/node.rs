@@ -11,7 +11,7 @@ use crate::session::watch::moved;
 use axum::Json;
 use axum::extract::State;
 use jiff::SignedDuration;
-use model::limits::{MAX_NAME_CHARS, MAX_ROW_BYTES};
+use model::limits::{MAX_CAUSE_CHARS, MAX_NAME_CHARS, MAX_ROW_BYTES};
 use model::node::{Cordon, HoldKind};
 use model::{ApiError, NewNode, Node, NodeId, NodeQuery, Page, Scope, Sync, SyncAnswer};
 use std::str::FromStr;
@@ -159,8 +159,9 @@ async fn cordon(
     Body(Cordon { cause }): Body<Cordon>,
 ) -> Answer<Json<Node>> {
     caller.must(Scope::NodeWrite)?;
-    if cause.chars().count() > 512 || cause.contains('\0') {
-        return Err(ApiError::invalid("cordon_invalid", "`cause` has at most 512 characters and no NUL").into());
+    if cause.chars().count() > MAX_CAUSE_CHARS || cause.contains('\0') {
+        let message = format!("`cause` has at most {MAX_CAUSE_CHARS} characters and no NUL");
+        return Err(ApiError::invalid("cordon_invalid", message).into());
     }
     let node = find(&app, &caller, key).await?;
     let held = app.store.node_hold(&node, (HoldKind::Cordon, cause), &caller.user, app.clock.now()).await?;

@@ -20,6 +20,7 @@ use crate::{analysis, analyzer, openapi, parcel, retention};
 use axum_server::Handle;
 use axum_server::accept::DefaultAcceptor;
 use axum_server::tls_rustls::RustlsAcceptor;
+use futures_util::FutureExt;
 use hyper_util::rt::TokioTimer;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use model::tenant::HOUSE;
@@ -30,6 +31,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixListener};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -190,18 +192,27 @@ impl Server {
     }
 
     fn spawn_controllers(&mut self) {
-        let app = &self.app;
-        let stop = app.stop.clone();
-        let retention = app.config.retention.clone();
-        self.tasks.spawn(retention::run(app.store.clone(), retention, app.clock.clone(), stop.clone()));
-        self.tasks.spawn(look_at_blobs(app.clone()));
-        self.tasks.spawn(parcel::run(app.clone()));
-        self.tasks.spawn(analysis::run(app.clone()));
-        self.tasks.spawn(analyzer::arrival::run(app.clone()));
-        self.tasks.spawn(session::watch::run(app.clone()));
-        if let Some(log) = app.log.clone() {
-            self.tasks.spawn(async move { log.run(stop).await });
-        }
+        self.control("retention", |app| {
+            retention::run(app.store.clone(), app.config.retention.clone(), app.clock.clone(), app.stop.clone())
+        });
+        self.control("blobs", look_at_blobs);
+        self.control("parcels", parcel::run);
+        self.control("analyses", analysis::run);
+        self.control("arrivals", analyzer::arrival::run);
+        self.control("sessions", session::watch::run);
+        self.control("log levels", async |app: App| {
+            if let Some(log) = &app.log {
+                log.run(app.stop.clone()).await;
+            }
+        });
+    }
+
+    fn control<F>(&mut self, controller: &'static str, run: impl Fn(App) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (app, stop) = (self.app.clone(), self.app.stop.clone());
+        self.tasks.spawn(kept_up(controller, stop, move || run(app.clone())));
     }
 
     /// Serves whoever connects, from now on. Whoever finds the server ready then finds all that its start made.
@@ -324,8 +335,25 @@ impl Server {
         self.handle.graceful_shutdown(Some(drain));
         self.inside.graceful_shutdown(Some(drain));
         self.app.stop.cancel();
-        while self.tasks.join_next().await.is_some() {}
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a task of the server did not end in order");
+            }
+        }
         self.app.store.close().await;
+    }
+}
+
+/// Runs a controller until it ends. One that panics is told in the log and begins again a moment later, which all of them
+/// can: one code path is for normal, restart and repair.
+async fn kept_up<F: Future<Output = ()>>(controller: &'static str, stop: CancellationToken, run: impl Fn() -> F) {
+    /// How long one that panicked rests.
+    const REST: Duration = Duration::from_secs(1);
+    while AssertUnwindSafe(run()).catch_unwind().await.is_err() {
+        tracing::error!(controller, "a controller of the server panicked; it begins again");
+        if stop.run_until_cancelled(tokio::time::sleep(REST)).await.is_none() {
+            return;
+        }
     }
 }
 
@@ -415,4 +443,18 @@ fn metrics_handle() -> PrometheusHandle {
         handle
     };
     HANDLE.get_or_init(set_up).clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[tokio::test]
+    async fn a_controller_that_panics_begins_again() {
+        let runs = AtomicUsize::new(0);
+        let run = async || assert!(runs.fetch_add(1, Ordering::Relaxed) > 0, "the first time it panics");
+        kept_up("test", CancellationToken::new(), run).await;
+        assert_eq!(runs.into_inner(), 2);
+    }
 }

@@ -3,7 +3,7 @@
 //! Output and error stand under the attempt that wrote them, input under attempt 0. Only the session that holds an
 //! attempt adds to it (the fence), and never more than the execution's limit, with room for the mark that says so.
 
-use crate::content;
+use crate::content::{self, BlobGet};
 use crate::error::StoreError;
 use crate::execution::{get, missing};
 use crate::statement::statements;
@@ -144,12 +144,13 @@ impl Appender {
         match &chunk.content {
             Content::Inline { bytes } => Ok((Value::Null, bytes.0.as_slice().into())),
             Content::Blob { digest, size } => {
-                let there = content::name(tx, self.tenant, *digest).await?;
+                let there = BlobGet { digest: *digest, tenant: self.tenant }.run(tx).await?;
                 if there.size != *size || *size > MAX_CHUNK_BLOB_BYTES {
                     let message =
                         format!("blob `{digest}` has {} bytes, of at most {MAX_CHUNK_BLOB_BYTES}", there.size);
                     return Err(refusal(ErrorKind::Invalid, "chunk_invalid", message));
                 }
+                content::name(tx, self.tenant, *digest).await?;
                 Ok(((*digest).into(), Value::Null))
             }
         }

@@ -207,9 +207,14 @@ impl Store {
         self.inner.feed.look();
     }
 
-    /// Makes sure that the database answers.
+    /// Makes sure that the database answers, and that there is still somebody who writes to it.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.read(LogBounds).await.map(drop)
+        self.read(LogBounds).await?;
+        let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        match writer.as_ref().is_some_and(Writer::is_there) {
+            true => Ok(()),
+            false => Err(StoreError::Unavailable { source: Some("the store's writer has ended".into()) }),
+        }
     }
 
     // -- the log --
@@ -467,5 +472,39 @@ fn lock(folder: &std::path::Path) -> Result<File, StoreError> {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Locked { folder: folder.display().to_string() }),
         Err(std::fs::TryLockError::Error(source)) => Err(failed("locking it", source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transaction::Tx;
+
+    struct Panics;
+
+    impl Operation for Panics {
+        type Answer = ();
+
+        async fn run(&self, _: &Tx<'_>) -> Result<(), StoreError> {
+            panic!("as asked")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_whose_writer_is_gone_does_not_answer() {
+        let folder = tempfile::tempdir().expect("is made");
+        let config = StoreConfig::new(Place::Folder(folder.path().to_owned()));
+        let store = Store::open(&config, Timestamp::UNIX_EPOCH).await.expect("opens");
+        store.ping().await.expect("answers");
+        assert!(store.write(Panics).await.is_err());
+        // Whoever asked hears of it a moment before the thread has ended.
+        let told = loop {
+            match store.ping().await {
+                Ok(()) => tokio::task::yield_now().await,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(told, StoreError::Unavailable { .. }), "{told}");
+        store.close().await;
     }
 }

@@ -43,6 +43,11 @@ impl Writer {
         (Self { queue }, Work { jobs, group: group.clamp(1, MAX_GROUP), feed })
     }
 
+    /// Tells whether there is somebody who writes.
+    pub(crate) fn is_there(&self) -> bool {
+        !self.queue.is_closed()
+    }
+
     /// Runs one operation, and returns once it is on the disk. `placed` is called as soon as it has its place in the
     /// queue: whatever is queued from then on sees what it did, mostly in the same transaction.
     pub(crate) async fn run<O: Operation>(&self, operation: O, placed: impl FnOnce()) -> Result<O::Answer, StoreError> {

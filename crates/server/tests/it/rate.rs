@@ -10,6 +10,7 @@ on_sqlite!(
     who_asks_too_often_is_told_when_to_come_again,
     a_flood_of_strangers_locks_nobody_out,
     who_holds_a_stream_pays_once,
+    the_work_of_a_node_costs_nothing,
 );
 
 fn refused(answer: &Answer) -> u64 {
@@ -87,5 +88,34 @@ async fn who_holds_a_stream_pays_once(place: &Place) {
     app.get(&app.house, "/v1/whoami").await.must(200);
     app.get(&app.house, "/v1/whoami").await.must(200);
     refused(&app.get(&app.house, "/v1/changes").await);
+    app.stop().await;
+}
+
+async fn the_work_of_a_node_costs_nothing(place: &Place) {
+    let slow = |config: &mut Config| {
+        config.rate.per_second = 0.01;
+        config.rate.burst = 3.0;
+    };
+    let app = TestApp::start_with(place, slow).await;
+    let (id, digest) = (app.new_execution().id, "0".repeat(64));
+    let asks = [
+        (Method::PUT, format!("blobs/{digest}")),
+        (Method::PUT, format!("parcels/{digest}")),
+        (Method::POST, "frames".to_owned()),
+        (Method::POST, "frames/missing".to_owned()),
+        (Method::POST, "modules".to_owned()),
+        (Method::GET, "input".to_owned()),
+    ];
+    for (method, what) in &asks {
+        for _ in 0..3 {
+            let answer =
+                app.send(app.request(method.clone(), &app.house, &format!("/v1/executions/{id}/{what}"))).await;
+            assert_ne!(answer.status, 429, "{what}");
+        }
+    }
+    for _ in 0..3 {
+        assert_ne!(app.order(&app.house, &format!("/v1/executions/{id}/input")).await.status, 429);
+    }
+    refused(&app.order(&app.house, &format!("/v1/executions/{id}/input")).await);
     app.stop().await;
 }

@@ -75,8 +75,11 @@ pub(super) async fn begin(
     let execution = execution(analyzer, &dump, new.id, (by, at));
     let shape = Shape::of(&execution.recipe, execution.origin.kind, None);
     let (execution, is_new) = ExecutionCreate::of(execution, &shape).run(tx).await?;
-    let [tenant, id, name, version] = key;
-    tx.execute(PUT, &[tenant, id, name, version, dump.digest.into(), new.id.into()]).await?;
+    // Of a request that comes again the execution may have failed meanwhile: its study stays as it ended.
+    if is_new {
+        let [tenant, id, name, version] = key;
+        tx.execute(PUT, &[tenant, id, name, version, dump.digest.into(), new.id.into()]).await?;
+    }
     let study = Study { dump: dump.id, state: StudyState::Begun, execution: Some(new.id) };
     Ok((study, is_new.then_some(execution)))
 }

@@ -137,8 +137,7 @@ impl Operation for Exchange {
         if let Some(cause) = &sync.trouble
             && heard.node.hold.is_none()
         {
-            let cause = cause.chars().take(512).collect();
-            let new = Hold { kind: HoldKind::Quarantine, cause, by: by.clone(), at: *at };
+            let new = Hold { kind: HoldKind::Quarantine, cause: cause.clone(), by: by.clone(), at: *at };
             heard.node = hold(tx, heard.node.id, Some(&new), (*at, &by)).await?;
         }
         self.add_chunks(tx, &mut heard).await?;
@@ -444,7 +443,7 @@ impl Operation for ShapeGet {
 impl Store {
     /// Hears what a node says and tells it what to do, in one transaction.
     pub async fn node_exchange(&self, report: Report) -> Result<Heard, StoreError> {
-        self.write(Exchange { report }).await
+        self.write(Exchange { report: Report { sync: report.sync.fitted(), ..report } }).await
     }
 
     /// Renews a node's lease, and tells how it stands.

@@ -127,6 +127,15 @@ async fn what_was_studied_is_remembered(fresh: &Fresh) {
         let (_, begun) = store.studies_begin("fmri", again.clone(), whose, ("bob", at(7))).await.expect("is answered");
         assert_eq!(begun.len(), expected);
     }
+    // So it does when it has failed meanwhile, and stays so.
+    let id = again.studies[0].id;
+    let held = claim(&store).await;
+    let held = held.iter().find(|held| held.id == id).expect("is given");
+    finish(&store, held, Outcome::Exited { code: 1 }, None).await;
+    let (_, begun) = store.studies_begin("fmri", again.clone(), whose, ("bob", at(7))).await.expect("is answered");
+    let running = format!("SELECT count(*) FROM study WHERE state = 'running' AND execution = '{id}'");
+    let running = fresh.raw().await.number(&running).await;
+    assert_eq!((begun.len(), running), (0, 0));
     let dry = NewStudies { earnest: Earnest::Dry, ..order(dump(&store, whose, "b").await.id, false) };
     let (told, begun) = store.studies_begin("fmri", dry, whose, ("bob", at(7))).await.expect("is answered");
     assert_eq!((told.studies[0].state, told.studies[0].execution, begun.len()), (StudyState::Begun, None, 0));

@@ -7,12 +7,12 @@ use futures_util::future::join_all;
 use jiff::SignedDuration;
 use model::chunk::{Bytes, Content};
 use model::image::{Layer, Packing, Platform};
-use model::limits::{MAX_CHUNK_BYTES, MAX_MARK_BYTES};
+use model::limits::{MAX_CAUSE_CHARS, MAX_CHUNK_BYTES, MAX_MARK_BYTES};
 use model::node::{Finished, Held, Used, Written};
 use model::{
     Blob, Chunk, ExecutionId, ExecutionState, ImageConfig, ImageId, ImageSource, ImageState, LimitSet, Manifest,
-    Network, NewExecution, NewImage, NewNode, NodeId, NodeState, Offer, Outcome, SandboxKind, SessionId, Stream, Sync,
-    TenantId, Usage,
+    Network, NewExecution, NewImage, NewNode, NodeId, NodeState, Offer, Outcome, Purpose, SandboxKind, SessionId,
+    SetUpFault, Stream, Sync, TenantId, Usage,
 };
 use std::collections::BTreeMap;
 use store::{Assigned, ImageKey, Report, Store, StoreError, random};
@@ -28,6 +28,8 @@ on_both_engines!(
     keeps_a_log_within_its_limit,
     links_a_dump_that_is_there,
     notes_what_is_used_while_it_runs,
+    keeps_as_much_of_a_cause_as_it_may_have,
+    keeps_nothing_for_a_chunk_that_it_refuses,
 );
 
 const LEASE: SignedDuration = SignedDuration::from_secs(30);
@@ -292,8 +294,7 @@ async fn finishes_an_image_with_its_execution(fresh: &Fresh) {
     let store = fresh.open().await;
     let ours = tenant(&store, "ours").await;
     let node = join(&store, ours, "one", 0).await;
-    let blob =
-        Blob { digest: model::Digest::from_bytes([7; 32]), size: 5, created_at: at(0), purpose: model::Purpose::Kept };
+    let blob = Blob { digest: model::Digest::from_bytes([7; 32]), size: 5, created_at: at(0), purpose: Purpose::Kept };
     // A layer that was not stored makes no image.
     for (ms, stored) in [(10, false), (20, true)] {
         if stored {
@@ -369,12 +370,8 @@ async fn links_a_dump_that_is_there(fresh: &Fresh) {
     accepted(&store, &new, ours, 1).await;
     let heard = store.node_exchange(report(&node, ours, 2)).await.expect("is heard");
     let held = held(&heard.assigned[0]);
-    let core = Blob {
-        digest: model::Digest::from_bytes([3; 32]),
-        size: 5,
-        created_at: at(0),
-        purpose: model::Purpose::Execution,
-    };
+    let core =
+        Blob { digest: model::Digest::from_bytes([3; 32]), size: 5, created_at: at(0), purpose: Purpose::Execution };
     let crash = |held, ms| {
         let mut said = finished(&node, ours, held, ms);
         said.sync.finished[0].outcome = Outcome::Signalled { signal: 11 };
@@ -431,5 +428,40 @@ async fn notes_what_is_used_while_it_runs(fresh: &Fresh) {
     let there = store.execution_get(new.id, None).await.expect("is there");
     assert_eq!((there.state, there.usage), (ExecutionState::Queued, None));
     check_replay(&store, &fresh.raw().await).await;
+    store.close().await;
+}
+
+async fn keeps_as_much_of_a_cause_as_it_may_have(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    let made = accepted(&store, &execution(1), ours, 1).await;
+    let heard = store.node_exchange(report(&node, ours, 2)).await.expect("is heard");
+    let mut done = finished(&node, ours, held(&heard.assigned[0]), 3);
+    let cause = "ü".repeat(MAX_CAUSE_CHARS + 1);
+    done.sync.finished[0].outcome = Outcome::SetUpFailed { cause: cause.clone(), fault: SetUpFault::Machine };
+    done.sync.trouble = Some(cause);
+    let heard = store.node_exchange(done).await.expect("is heard");
+    assert_eq!(heard.node.hold.map(|hold| hold.cause.chars().count()), Some(MAX_CAUSE_CHARS));
+    let ended = store.execution_get(made.id, None).await.expect("is there");
+    let Some(Outcome::SetUpFailed { cause, .. }) = ended.outcome else { panic!("{ended:?}") };
+    assert_eq!(cause.chars().count(), MAX_CAUSE_CHARS);
+    store.close().await;
+}
+
+async fn keeps_nothing_for_a_chunk_that_it_refuses(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    let layer =
+        Blob { digest: model::Digest::from_bytes([7; 32]), size: 7, created_at: at(0), purpose: Purpose::Image };
+    store.blob_create(layer, ours, "ann").await.expect("is noted");
+    accepted(&store, &execution(1), ours, 1).await;
+    let heard = store.node_exchange(report(&node, ours, 2)).await.expect("is heard");
+    let mut says = written(&node, ours, held(&heard.assigned[0]), 3);
+    says.sync.chunks[0].chunk.content = Content::Blob { digest: layer.digest, size: 8 };
+    assert_eq!(store.node_exchange(says).await.expect("is heard").refused.len(), 1);
+    let there = store.blob_get(layer.digest, ours).await.expect("is there");
+    assert_eq!(there.purpose, Purpose::Image);
     store.close().await;
 }
