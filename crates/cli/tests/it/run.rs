@@ -215,6 +215,23 @@ async fn each_end_has_its_exit_code_and_its_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_script_without_its_interpreter_is_not_told_to_be_missing() {
+    let check = async |args: &[&str], expected: &str| {
+        let cause = "the program `x` does not exist inside".to_owned();
+        let play = play(&[], Outcome::SetUpFailed { cause, fault: SetUpFault::NoProgram });
+        let ran = ran(&play, args, b"").await;
+        assert!(ran.code == 127 && ran.err.contains(&format!("hint: {expected}")), "{args:?}: {}", ran.err);
+    };
+    let sent = "it was sent; what its first line names, or the loader that it asks for, is not there";
+    check(&["--", "./solve"], sent).await;
+    check(&["--file", "solve:/opt/solve", "--", "/opt/solve"], sent).await;
+    check(&["--file", "solve", "--", "./solve"], sent).await;
+    check(&["--", "/bin/sh"], "it exists here; if it does on the node, then what its first line names").await;
+    check(&["--", "/usr/nowhere"], "programs are looked up on the node").await;
+    check(&["--pull", "never", "--image", "debian", "--", "/bin/sh"], "programs are looked up inside the image").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pipe_is_sent_and_what_is_no_file_is_not() {
     let play = play(&[], Outcome::Exited { code: 0 });
     let stub = play.start().await;
