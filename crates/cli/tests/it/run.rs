@@ -525,6 +525,11 @@ async fn logs_are_byte_for_byte() {
     check(&["-f"], "o1\n\0o2", "e1\n").await;
     check(&["--stream", "error"], "e1\n", "").await;
     check(&["--stream", "output", "--attempt", "1"], "o1\n\0o2", "").await;
+    for attempt in ["0", "2", "9"] {
+        let ran = stub.run(&["execution", "logs", &id, "--attempt", attempt]).await;
+        let said = format!("error: execution `{id}` has no attempt {attempt}\nhint: it has had 1 so far\n");
+        assert_eq!((ran.code, ran.out, ran.err), (2, String::new(), said));
+    }
 }
 
 #[test]
