@@ -5,14 +5,20 @@ use crate::exit::{Exit, Failure};
 use crate::list::{ListArgs, list};
 use crate::quantity;
 use crate::session::Session;
+use crate::source;
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use client::Client;
 use client::blob::{ByteRange, Content, Progress};
+use client::{Client, ClientError};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::{Blob as Entity, Digest, PageQuery, Purpose};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// Bytes that are looked at before content that can be read only once is sent.
+const FIRST_BYTES: usize = 64 << 10;
 
 /// Stores and fetches blobs, content named by its BLAKE3 digest
 #[derive(Subcommand)]
@@ -125,34 +131,76 @@ pub(crate) struct Stored {
     shown: serde_json::Value,
 }
 
-/// Stores a file, or standard input if it is called `-`, and shows how it goes.
+/// Stores a file, or standard input if it is called `-`, and shows how it goes. No image is made of nothing.
 pub(crate) async fn store(session: &Session, client: &Client, file: &Path, purpose: Purpose) -> anyhow::Result<Stored> {
     if file == Path::new("-") {
-        let (bar, input) = (bar(session, None), tokio::io::stdin());
-        let blob = match purpose {
-            Purpose::Kept => client.blob_post(input, progress(&bar)).await?,
-            other => client.blob_post_for(other, input, progress(&bar)).await?,
-        };
-        bar.finish_and_clear();
-        return Ok(Stored { digest: blob.digest, is_old: false, shown: serde_json::to_value(blob)? });
+        return store_once(session, client, tokio::io::stdin(), purpose).await;
+    }
+    if let Some(pipe) = source::pipe(session, file).await? {
+        return store_once(session, client, pipe, purpose).await;
     }
     let content = Content::File(file.to_owned());
     let (digest, size) = content.digest().await.with_context(|| format!("`{}` cannot be read", file.display()))?;
+    if size == 0 && purpose == Purpose::Image {
+        return Err(empty().into());
+    }
     if is_there(client, digest, size, purpose).await? {
         return Ok(Stored { digest, is_old: true, shown: serde_json::json!({ "digest": digest, "size": size }) });
     }
     let bar = bar(session, Some(size));
-    let blob = match purpose {
-        Purpose::Kept => client.blob_put(digest, size, &content, progress(&bar)).await?,
-        other => client.blob_put_for(other, digest, size, &content, progress(&bar)).await?,
+    let stored = match purpose {
+        Purpose::Kept => client.blob_put(digest, size, &content, progress(&bar)).await,
+        other => client.blob_put_for(other, digest, size, &content, progress(&bar)).await,
     };
+    let blob = stored.map_err(|error| about(file, error))?;
     bar.finish_and_clear();
     Ok(Stored { digest, is_old: false, shown: serde_json::to_value(blob)? })
 }
 
+/// Stores what can be read only once.
+async fn store_once(
+    session: &Session,
+    client: &Client,
+    mut input: impl AsyncRead + Unpin + Send + 'static,
+    purpose: Purpose,
+) -> anyhow::Result<Stored> {
+    let mut first = Vec::with_capacity(FIRST_BYTES);
+    input.read_buf(&mut first).await?;
+    if first.is_empty() && purpose == Purpose::Image {
+        return Err(empty().into());
+    }
+    let (bar, input) = (bar(session, None), io::Cursor::new(first).chain(input));
+    let blob = match purpose {
+        Purpose::Kept => client.blob_post(input, progress(&bar)).await?,
+        other => client.blob_post_for(other, input, progress(&bar)).await?,
+    };
+    bar.finish_and_clear();
+    Ok(Stored { digest: blob.digest, is_old: false, shown: serde_json::to_value(blob)? })
+}
+
+fn empty() -> Failure {
+    Failure::new(Exit::Failed, "archive_empty", "the archive is empty")
+}
+
+/// Says of a file what went wrong with its sending, if that is the file's fault.
+fn about(file: &Path, error: ClientError) -> anyhow::Error {
+    let name = file.display();
+    let message = match &error {
+        ClientError::Content(source) if source.kind() != io::ErrorKind::UnexpectedEof => {
+            format!("`{name}` cannot be read: {source}")
+        }
+        // What kept its length may still have another content than when it was first read.
+        error if matches!(error, ClientError::Content(_)) || error.is_code("digest_mismatch") => {
+            format!("`{name}` changed while it was sent")
+        }
+        _ => return error.into(),
+    };
+    Failure::new(Exit::Failed, "unreadable", message).into()
+}
+
 /// Tells whether content need not be sent: what the tenant has for an image only goes with it, and what it has for an
 /// execution may be about to go.
-async fn is_there(client: &Client, digest: Digest, size: u64, purpose: Purpose) -> anyhow::Result<bool> {
+async fn is_there(client: &Client, digest: Digest, size: u64, purpose: Purpose) -> Result<bool, ClientError> {
     let found = client.blob_find(digest).await?;
     let stays = |there| there == Purpose::Kept || (there == Purpose::Image && purpose == Purpose::Image);
     Ok(found.is_some_and(|found| found.size == size && stays(found.purpose)))
@@ -160,18 +208,20 @@ async fn is_there(client: &Client, digest: Digest, size: u64, purpose: Purpose) 
 
 /// Stores content that is held in memory, for an execution, and returns its digest.
 pub(crate) async fn put_bytes(client: &Client, bytes: Vec<u8>) -> anyhow::Result<Digest> {
-    let content = Content::Bytes(bytes.into());
-    put_content(client, &content).await
+    Ok(put_content(client, &Content::Bytes(bytes.into())).await?)
 }
 
 /// Stores a file for an execution, and returns its digest.
-pub(crate) async fn put_file(client: &Client, file: &Path) -> anyhow::Result<Digest> {
-    let content = Content::File(file.to_owned());
-    put_content(client, &content).await.with_context(|| format!("`{}` cannot be stored", file.display()))
+pub(crate) async fn put_file(session: &Session, client: &Client, file: &Path) -> anyhow::Result<Digest> {
+    source::check(file).await?;
+    if let Some(pipe) = source::pipe(session, file).await? {
+        return Ok(client.blob_post_for(Purpose::Execution, pipe, Arc::new(|_| {})).await?.digest);
+    }
+    put_content(client, &Content::File(file.to_owned())).await.map_err(|error| about(file, error))
 }
 
-async fn put_content(client: &Client, content: &Content) -> anyhow::Result<Digest> {
-    let (digest, size) = content.digest().await?;
+async fn put_content(client: &Client, content: &Content) -> Result<Digest, ClientError> {
+    let (digest, size) = content.digest().await.map_err(ClientError::Content)?;
     if !is_there(client, digest, size, Purpose::Execution).await? {
         client.blob_put_for(Purpose::Execution, digest, size, content, Arc::new(|_| {})).await?;
     }

@@ -15,7 +15,7 @@ use crate::{
 };
 use crate::{ps, signature, tenant, thoth, token, top, up, user};
 use clap::error::ErrorKind;
-use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -103,8 +103,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
 
 /// Reads and runs a command line of Thoth's.
 fn run_as_thoth(args: &[OsString]) -> ExitCode {
-    let read = Thoth::command().color(choice(args)).try_get_matches_from(args);
-    let ended = match read.and_then(|matches| Thoth::from_arg_matches(&matches)) {
+    let ended = match matches(Thoth::command(), args).and_then(|matches| Thoth::from_arg_matches(&matches)) {
         Ok(Thoth { global, verb }) => {
             let output = Output::new(&global).speaking_as(thoth::NAME);
             conclude(Command::Dump(verb), Session { global, output })
@@ -187,8 +186,24 @@ fn choice(args: &[OsString]) -> ColorChoice {
 }
 
 fn parse(args: &[OsString]) -> Result<Quarry, clap::Error> {
-    let matches = Quarry::command().color(choice(args)).try_get_matches_from(args)?;
-    Quarry::from_arg_matches(&matches)
+    Quarry::from_arg_matches(&matches(Quarry::command(), args)?)
+}
+
+/// Reads a command line; what is wrong with it is told without what the environment says, which nobody wrote there.
+fn matches(command: clap::Command, args: &[OsString]) -> Result<ArgMatches, clap::Error> {
+    let command = command.color(choice(args));
+    command.clone().try_get_matches_from(args).map_err(|error| match error.kind() {
+        // Help tells of the environment.
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::DisplayVersion => {
+            error
+        }
+        _ => deaf(command).try_get_matches_from(args).err().unwrap_or(error),
+    })
+}
+
+/// Makes a command that does not look at the environment.
+fn deaf(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.env(None::<&'static str>)).mut_subcommands(deaf)
 }
 
 /// Shows the help that was asked for, or what is wrong with the command line.

@@ -8,6 +8,7 @@ use crate::exit::{Exit, Failure};
 use crate::list::{ListArgs, list};
 use crate::quantity;
 use crate::session::Session;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use client::Client;
 use model::{Image as Entity, ImageId, ImageQuery, ImageSource, ImageState};
@@ -28,13 +29,14 @@ pub(crate) enum Image {
     )]
     Inspect {
         /// Which one, by name or id
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         image: String,
     },
     /// Removes images; what runs in them goes on
     #[command(after_help = "Example:\n  quarry image rm debian:stable tools:1")]
     Rm {
         /// Which ones, by name or id
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
         image: Vec<String>,
     },
     /// Frees what no image needs any more
@@ -49,7 +51,7 @@ pub(crate) enum Image {
   quarry image ls --name debian:stable --state failed")]
 pub(crate) struct Ls {
     /// Only those of this name
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
     /// Only those in this state: importing, ready, failed or gone
     #[arg(long, value_parser = state)]

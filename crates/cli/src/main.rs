@@ -29,6 +29,7 @@ mod serve;
 mod server;
 mod session;
 mod signature;
+mod source;
 mod tenant;
 mod thoth;
 mod token;

@@ -7,6 +7,7 @@ use crate::exit::{Exit, Failure};
 use crate::list::{ListArgs, list};
 use crate::quantity;
 use crate::session::Session;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use client::Client;
 use futures_util::StreamExt;
@@ -42,13 +43,14 @@ enum Verb {
     #[command(after_help = "Example:\n  quarry node info builder-3")]
     Info {
         /// Which one, by name or id
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         node: String,
     },
     /// Keeps nodes from taking anything new; what they have goes on
     #[command(after_help = "Example:\n  quarry node cordon builder-3 --cause 'its disk is slow'")]
     Cordon {
         /// Which ones, by name or id
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
         node: Vec<String>,
         /// Why, for those who look
         #[arg(long, default_value = "")]
@@ -58,14 +60,14 @@ enum Verb {
     #[command(after_help = "Example:\n  quarry node uncordon builder-3")]
     Uncordon {
         /// Which ones, by name or id
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
         node: Vec<String>,
     },
     /// Lets nodes finish what they have, and leave
     #[command(after_help = "Example:\n  quarry node drain builder-3 --wait")]
     Drain {
         /// Which ones, by name or id
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
         node: Vec<String>,
         /// Wait until they have left
         #[arg(long)]
@@ -75,7 +77,7 @@ enum Verb {
     #[command(after_help = "Example:\n  quarry node rm builder-3")]
     Rm {
         /// Which ones, by name or id
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
         node: Vec<String>,
     },
 }

@@ -74,9 +74,27 @@ pub(crate) enum LineFeed {
     Raw,
 }
 
+/// Standard output; what goes wrong with it says so, wherever it is told.
+struct Out(Stdout);
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(of_output)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(of_output)
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "errors are mapped by it")]
+fn of_output(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("standard output cannot be written: {error}"))
+}
+
 /// The way out.
 pub(crate) struct Output {
-    out: BufWriter<Stdout>,
+    out: BufWriter<Out>,
     is_json: bool,
     is_quiet: bool,
     is_terminal: bool,
@@ -97,7 +115,7 @@ impl Output {
         let is_terminal = io::stdout().is_terminal();
         let width = rustix::termios::tcgetwinsize(io::stdout()).map(|size| size.ws_col).ok().filter(|cols| *cols > 0);
         let colours = (global.color.applies(is_terminal), global.color.applies(io::stderr().is_terminal()));
-        let out = BufWriter::new(io::stdout());
+        let out = BufWriter::new(Out(io::stdout()));
         let now = client::id::now();
         Self {
             out,
@@ -259,8 +277,8 @@ impl Output {
             return stderr.flush().await;
         }
         let mut stdout = tokio::io::stdout();
-        stdout.write_all(bytes).await?;
-        stdout.flush().await
+        stdout.write_all(bytes).await.map_err(of_output)?;
+        stdout.flush().await.map_err(of_output)
     }
 
     /// Notes whether the terminal is in raw mode, where a line feed does not go back.

@@ -81,6 +81,11 @@ pub(crate) fn ms_text(ms: u64) -> String {
     }
 }
 
+/// Writes how many dumps.
+pub(crate) fn dumps_text(count: u64) -> String {
+    format!("{count} dump{}", if count == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

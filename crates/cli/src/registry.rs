@@ -4,6 +4,7 @@ use crate::exit::{Exit, Failure};
 use crate::list::{ListArgs, list};
 use crate::session::Session;
 use ::node::image::{AllowedRegistry, Authorities, Registries};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use model::{NewRegistry, PageQuery, Registry as Entity};
 use std::io::{self, IsTerminal, Read};
@@ -25,6 +26,7 @@ pub(crate) enum Registry {
     #[command(after_help = "Example:\n  quarry registry logout registry.example.org")]
     Logout {
         /// Its host, with a port if it is not the usual one
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         host: String,
     },
 }
@@ -36,6 +38,7 @@ pub(crate) enum Registry {
   quarry registry login localhost:5000 --user ada --password-stdin < password")]
 pub(crate) struct Login {
     /// Its host, with a port if it is not the usual one
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     host: String,
     /// The user to show there
     #[arg(long)]

@@ -90,7 +90,7 @@ impl Run {
         if let Some(image) = &new.image {
             provide(session, &client, image, self.pull).await?;
         }
-        let notes = place::send(&client, &mut new, program, self.file).await?;
+        let notes = place::send((session, &client), &mut new, program, self.file).await?;
         let unsent = place::unsent(&new);
         if self.verbose {
             notes.iter().for_each(|note| session.output.say(note));

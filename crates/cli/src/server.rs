@@ -2,8 +2,10 @@
 //!
 //! SIGTERM or Ctrl-C stops in order, a second one at once; SIGHUP reads certificates and issuers' keys again.
 
+use crate::draft::{Draft, Readers};
 use crate::exit::{Exit, Failure};
 use crate::inside::{Inside, InsideArgs};
+use crate::output::Output;
 use crate::session::Session;
 use clap::Args;
 use server::config::{Config, ConfigErrors, ConfigFile, Loaded, Sources};
@@ -95,16 +97,16 @@ impl ServerArgs {
         let listen = self.listen.as_ref().map(|listen| ("server.listen", listen.clone(), "--listen"));
         let config = self.place.load(listen.into_iter().collect())?.config;
         let clock = Clock::System;
-        // What is kept is for the server alone: hashes of tokens, inputs, contents.
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.server.data)?;
         let data = config.server.data.clone();
+        make_folder(&data)?;
+        self.try_token_file()?;
         let output = LogOutput::of(&config.log, &config.server.data);
         let log = Log::start(&config.log, output, clock.clone())?;
         let (mut stop, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut reload = signal(SignalKind::hangup())?;
         // A database that is brought up to date may take long; what is not committed when this ends is undone.
         let mut server = tokio::select! {
-            opened = Server::open(config, Some(log), clock) => opened.map_err(|error| explain(&error))?,
+            opened = Server::open(config, Some(log), clock) => opened.map_err(|error| explain_at(&data, &error))?,
             _ = stop.recv() => return Ok(given_up(Exit::Ok)),
             _ = interrupt.recv() => return Ok(given_up(Exit::Interrupted)),
         };
@@ -157,21 +159,69 @@ impl ServerArgs {
                 token = Some(server.admin_credential().await?);
             }
             if let Some(token) = &token {
-                write_token(file, token)?;
+                let cannot = |error| shown_late("token_file", &unwritable(file, &error), token);
+                write_token(file, token).map_err(cannot)?;
             }
         }
-        let output = &mut session.output;
-        if output.is_json() {
-            output.json(&serde_json::json!({ "url": url, "token": token }))?;
-            return Ok(output.flush()?);
-        }
-        output.line(&format!("quarry {} listens at {url}", env!("CARGO_PKG_VERSION")))?;
-        if let Some(token) = token {
-            output.line(&format!("an admin's token, shown this once: {token}"))?;
-            output.line(&format!("next, in another terminal: export QUARRY_URL={url} QUARRY_TOKEN={token}"))?;
-        }
-        Ok(output.flush()?)
+        let shown = show(&mut session.output, &url, token.as_deref());
+        shown.map_err(|error| match &token {
+            Some(token) if self.token_file.is_none() => shown_late("output_failed", &error.to_string(), token).into(),
+            _ => anyhow::Error::from(error),
+        })
     }
+
+    /// Sees to it that a token can be kept where it shall be, while there is none yet that only this start would know.
+    fn try_token_file(&self) -> anyhow::Result<()> {
+        // One that is there need not be written again, unless the house is new.
+        let Some(file) = self.token_file.as_deref().filter(|file| !file.is_file()) else { return Ok(()) };
+        let refuse =
+            |why: String| Failure::new(Exit::Failed, "token_file", why).hint("name another one with --token-file");
+        if file.is_dir() {
+            return Err(refuse(format!("`{}` is a folder, not a token's file", file.display())).into());
+        }
+        // What is begun here vanishes at once.
+        match Draft::begin(file, Readers::Owner) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(refuse(unwritable(file, error.root_cause())).into()),
+        }
+    }
+}
+
+/// Makes the folder for everything that is kept, which is for the server alone: hashes of tokens, inputs, contents.
+fn make_folder(folder: &Path) -> Result<(), Failure> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| {
+        let name = folder.display();
+        let is_other = folder.exists() && !folder.is_dir();
+        let why = if is_other { "it is not a folder".to_owned() } else { error.to_string() };
+        let failure =
+            Failure::new(Exit::Failed, "data_folder", format!("the data folder `{name}` cannot be made: {why}"));
+        failure.hint("name another one with --data")
+    })
+}
+
+/// Writes where the server is, and a token if there is one.
+fn show(output: &mut Output, url: &str, token: Option<&str>) -> std::io::Result<()> {
+    if output.is_json() {
+        output.json(&serde_json::json!({ "url": url, "token": token }))?;
+        return output.flush();
+    }
+    output.line(&format!("quarry {} listens at {url}", env!("CARGO_PKG_VERSION")))?;
+    if let Some(token) = token {
+        output.line(&format!("an admin's token, shown this once: {token}"))?;
+        output.line(&format!("next, in another terminal: export QUARRY_URL={url} QUARRY_TOKEN={token}"))?;
+    }
+    output.flush()
+}
+
+/// Makes the failure of a start whose token did not get where it should: it is told here, since nobody tells it again.
+fn shown_late(code: &'static str, why: &str, token: &str) -> Failure {
+    let message = format!("{why}\nan admin's token, shown this once: {token}");
+    Failure::new(Exit::Failed, code, message).hint("`quarry up --token-file NEW` makes another")
+}
+
+fn unwritable(file: &Path, error: &dyn std::fmt::Display) -> String {
+    format!("the token cannot be written to `{}`: {error}", file.display())
 }
 
 /// Says that it ends before it has begun.
@@ -189,27 +239,25 @@ async fn broke(node: &mut Option<Inside>) -> anyhow::Error {
 }
 
 /// Writes a token where only its owner can read it; the file is never there half-written or open to others.
-fn write_token(file: &Path, token: &str) -> anyhow::Result<()> {
-    let failed = |error: std::io::Error| {
-        Failure::new(
-            Exit::Failed,
-            "token_file",
-            format!("the token cannot be written to `{}`: {error}", file.display()),
-        )
-    };
+fn write_token(file: &Path, token: &str) -> std::io::Result<()> {
     let draft = file.with_extension("new");
-    let write = || {
-        // What a start that was killed left behind may be open to others, and would stay so.
-        match std::fs::remove_file(&draft) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut opened = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&draft)?;
-        writeln!(opened, "{token}")?;
-        opened.sync_all()?;
-        std::fs::rename(&draft, file)
-    };
-    Ok(write().map_err(failed)?)
+    // What a start that was killed left behind may be open to others, and would stay so.
+    match std::fs::remove_file(&draft) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut opened = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&draft)?;
+    writeln!(opened, "{token}")?;
+    opened.sync_all()?;
+    std::fs::rename(&draft, file)
+}
+
+/// Says what to do about a start that failed in a folder.
+fn explain_at(data: &Path, error: &StartError) -> anyhow::Error {
+    let StartError::Store(error @ StoreError::Sqlite { .. }) = error else { return explain(error) };
+    let message = format!("the database `{}` cannot be used: {}", data.join("quarry.db").display(), chain(error));
+    let failure = Failure::new(Exit::Failed, "start_failed", message);
+    failure.hint("is it whole, and may this user write it? --data names another folder").into()
 }
 
 /// Says what to do about a start that failed.

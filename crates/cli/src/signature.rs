@@ -5,7 +5,9 @@ mod rules;
 use crate::exit::Exit;
 use crate::list::{ListArgs, list};
 use crate::output::Style;
+use crate::quantity::dumps_text;
 use crate::session::Session;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use model::signature::{
     MergeInto, Moved, Signature as Entity, SignatureChange, SignatureInfo, SignatureQuery, SignatureState, SplitOff,
@@ -43,7 +45,7 @@ pub(crate) enum Signature {
 #[derive(Args)]
 pub(crate) struct One {
     /// Its id, or the beginning of it
-    #[arg(value_name = "SIGNATURE")]
+    #[arg(value_name = "SIGNATURE", value_parser = NonEmptyStringValueParser::new())]
     id: String,
 }
 
@@ -101,7 +103,7 @@ pub(crate) struct Merge {
     #[command(flatten)]
     one: One,
     /// The signature that it becomes part of
-    #[arg(value_name = "INTO")]
+    #[arg(value_name = "INTO", value_parser = NonEmptyStringValueParser::new())]
     into: String,
     /// Only say what would move
     #[arg(long)]
@@ -120,6 +122,7 @@ pub(crate) struct Split {
     one: One,
     /// A dump, by its hash or id; several times for several
     #[arg(long = "dump", value_name = "DUMP", required = true, num_args = 1..)]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     dumps: Vec<String>,
     /// Only say what would move
     #[arg(long)]
@@ -207,8 +210,8 @@ fn moved(session: &mut Session, moved: &Moved) -> anyhow::Result<Exit> {
         session.output.json(moved)?;
         return Ok(Exit::Ok);
     }
-    let (dumps, verb) = (moved.dumps, if moved.dry_run { "would move" } else { "moved" });
-    session.output.say(&format!("{dumps} dumps {verb} from `{}` to `{}`", moved.from.id, moved.into.id));
+    let (dumps, verb) = (dumps_text(moved.dumps), if moved.dry_run { "would move" } else { "moved" });
+    session.output.say(&format!("{dumps} {verb} from `{}` to `{}`", moved.from.id, moved.into.id));
     session.output.line(&moved.into.id.to_string())?;
     Ok(Exit::Ok)
 }

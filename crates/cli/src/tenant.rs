@@ -4,6 +4,7 @@ use crate::exit::{Exit, Failure};
 use crate::list::{ListArgs, list};
 use crate::session::Session;
 use clap::Subcommand;
+use clap::builder::NonEmptyStringValueParser;
 use client::Client;
 use model::limits::MAX_PAGE;
 use model::{NewTenant, PageQuery, Tenant as Entity, TenantChange, TenantId};
@@ -18,6 +19,7 @@ pub(crate) enum Tenant {
     #[command(after_help = "Example:\n  quarry tenant create biology")]
     Create {
         /// What to call it
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
     },
     /// Lists tenants
@@ -27,7 +29,7 @@ pub(crate) enum Tenant {
     #[command(after_help = "Example:\n  quarry tenant set biology --runtime runsc")]
     Set {
         /// Which one, by name or id
-        #[arg(value_name = "TENANT")]
+        #[arg(value_name = "TENANT", value_parser = NonEmptyStringValueParser::new())]
         which: String,
         /// The OCI runtime for executions in images where neither they nor the image name one; `quarry` is Quarry's own
         #[arg(long, value_name = "NAME")]
@@ -37,7 +39,7 @@ pub(crate) enum Tenant {
     #[command(after_help = "Example:\n  quarry tenant info biology")]
     Info {
         /// Which one, by name or id
-        #[arg(value_name = "TENANT")]
+        #[arg(value_name = "TENANT", value_parser = NonEmptyStringValueParser::new())]
         which: String,
     },
 }

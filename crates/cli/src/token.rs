@@ -5,6 +5,7 @@ use crate::exit::Exit;
 use crate::list::{ListArgs, list};
 use crate::quantity;
 use crate::session::Session;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use model::{NewToken, PageQuery, Scope, Token as Entity, TokenId};
@@ -42,6 +43,7 @@ pub(crate) enum Token {
   quarry token create ci --user robot --scope execution:write --scope blob:write --file ./token")]
 pub(crate) struct Create {
     /// What to call it
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// Whose it shall be, by name or id; oneself, if nobody is named
     #[arg(long)]

@@ -4,6 +4,7 @@ use crate::exit::{Exit, Failure};
 use crate::list::{ListArgs, list};
 use crate::session::Session;
 use clap::Subcommand;
+use clap::builder::NonEmptyStringValueParser;
 use client::Client;
 use model::limits::MAX_PAGE;
 use model::{NewUser, PageQuery, Role, User as Entity, UserChange, UserId, UserState};
@@ -18,6 +19,7 @@ pub(crate) enum User {
     #[command(after_help = "Example:\n  quarry user create ada --role user")]
     Create {
         /// What to call them
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// What they may do: viewer, user, operator or admin
         #[arg(long)]
@@ -30,12 +32,14 @@ pub(crate) enum User {
     #[command(after_help = "Example:\n  quarry user info ada")]
     Info {
         /// Whom, by name or id
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         user: String,
     },
     /// Gives a user another role
     #[command(after_help = "Example:\n  quarry user role ada operator")]
     Role {
         /// Whom, by name or id
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         user: String,
         /// What they may do: viewer, user, operator or admin
         role: Role,
@@ -44,12 +48,14 @@ pub(crate) enum User {
     #[command(after_help = "Example:\n  quarry user disable ada")]
     Disable {
         /// Whom, by name or id
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         user: String,
     },
     /// Lets a user in again
     #[command(after_help = "Example:\n  quarry user enable ada")]
     Enable {
         /// Whom, by name or id
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         user: String,
     },
 }

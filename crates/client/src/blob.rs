@@ -1,7 +1,7 @@
 //! Blobs: list, look, put, get. Content is streamed both ways and never held whole.
 //!
-//! A put by digest can be sent again, since its content can be read again; a put without a digest cannot. A get that
-//! breaks off is taken up where it broke, and a whole blob is hashed while it arrives: the last piece is handed out
+//! A put by digest can be sent again, since its content can be read again; a put without a digest cannot. Content that
+//! cannot be read to its end is the fault of this side, and nothing is sent again for it. A get that breaks off is taken up where it broke, and a whole blob is hashed while it arrives: the last piece is handed out
 //! only if all pieces together are what was asked for.
 
 use crate::request::{Again, Backoff, Fault, MAX_ANSWER, MAX_SILENCE, Replay};
@@ -17,8 +17,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -42,12 +42,21 @@ pub struct Found {
 pub enum Content {
     /// Held in memory.
     Bytes(Bytes),
-    /// Stands in a file, which nobody may change meanwhile.
+    /// Stands in a file. If it becomes shorter meanwhile, the sending fails with `UnexpectedEof`; what is added to it
+    /// is not sent.
     File(PathBuf),
 }
 
 /// Told how many bytes have been handed to the network so far; falls back when a request is sent again.
 pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
+
+/// What is known of a body while it is on its way.
+#[derive(Clone, Default)]
+struct Flow {
+    sent: Arc<AtomicU64>,
+    /// Why it could not be read on; whoever sends it only learns that it ended.
+    broken: Arc<Mutex<Option<io::Error>>>,
+}
 
 /// A part of a blob: from its first byte to its last, both included; no last means to the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,12 +95,28 @@ impl Content {
         }
     }
 
-    async fn body(&self, sent: &Arc<AtomicU64>, progress: &Progress) -> io::Result<Body> {
-        sent.store(0, Ordering::Relaxed);
+    async fn body(&self, size: u64, flow: &Flow, progress: &Progress) -> io::Result<Body> {
+        flow.sent.store(0, Ordering::Relaxed);
+        let size = Some(size);
         Ok(match self {
-            Self::Bytes(bytes) => Body::wrap_stream(pieces(io::Cursor::new(bytes.clone()), sent, progress)),
-            Self::File(path) => Body::wrap_stream(pieces(tokio::fs::File::open(path).await?, sent, progress)),
+            Self::Bytes(bytes) => Body::wrap_stream(pieces(io::Cursor::new(bytes.clone()), size, flow, progress)),
+            Self::File(path) => Body::wrap_stream(pieces(tokio::fs::File::open(path).await?, size, flow, progress)),
         })
+    }
+}
+
+impl Flow {
+    /// Notes why the body could not be read, and returns what to tell whoever sends it.
+    fn breaks(&self, error: io::Error) -> io::Error {
+        let told = io::Error::new(error.kind(), error.to_string());
+        *self.broken.lock().expect("nobody panics who holds it") = Some(error);
+        told
+    }
+
+    /// Returns what a request failed of: of its own body, if that could not be read.
+    fn blame(&self, fault: Fault) -> Fault {
+        let broken = self.broken.lock().expect("nobody panics who holds it").take();
+        broken.map_or(fault, |error| ClientError::Content(error).into())
     }
 }
 
@@ -112,22 +137,33 @@ fn digest_of_file(path: &Path) -> io::Result<(Digest, u64)> {
     }
 }
 
-/// Turns a reader into a stream of pieces that counts what it hands out.
+/// Turns a reader into a stream of pieces that counts what it hands out; of a known length, if one is said.
 fn pieces(
     reader: impl AsyncRead + Unpin + Send + 'static,
-    sent: &Arc<AtomicU64>,
+    size: Option<u64>,
+    flow: &Flow,
     progress: &Progress,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    let state = (reader, sent.clone(), progress.clone());
-    stream::try_unfold(state, |(mut reader, sent, progress)| async move {
-        let mut buffer = bytes::BytesMut::with_capacity(PIECE_BYTES);
-        if reader.read_buf(&mut buffer).await? == 0 {
+    let state = (reader, size, flow.clone(), progress.clone());
+    stream::try_unfold(state, |(mut reader, left, flow, progress)| async move {
+        let piece = piece(&mut reader, left).await.map_err(|error| flow.breaks(error))?;
+        if piece.is_empty() {
             return Ok(None);
         }
-        let count = buffer.len() as u64;
-        progress(sent.fetch_add(count, Ordering::Relaxed) + count);
-        Ok(Some((buffer.freeze(), (reader, sent, progress))))
+        let count = piece.len() as u64;
+        progress(flow.sent.fetch_add(count, Ordering::Relaxed) + count);
+        Ok(Some((piece, (reader, left.map(|left| left - count), flow, progress))))
     })
+}
+
+/// Reads the next piece, which is empty at the end; the end may not come before what is left of a known length.
+async fn piece(reader: &mut (impl AsyncRead + Unpin), left: Option<u64>) -> io::Result<Bytes> {
+    let mut buffer = bytes::BytesMut::with_capacity(PIECE_BYTES);
+    reader.take(left.unwrap_or(u64::MAX)).read_buf(&mut buffer).await?;
+    if buffer.is_empty() && left.is_some_and(|left| left > 0) {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter while it was sent"));
+    }
+    Ok(buffer.freeze())
 }
 
 impl Client {
@@ -229,11 +265,11 @@ impl Client {
         content: &Content,
         progress: Progress,
     ) -> Result<T, ClientError> {
-        let (sent, progress) = (&Arc::new(AtomicU64::new(0)), &progress);
+        let (flow, progress) = (&Flow::default(), &progress);
         self.retried(Replay::Safe, || async move {
-            let body = content.body(sent, progress).await.map_err(ClientError::Content)?;
+            let body = content.body(size, flow, progress).await.map_err(ClientError::Content)?;
             let request = self.request(Method::PUT, &address.path).query(&address.query).header(CONTENT_LENGTH, size);
-            self.upload(request.body(body), sent).await
+            self.upload(request.body(body), flow).await
         })
         .await
     }
@@ -293,19 +329,19 @@ impl Client {
         progress: Progress,
         query: &[(&'static str, String)],
     ) -> Result<Blob, ClientError> {
-        let sent = Arc::new(AtomicU64::new(0));
-        let body = Body::wrap_stream(pieces(reader, &sent, &progress));
+        let flow = Flow::default();
+        let body = Body::wrap_stream(pieces(reader, None, &flow, &progress));
         let request = self.request(Method::POST, "/v1/blobs").query(&self.tenant_query()).query(query).body(body);
-        self.upload(request, &sent).await.map_err(|fault| fault.error)
+        self.upload(request, &flow).await.map_err(|fault| fault.error)
     }
 
     /// Sends a request with a long body, watching that it moves.
-    async fn upload<T: DeserializeOwned>(&self, request: RequestBuilder, sent: &AtomicU64) -> Result<T, Fault> {
+    async fn upload<T: DeserializeOwned>(&self, request: RequestBuilder, flow: &Flow) -> Result<T, Fault> {
         let request = request.header(CONTENT_TYPE, "application/octet-stream");
         let stalled = async {
             let mut before = u64::MAX;
             loop {
-                let now = sent.load(Ordering::Relaxed);
+                let now = flow.sent.load(Ordering::Relaxed);
                 if now == before {
                     return;
                 }
@@ -318,7 +354,7 @@ impl Client {
             self.read(response).await
         };
         tokio::select! {
-            stored = stored => stored,
+            stored = stored => stored.map_err(|fault| flow.blame(fault)),
             () = stalled => Err(Fault {
                 error: ClientError::unreachable(&self.url, "the upload does not move"),
                 again: Again::Unreachable,

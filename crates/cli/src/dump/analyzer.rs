@@ -7,6 +7,7 @@ use crate::quantity;
 use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use client::Client;
 use jiff::SignedDuration;
 use model::analyzer::{
@@ -31,6 +32,7 @@ use tokio::io::AsyncReadExt;
   quarry dump analyzer fmri --rm")]
 pub(crate) struct Analyzer {
     /// Its name
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// Read it from a file rather than from standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["show", "rm"])]

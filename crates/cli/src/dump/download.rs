@@ -8,6 +8,7 @@ use crate::output::printable;
 use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use model::Dump;
 use model::parcel::{MAX_MANIFEST_BYTES, Manifest};
 use node::parcel::{fetch, read};
@@ -23,7 +24,7 @@ const MAX_NAME_BYTES: usize = 200;
   quarry dump download 76998f82a450a891 -o core")]
 pub(crate) struct Download {
     /// Its hash, the beginning of its hash, or its id
-    #[arg(value_name = "DUMP")]
+    #[arg(value_name = "DUMP", value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// Write it into this file, in place of one of the name that it had when it was uploaded
     #[arg(short, long, value_name = "FILE")]

@@ -2,6 +2,7 @@
 
 use super::selection::{Meant, check_said, meant, refuse, split};
 use crate::exit::{Exit, Failure};
+use crate::quantity::dumps_text;
 use crate::session::Session;
 use clap::Args;
 use client::{Client, ClientError};
@@ -128,7 +129,7 @@ impl Set {
             None => from_input().await?,
         };
         let change = DumpChange { properties: [(bare(name), value)].into(), ..DumpChange::default() };
-        let told = (format!("`{}` set on", bare(name)), format!("`{}` would be set on", bare(name)));
+        let told = Told::new(format!("`{}` set on", bare(name)), format!("`{}` would be set on", bare(name)));
         carry_out(session, meant, change, (self.dry_run, told)).await
     }
 }
@@ -140,7 +141,8 @@ impl Unset {
         let [name] = behind else { return Err(refuse("one property is to be named behind the dumps")) };
         check_said(words)?;
         let change = DumpChange { properties: [(bare(name), Value::Null)].into(), ..DumpChange::default() };
-        let told = (format!("`{}` taken from", bare(name)), format!("`{}` would be taken from", bare(name)));
+        let told = Told::new(format!("`{}` taken from", bare(name)), format!("`{}` would be taken from", bare(name)));
+        let told = Told { same: "did not have it", ..told };
         carry_out(session, meant(words).await?, change, (self.dry_run, told)).await
     }
 }
@@ -156,7 +158,7 @@ impl Ticket {
         }
         check_said(words)?;
         let change = DumpChange { ticket: Some(Some(ticket.clone())), ..DumpChange::default() };
-        let told = (format!("ticket {ticket} set on"), format!("ticket {ticket} would be set on"));
+        let told = Told::new(format!("ticket {ticket} set on"), format!("ticket {ticket} would be set on"));
         carry_out(session, meant(words).await?, change, (self.dry_run, told)).await
     }
 }
@@ -169,7 +171,8 @@ impl Unticket {
             return Err(refuse(format!("`{more}` is no part of a specification")));
         }
         let change = DumpChange { ticket: Some(None), ..DumpChange::default() };
-        let told = ("ticket taken from".to_owned(), "ticket would be taken from".to_owned());
+        let told = Told::new("ticket taken from", "ticket would be taken from");
+        let told = Told { same: "had none", ..told };
         carry_out(session, meant(words).await?, change, (self.dry_run, told)).await
     }
 }
@@ -177,7 +180,8 @@ impl Unticket {
 impl Rm {
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
-        let told = ("the content dropped of".to_owned(), "the content would be dropped of".to_owned());
+        let told = Told::new("the content dropped of", "the content would be dropped of");
+        let told = Told { same: "had none any more", ..told };
         let asked = Sweeping { words: &self.words, is_dry: self.dry_run, is_sure: self.yes, would: "dropped" };
         let purge = async |client: &Client, of, earnest| client.dumps_purge(&DumpsPurge { of, earnest }).await;
         asked.carry_out(session, told, purge).await
@@ -187,7 +191,8 @@ impl Rm {
 impl Reanalyse {
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
-        let told = ("to be looked into again:".to_owned(), "would be looked into again:".to_owned());
+        let told = Told::new("to be looked into again:", "would be looked into again:");
+        let told = Told { same: "cannot be, or will be already", ..told };
         let would = "looked into again";
         let asked = Sweeping { words: &self.words, is_dry: self.dry_run, is_sure: self.yes, would };
         let analyse = async |client: &Client, of, earnest| client.dumps_analyse(&DumpsAnalyse { of, earnest }).await;
@@ -208,7 +213,7 @@ impl Sweeping<'_> {
     async fn carry_out(
         &self,
         session: &mut Session,
-        told: (String, String),
+        told: Told,
         order: impl AsyncFn(&Client, Selection, Earnest) -> Result<DumpsChanged, ClientError>,
     ) -> anyhow::Result<Exit> {
         let (words, behind) = split(self.words);
@@ -221,7 +226,7 @@ impl Sweeping<'_> {
         let earnest = if self.is_dry || !is_sure { Earnest::Dry } else { Earnest::Real };
         let changed = order(&client, meant.of, earnest).await?;
         if !is_sure && !self.is_dry && changed.changed > 0 {
-            let message = format!("{} would be {}", dumps(changed.changed), self.would);
+            let message = format!("{} would be {}", dumps_text(changed.changed), self.would);
             let failure = Failure::usage("not_sure", message);
             return Err(failure.hint("--dry-run shows which, --yes does it").into());
         }
@@ -245,8 +250,24 @@ async fn from_input() -> anyhow::Result<Value> {
     Ok(serde_json::from_str(&text).map_err(wrong)?)
 }
 
-/// What is told of an order: whether it is only tried, and the words for having done it and for what would be done.
-type Telling = (bool, (String, String));
+/// The words for an order.
+struct Told {
+    /// For having done it.
+    done: String,
+    /// For what would be done.
+    would: String,
+    /// For dumps that are as they were.
+    same: &'static str,
+}
+
+impl Told {
+    fn new(done: impl Into<String>, would: impl Into<String>) -> Self {
+        Self { done: done.into(), would: would.into(), same: "had it so" }
+    }
+}
+
+/// What is told of an order: whether it is only tried, and in which words.
+type Telling = (bool, Told);
 
 async fn carry_out(session: &mut Session, meant: Meant, change: DumpChange, telling: Telling) -> anyhow::Result<Exit> {
     let client = session.client()?;
@@ -256,7 +277,7 @@ async fn carry_out(session: &mut Session, meant: Meant, change: DumpChange, tell
     tell(session, &changed, telling)
 }
 
-fn tell(session: &mut Session, changed: &DumpsChanged, (is_dry, (done, would)): Telling) -> anyhow::Result<Exit> {
+fn tell(session: &mut Session, changed: &DumpsChanged, (is_dry, told): Telling) -> anyhow::Result<Exit> {
     if session.output.is_json() {
         session.output.json(changed)?;
     } else if is_dry {
@@ -268,16 +289,13 @@ fn tell(session: &mut Session, changed: &DumpsChanged, (is_dry, (done, would)): 
         let failure = Failure::new(Exit::NotFound, "dump_not_found", "no dump is meant");
         return Err(failure.hint("`quarry dump ls` with the same specification shows which are").into());
     }
-    let told = if is_dry { would } else { done };
-    let mut words = format!("{told} {}", dumps(changed.changed));
+    let Told { done, would, same: how } = told;
+    let verb = if is_dry { would } else { done };
+    let mut words = format!("{verb} {}", dumps_text(changed.changed));
     if changed.changed < changed.matched {
         let same = changed.matched - changed.changed;
-        words.push_str(&format!("; {} had it so", dumps(same)));
+        words.push_str(&format!("; {} {how}", dumps_text(same)));
     }
     session.output.say(&words);
     Ok(Exit::Ok)
-}
-
-fn dumps(count: u64) -> String {
-    format!("{count} dump{}", if count == 1 { "" } else { "s" })
 }

@@ -9,6 +9,7 @@ use crate::quantity;
 use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use client::Client;
 use futures_util::StreamExt;
 use jiff::SignedDuration;
@@ -29,7 +30,7 @@ use std::str::FromStr;
   quarry dump show --json 76998f82a450a891 | jq .crash")]
 pub(crate) struct Show {
     /// Its hash, the beginning of its hash, or its id
-    #[arg(value_name = "DUMP")]
+    #[arg(value_name = "DUMP", value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// Whose stack to show: the number of a thread, or `all`; the one that crashed, if nothing is said
     #[arg(long, value_name = "N|all")]

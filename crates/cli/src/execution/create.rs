@@ -5,6 +5,7 @@ use super::show;
 use crate::blob;
 use crate::exit::Exit;
 use crate::session::Session;
+use crate::source;
 use anyhow::Context;
 use clap::Args;
 use client::Client;
@@ -44,7 +45,7 @@ impl Create {
         // What is wrong with the rest shall be told before anything is sent.
         new.check()?;
         if let Some(input) = self.input {
-            new.input = read(client, &input, &new).await?;
+            new.input = read(session, client, &input, &new).await?;
         }
         let execution = client.execution_create(&new).await?;
         told(session, &execution)
@@ -61,7 +62,7 @@ pub(crate) fn told(session: &mut Session, execution: &Execution) -> anyhow::Resu
 }
 
 /// Reads the input; what the rest of the row leaves no room for, or is no text, becomes a blob.
-async fn read(client: &Client, input: &str, new: &NewExecution) -> anyhow::Result<Input> {
+async fn read(session: &Session, client: &Client, input: &str, new: &NewExecution) -> anyhow::Result<Input> {
     if input == "-" {
         return begin(client, tokio::io::stdin(), new).await;
     }
@@ -72,9 +73,9 @@ async fn read(client: &Client, input: &str, new: &NewExecution) -> anyhow::Resul
     let cannot = || format!("`{file}` cannot be read");
     let metadata = tokio::fs::metadata(path).await.with_context(cannot)?;
     if metadata.is_file() && metadata.len() > MAX_ROW_BYTES as u64 {
-        return Ok(Input::Blob { digest: blob::put_file(client, path).await? });
+        return Ok(Input::Blob { digest: blob::put_file(session, client, path).await? });
     }
-    let reader = tokio::fs::File::open(path).await.with_context(cannot)?;
+    let reader = source::open(session, path).await.with_context(cannot)?;
     begin(client, reader, new).await.with_context(cannot)
 }
 

@@ -1,11 +1,11 @@
 //! `quarry execution logs`: what an execution wrote, byte for byte.
 
 use super::transcript::{self, Next, Transcript, Until};
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
 use crate::session::Session;
 use clap::Args;
 use client::Client;
-use model::{ExecutionId, Stream};
+use model::{Execution, ExecutionId, Stream};
 
 /// Prints what an execution wrote, byte for byte
 ///
@@ -34,12 +34,25 @@ fn stream(text: &str) -> Result<Stream, String> {
     found.ok_or_else(|| "it is none of: output, error".to_owned())
 }
 
+fn missing(execution: &Execution, attempt: u32) -> Failure {
+    let message = format!("execution `{}` has no attempt {attempt}", execution.id);
+    let failure = Failure::new(Exit::NotFound, "attempt_not_found", message);
+    failure.hint(match execution.attempt {
+        0 => "none has begun yet".to_owned(),
+        1 => "it has had 1 so far".to_owned(),
+        last => format!("it has had {last} so far"),
+    })
+}
+
 impl Logs {
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session, client: &Client) -> anyhow::Result<Exit> {
         let patient = session.patient_client()?;
         // A server that is not there is told at once; one that goes away meanwhile is waited for.
-        client.execution_get(self.id).await?;
+        let execution = client.execution_get(self.id).await?;
+        if let Some(attempt) = self.attempt.filter(|asked| !(1..=execution.attempt).contains(asked)) {
+            return Err(missing(&execution, attempt).into());
+        }
         let mut transcript = Transcript::new(&patient, self.id, self.attempt);
         let until = if self.follow { Until::End } else { Until::Now };
         loop {

@@ -104,12 +104,18 @@ fn network(text: &str) -> Result<Network, String> {
 
 fn mount(text: &str) -> Result<Mount, String> {
     let (paths, access) = match text.rsplit_once(':') {
-        Some((paths, "ro")) => (paths, Access::ReadOnly),
-        Some((paths, "rw")) => (paths, Access::ReadWrite),
-        _ => (text, Access::ReadOnly),
+        Some((paths, "ro")) => (Some(paths), Access::ReadOnly),
+        Some((paths, "rw")) => (Some(paths), Access::ReadWrite),
+        _ => (None, Access::ReadOnly),
     };
-    match paths.split_once(':') {
+    match paths.unwrap_or(text).split_once(':') {
         Some((source, target)) if source.starts_with('/') && target.starts_with('/') => {
+            // A target may hold a colon, but a word behind one that says nothing of access is a mistake in it.
+            if paths.is_none()
+                && let Some((_, last)) = target.rsplit_once(':')
+            {
+                return Err(format!("`{last}` is neither `ro` nor `rw`"));
+            }
             Ok(Mount { source: source.to_owned(), target: target.to_owned(), access })
         }
         _ => {
@@ -213,10 +219,11 @@ mod tests {
         check("/data:/in", Some(("/data", "/in", Access::ReadOnly)));
         check("/data:/in:ro", Some(("/data", "/in", Access::ReadOnly)));
         check("/data:/in:rw", Some(("/data", "/in", Access::ReadWrite)));
-        check("/data:/in:x", Some(("/data", "/in:x", Access::ReadOnly)));
-        for bad in ["", "/data", "data:/in", "/data:in", ":", "/data:rw"] {
+        check("/data:/in:x:ro", Some(("/data", "/in:x", Access::ReadOnly)));
+        for bad in ["", "/data", "data:/in", "/data:in", ":", "/data:rw", "/data:/in:", "/data:/in:/more"] {
             check(bad, None);
         }
+        assert_eq!(mount("/data:/in:wr").expect_err("is a typo"), "`wr` is neither `ro` nor `rw`");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use crate::exit::Exit;
 use crate::output::Style;
 use crate::session::Session;
-use model::{Execution, ExecutionState, Outcome, SetUpFault};
+use model::{Execution, ExecutionState, Outcome, Recipe, SetUpFault};
+use std::path::Path;
 
 /// What `timeout` ends with when time was up.
 const TIMED_OUT: u8 = 124;
@@ -94,6 +95,12 @@ pub(crate) fn tell(session: &Session, execution: &Execution) {
             hint(&format!("it was {limit}; --time sets another one"));
         }
         Some(Outcome::SetUpFailed { fault, .. }) => hint(&match fault {
+            SetUpFault::NoProgram if is_sent(&execution.recipe) => {
+                "it was sent; what its first line names, or the loader that it asks for, is not there".to_owned()
+            }
+            SetUpFault::NoProgram if is_here(&execution.recipe) => {
+                "it exists here; if it does on the node, then what its first line names is not there".to_owned()
+            }
             SetUpFault::NoProgram if execution.recipe.image.is_none() => {
                 "programs are looked up on the node; write `./NAME` to send one of yours".to_owned()
             }
@@ -108,6 +115,19 @@ pub(crate) fn tell(session: &Session, execution: &Execution) {
     if let Some(dump) = execution.dump {
         output.say(&format!("dump {dump}: `quarry dump show {dump}`"));
     }
+}
+
+/// Tells whether the program is a file that was sent along.
+fn is_sent(recipe: &Recipe) -> bool {
+    let Some(program) = recipe.command.first().filter(|program| program.contains('/')) else { return false };
+    let whole = Path::new(recipe.sandbox.cwd.as_deref().unwrap_or("/")).join(program);
+    recipe.sandbox.files.iter().any(|file| Path::new(&file.target) == whole)
+}
+
+/// Tells whether the program is one of the node's, of a name that a file has here, too.
+fn is_here(recipe: &Recipe) -> bool {
+    let program = recipe.command.first().map(Path::new);
+    recipe.image.is_none() && program.is_some_and(|program| program.is_absolute() && program.is_file())
 }
 
 #[cfg(test)]

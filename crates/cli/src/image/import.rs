@@ -4,14 +4,18 @@ use super::pull::make;
 use super::{folder, show};
 use crate::blob;
 use crate::execution::recipe::variable;
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
 use crate::session::Session;
 use anyhow::Context;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use client::Client;
 use model::image::ArchiveKind;
 use model::{Digest, ImageConfig, ImageSource, Purpose};
 use std::path::{Path, PathBuf};
+
+/// What makes a folder an OCI layout.
+const LAYOUT: [&str; 2] = ["oci-layout", "index.json"];
 
 /// What an archive is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -24,9 +28,31 @@ enum Kind {
     DockerArchive,
 }
 
+impl Kind {
+    /// Returns what a server is told of an archive, or of a folder that becomes one. Of a folder it is said what it is, so
+    /// that a root with odd files in it stays one.
+    fn archive(self, folder: Option<&Path>) -> Result<ArchiveKind, Failure> {
+        let has = |folder: &Path, name: &str| folder.join(name).is_file();
+        let is_layout = |folder: &Path| LAYOUT.iter().all(|name| has(folder, name));
+        Ok(match (self, folder) {
+            (Self::OciLayout, Some(folder)) if !is_layout(folder) => {
+                let message = format!("`{}` is no OCI layout", folder.display());
+                let failure = Failure::usage("not_a_layout", message);
+                return Err(failure.hint("one holds the files `oci-layout` and `index.json`"));
+            }
+            (Self::Auto, Some(folder)) if is_layout(folder) => ArchiveKind::OciLayout,
+            (Self::Root, _) | (Self::Auto, Some(_)) => ArchiveKind::Root,
+            (Self::Auto, None) => ArchiveKind::Auto,
+            (Self::OciLayout, _) => ArchiveKind::OciLayout,
+            (Self::DockerArchive, _) => ArchiveKind::DockerArchive,
+        })
+    }
+}
+
 /// Makes an image of an archive or a folder
 ///
-/// A folder is taken as a root, with modes, links and owners as they are; an archive may be a tar of a root, an OCI
+/// A folder is an OCI layout if it has `oci-layout` and `index.json`; or else it is taken as a root, with modes, links and
+/// owners as they are. An archive may be a tar of a root, an OCI
 /// layout or what `docker save` writes, packed by gzip or Zstandard or not at all.
 #[derive(Args)]
 #[command(after_help = "Example:
@@ -35,12 +61,12 @@ enum Kind {
   quarry image import --name busybox:1 - < busybox.tar")]
 pub(crate) struct Import {
     /// What to call it
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// The archive or folder; `-` is an archive from standard input
     #[arg(value_name = "FILE|FOLDER|-")]
     source: PathBuf,
-    /// What the archive is; found out by looking, if nothing is said
+    /// What the archive or folder is; found out by looking, if nothing is said
     #[arg(long, value_name = "KIND", default_value = "auto")]
     kind: Kind,
     /// A word of its command in place of the archive's; several times for several words
@@ -78,17 +104,10 @@ impl Import {
         let cannot = || format!("`{}` cannot be read", self.source.display());
         let is_input = self.source == Path::new("-");
         let is_folder = !is_input && tokio::fs::metadata(&self.source).await.with_context(cannot)?.is_dir();
+        let archive = self.kind.archive(is_folder.then_some(self.source.as_path()))?;
         let blob = match () {
             () if is_folder => send_folder(session, client, &self.source).await?,
             () => blob::store(session, client, &self.source, Purpose::Image).await?.digest,
-        };
-        let archive = match self.kind {
-            // A folder is a root, whatever it looks like.
-            _ if is_folder => ArchiveKind::Root,
-            Kind::Auto => ArchiveKind::Auto,
-            Kind::Root => ArchiveKind::Root,
-            Kind::OciLayout => ArchiveKind::OciLayout,
-            Kind::DockerArchive => ArchiveKind::DockerArchive,
         };
         let source = ImageSource::Archive { blob, archive, config };
         let image = make(session, client, source, Some(self.name), false).await?;

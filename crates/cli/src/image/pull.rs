@@ -6,6 +6,7 @@ use crate::execution::transcript::{Next, Transcript, Until};
 use crate::exit::{Exit, Failure};
 use crate::session::Session;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use client::Client;
 use futures_util::FutureExt;
 use model::{Content, ErrorKind, ExecutionId, Image as Entity, ImageId, ImageSource, ImageState, NewImage, Platform};
@@ -25,7 +26,7 @@ const SETTLE: Duration = Duration::from_millis(50);
   quarry image pull localhost:5000/tools --plain-http --name tools")]
 pub(crate) struct Pull {
     /// What to pull: `[HOST/]NAME[:TAG][@sha256:…]`
-    #[arg(value_name = "REFERENCE")]
+    #[arg(value_name = "REFERENCE", value_parser = NonEmptyStringValueParser::new())]
     reference: String,
     /// For which machines, such as `linux/arm64`; for those of the node that pulls, if nothing is said
     #[arg(long, value_name = "OS/ARCHITECTURE", value_parser = platform)]

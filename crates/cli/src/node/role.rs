@@ -15,6 +15,7 @@ use anyhow::Context;
 use clap::Args;
 use client::{Client, Retry};
 use jiff::SignedDuration;
+use model::ErrorKind;
 use model::limits::MAX_CREDENTIAL_CHARS;
 use server::log::{Log, LogOutput};
 use std::io::Read;
@@ -174,6 +175,9 @@ fn usual_state() -> anyhow::Result<PathBuf> {
 /// Says what to do about a node that did not start, or ended by itself.
 fn explain(error: &NodeError) -> anyhow::Error {
     let (exit, hint) = match error {
+        NodeError::Refused(refusal) if refusal.api().is_some_and(|api| api.kind == ErrorKind::Invalid) => {
+            (Exit::Usage, "--name, --slots, --label and what else is offered are shown by `quarry node --help`")
+        }
         NodeError::Folder { .. } => (Exit::Failed, "name another one with --state; each node needs its own"),
         NodeError::Spawner(_) => (Exit::Failed, "`quarry doctor` says what this machine has for sandboxes"),
         NodeError::Cache(_) => (Exit::Failed, "the cache holds nothing that cannot be had again; it may be removed"),

@@ -2,6 +2,7 @@
 
 use crate::blob;
 use crate::exit::{Exit, Failure};
+use crate::session::Session;
 use client::Client;
 use model::NewExecution;
 use model::sandbox::FileIn;
@@ -68,7 +69,7 @@ pub(super) fn program(new: &NewExecution) -> anyhow::Result<Option<PathBuf>> {
 
 /// Stores the files and adds them to the request; returns what was done, for those who want to know.
 pub(super) async fn send(
-    client: &Client,
+    (session, client): (&Session, &Client),
     new: &mut NewExecution,
     program: Option<PathBuf>,
     files: Vec<File>,
@@ -81,10 +82,10 @@ pub(super) async fn send(
         })?;
         let file = File { target: format!("{FOLDER}/{name}"), source: path.clone(), is_usual: true };
         new.command[0].clone_from(&file.target);
-        notes.push(place(client, new, &file).await?);
+        notes.push(place((session, client), new, &file).await?);
     }
     for file in &files {
-        notes.push(place(client, new, file).await?);
+        notes.push(place((session, client), new, file).await?);
     }
     if is_usual && new.image.is_none() && new.sandbox.cwd.is_none() {
         new.sandbox.cwd = Some(FOLDER.to_owned());
@@ -101,8 +102,8 @@ pub(super) fn unsent(new: &NewExecution) -> Vec<String> {
     words.filter(|word| is_file(word) && !is_sent(word)).take(MAX_UNSENT).cloned().collect()
 }
 
-async fn place(client: &Client, new: &mut NewExecution, file: &File) -> anyhow::Result<String> {
-    let digest = blob::put_file(client, &file.source).await?;
+async fn place((session, client): (&Session, &Client), new: &mut NewExecution, file: &File) -> anyhow::Result<String> {
+    let digest = blob::put_file(session, client, &file.source).await?;
     let executable = std::fs::metadata(&file.source).is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0);
     new.sandbox.files.push(FileIn { target: file.target.clone(), digest, executable });
     Ok(format!("`{}` is seen as `{}`", file.source.display(), file.target))

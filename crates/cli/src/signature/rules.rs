@@ -9,6 +9,7 @@ use crate::exit::{Exit, Failure};
 use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use client::Client;
 use client::blob::Content;
 use dump::signature::{MAX_RULES_BYTES, Move, MoveKind, Moves, Rules, try_rules};
@@ -43,7 +44,7 @@ pub(crate) struct TryRules {
     #[arg(value_name = "SPECIFICATION")]
     words: Vec<String>,
     /// Only among this signature's dumps
-    #[arg(long, value_name = "SIGNATURE")]
+    #[arg(long, value_name = "SIGNATURE", value_parser = NonEmptyStringValueParser::new())]
     signature: Option<String>,
 }
 

@@ -125,6 +125,11 @@ impl Play {
         std::os::unix::fs::symlink("/etc/passwd", home.join("root/link")).expect("is linked");
         std::os::unix::net::UnixListener::bind(home.join("root/socket")).expect("is bound");
         std::fs::write(home.join("image.tar"), "an archive").expect("is written");
+        std::fs::write(home.join("empty.tar"), "").expect("is written");
+        std::fs::create_dir_all(home.join("layout/blobs/sha256")).expect("is made");
+        for name in ["oci-layout", "index.json"] {
+            std::fs::write(home.join("layout").join(name), "{}").expect("is written");
+        }
         let mut ran = stub.run_with(&[&["image"], args].concat(), input).await;
         // Ids are made anew each time.
         if let Some(new) = self.made.lock().expect("is whole").as_ref() {
@@ -206,6 +211,16 @@ async fn what_cannot_be_made_says_why() {
     check(&["import", "image.tar"], 64).await;
     check(&["import", "--name", "x", "image.tar", "--env", "A"], 64).await;
     check(&["import", "--name", "x", "image.tar", "--kind", "zip"], 64).await;
+    check(&["import", "--name", "", "image.tar"], 64).await;
+    let said = check(&["import", "--name", "x", "root", "--kind", "oci-layout"], 64).await;
+    insta::assert_snapshot!(said, @"
+    error: `root` is no OCI layout
+    hint: one holds the files `oci-layout` and `index.json`
+    ");
+    for empty in ["empty.tar", "/dev/null", "-"] {
+        assert_eq!(check(&["import", "--name", "x", empty], 1).await, "error: the archive is empty\n");
+    }
+    assert!(play.blobs.lock().expect("is whole").is_empty(), "nothing was sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,6 +264,22 @@ async fn a_folder_becomes_an_image() {
     bin/tool Regular
     link Symlink
     ");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_what_it_looks_like_or_is_said_to_be() {
+    let check = async |args: &[&str], expected: ArchiveKind| {
+        let play = Play::new(ImageState::Ready);
+        let ran = play.run(&[&["import", "--name", "x"], args].concat(), b"").await;
+        assert_eq!(ran.code, 0, "{args:?}: {}", ran.err);
+        let ImageSource::Archive { archive, .. } = play.made().source else { panic!("it is no archive") };
+        assert_eq!(archive, expected, "{args:?}");
+    };
+    check(&["root"], ArchiveKind::Root).await;
+    check(&["root", "--kind", "docker-archive"], ArchiveKind::DockerArchive).await;
+    check(&["layout"], ArchiveKind::OciLayout).await;
+    check(&["layout", "--kind", "oci-layout"], ArchiveKind::OciLayout).await;
+    check(&["layout", "--kind", "root"], ArchiveKind::Root).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

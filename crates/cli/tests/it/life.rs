@@ -84,6 +84,54 @@ fn a_person_is_told_where_and_how_to_go_on() {
 }
 
 #[test]
+fn a_first_start_that_cannot_hand_over_its_token_locks_nobody_out() {
+    let home = tempfile::tempdir().expect("is made");
+    let up =
+        |more: &[&str]| quarry(&[&["up", "--listen", "127.0.0.1:0", "--data", "data"], more].concat(), home.path());
+    let ran = run_with(up(&["--token-file", "nosuch/token"]), b"");
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    insta::assert_snapshot!(ran.err, @"
+    error: the token cannot be written to `nosuch/token`: No such file or directory (os error 2)
+    hint: name another one with --token-file
+    ");
+    let ran = run_with(up(&["--token-file", "data"]), b"");
+    assert!(ran.code == 1 && ran.err.contains("`data` is a folder"), "{}", ran.err);
+    assert!(!home.path().join("data/quarry.db").exists(), "a house was made that nobody can enter");
+
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("is there");
+    let ended = up(&[]).stdout(full).stderr(Stdio::piped()).output().expect("runs");
+    let said = String::from_utf8(ended.stderr).expect("is text");
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    let token = said.split("shown this once: ").nth(1).expect("is told").lines().next().expect("is one").to_owned();
+    let said = said.lines().skip_while(|line| !line.starts_with("error:")).collect::<Vec<_>>().join("\n");
+    insta::assert_snapshot!(said.replace(&token, "TOKEN"), @"
+    error: standard output cannot be written: No space left on device (os error 28)
+    error: an admin's token, shown this once: TOKEN
+    hint: `quarry up --token-file NEW` makes another
+    ");
+    let server = Server::begin(up(&["--json", "--token-file", "token"]), home.path()).expect("starts");
+    assert_admin(&server, &token);
+    assert_admin(&server, &server.shown.clone().expect("another one is made"));
+}
+
+#[test]
+fn a_place_that_cannot_be_used_is_named() {
+    let home = tempfile::tempdir().expect("is made");
+    std::fs::write(home.path().join("file"), "").expect("is written");
+    let check = |data: &str, expected: &str| {
+        let ran = run_with(quarry(&["up", "--data", data], home.path()), b"");
+        assert!(ran.code == 1 && ran.err.starts_with(expected), "{ran:?}");
+        assert!(ran.err.ends_with("hint: name another one with --data\n"), "{ran:?}");
+    };
+    check("file", "error: the data folder `file` cannot be made: it is not a folder\n");
+    check("/proc/x", "error: the data folder `/proc/x` cannot be made: No such file or directory");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("is there");
+    let ended = quarry(&["completion", "bash"], home.path()).stdout(full).stderr(Stdio::piped()).output();
+    let said = String::from_utf8(ended.expect("runs").stderr).expect("is text");
+    assert_eq!(said, "error: standard output cannot be written: No space left on device (os error 28)\n");
+}
+
+#[test]
 fn nobody_else_reads_a_token_through_a_file_left_over() {
     let house = House::new(Engine::Sqlite).expect("needs nothing");
     let draft = house.token_file().with_extension("new");
@@ -172,7 +220,7 @@ fn a_database_that_is_none_is_told() {
         .expect("is written");
     let ran = refused(&house);
     assert_eq!(ran.code, 1, "{}", ran.err);
-    insta::assert_snapshot!(refusal(&house, &ran), @r#"{"error":{"code":"start_failed","message":"the store cannot be opened: sqlite failed while setting up: file is not a database: Error code 26: file is not a database","hint":"`quarry doctor` looks at this machine"}}"#);
+    insta::assert_snapshot!(refusal(&house, &ran), @r#"{"error":{"code":"start_failed","message":"the database `HOME/data/quarry.db` cannot be used: sqlite failed while setting up: file is not a database: Error code 26: file is not a database","hint":"is it whole, and may this user write it? --data names another folder"}}"#);
 }
 
 #[test]

@@ -185,6 +185,17 @@ async fn a_node_that_knows_too_little_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_offer_makes_no_sense_is_usage() {
+    for (status, code) in [(400, 64), (403, 3)] {
+        let stub = Stub::start(move |_| refuse(status, "node_invalid")).await;
+        let home = stub.home.path().join("state").display().to_string();
+        let ran = stub.run(&["node", "--join", &stub.url, "--state", &home, "--slots", "0"]).await;
+        assert!(ran.err.contains("error: the server refused this node: the stub says node_invalid"), "{ran:?}");
+        assert_eq!((ran.code, ran.err.contains("scope")), (code, status == 403), "{ran:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn credentials_for_registries_are_kept() {
     let stub = house().await;
     let login = ["registry", "login", "registry.example.org:5000", "--user", "ada"];

@@ -215,6 +215,86 @@ async fn each_end_has_its_exit_code_and_its_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_script_without_its_interpreter_is_not_told_to_be_missing() {
+    let check = async |args: &[&str], expected: &str| {
+        let cause = "the program `x` does not exist inside".to_owned();
+        let play = play(&[], Outcome::SetUpFailed { cause, fault: SetUpFault::NoProgram });
+        let ran = ran(&play, args, b"").await;
+        assert!(ran.code == 127 && ran.err.contains(&format!("hint: {expected}")), "{args:?}: {}", ran.err);
+    };
+    let sent = "it was sent; what its first line names, or the loader that it asks for, is not there";
+    check(&["--", "./solve"], sent).await;
+    check(&["--file", "solve:/opt/solve", "--", "/opt/solve"], sent).await;
+    check(&["--file", "solve", "--", "./solve"], sent).await;
+    check(&["--", "/bin/sh"], "it exists here; if it does on the node, then what its first line names").await;
+    check(&["--", "/usr/nowhere"], "programs are looked up on the node").await;
+    check(&["--pull", "never", "--image", "debian", "--", "/bin/sh"], "programs are looked up inside the image").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_is_sent_and_what_is_no_file_is_not() {
+    let play = play(&[], Outcome::Exited { code: 0 });
+    let stub = play.start().await;
+    let fifo = stub.home.path().join("fifo");
+    let make = || {
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).expect("is made");
+    };
+    make();
+    let mut command = quarry(&["run", "--file", "fifo:x", "--", "cat", "x"], stub.home.path());
+    command.env("QUARRY_URL", &stub.url).env("QUARRY_TOKEN", "t").stdin(Stdio::null()).stdout(Stdio::null());
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
+        let mut said = [0; 8];
+        // It says that it waits before anybody writes.
+        child.stderr.as_mut().expect("is piped").read_exact(&mut said).expect("speaks");
+        std::fs::write(&fifo, "hi\n").expect("is written");
+        (said, child.wait_with_output().expect("ends"))
+    });
+    let (said, ended) = ended.await.expect("ends");
+    assert_eq!((&said, ended.status.code()), (b"waiting ", Some(0)), "{ended:?}");
+    assert_eq!(*play.blobs.lock().expect("is whole"), [b"hi\n"]);
+    std::fs::create_dir(stub.home.path().join("folder")).expect("is made");
+    let refused = async |file: &str| {
+        let ran = stub.run(&["run", "--file", file, "--", "true"]).await;
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        ran.err
+    };
+    let said = [refused("/dev/null").await, refused("folder").await, refused("nowhere").await].concat();
+    insta::assert_snapshot!(said, @"
+    error: `/dev/null` is neither a file nor a pipe
+    error: `folder` is a folder
+    hint: pack it as a tar; a folder of the node is seen by `--mount`
+    error: `nowhere` cannot be read: No such file or directory (os error 2)
+    ");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_while_it_is_sent_is_told() {
+    let folder = tempfile::tempdir().expect("is made");
+    let path = folder.path().join("grow");
+    std::fs::write(&path, vec![b'x'; 1 << 20]).expect("is written");
+    let shrinking = path.clone();
+    // Between the first reading and the sending it is asked whether the server has it.
+    let stub = Stub::start(move |seen| {
+        if seen.line.starts_with("HEAD") {
+            std::fs::write(&shrinking, "short").expect("is written");
+        }
+        refuse(404, "lost")
+    });
+    let stub = stub.await;
+    let file = format!("{}:x", path.display());
+    let ran = stub.run(&["run", "--file", &file, "--", "true"]).await;
+    assert_eq!((ran.code, ran.err), (1, format!("error: `{}` changed while it was sent\n", path.display())));
+    let stub = Stub::start(|seen| match seen.line.starts_with("HEAD") {
+        true => answer(404, ""),
+        false => refuse(400, "digest_mismatch"),
+    });
+    let ran = stub.await.run(&["run", "--file", &file, "--", "true"]).await;
+    assert_eq!((ran.code, ran.err), (1, format!("error: `{}` changed while it was sent\n", path.display())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_json_the_execution_ends_what_is_said() {
     let play = play(&[(Stream::Output, b"out\n"), (Stream::Error, b"err\n")], Outcome::Exited { code: 3 });
     let ran = ran(&play, &["--json", "--", "work"], b"").await;
@@ -445,6 +525,11 @@ async fn logs_are_byte_for_byte() {
     check(&["-f"], "o1\n\0o2", "e1\n").await;
     check(&["--stream", "error"], "e1\n", "").await;
     check(&["--stream", "output", "--attempt", "1"], "o1\n\0o2", "").await;
+    for attempt in ["0", "2", "9"] {
+        let ran = stub.run(&["execution", "logs", &id, "--attempt", attempt]).await;
+        let said = format!("error: execution `{id}` has no attempt {attempt}\nhint: it has had 1 so far\n");
+        assert_eq!((ran.code, ran.out, ran.err), (2, String::new(), said));
+    }
 }
 
 #[test]

@@ -164,7 +164,7 @@ fn decide(house: &House, run: &dyn Fn(&[&str]) -> Ran, dumps: &[String]) {
     assert_eq!((&dry["dumps"], &dry["dry_run"]), (&1.into(), &true.into()));
     let merged = run(&["merge", &wrap, &parse]);
     assert_eq!((merged.code, merged.out.trim()), (0, &*parse), "{}", merged.err);
-    assert_eq!(merged.err, format!("1 dumps moved from `{wrap}` to `{parse}`\n"));
+    assert_eq!(merged.err, format!("1 dump moved from `{wrap}` to `{parse}`\n"));
     assert_eq!(run(&["merge", &wrap, &parse]).code, 3);
     assert_eq!(run(&["merge", &wrap, "ffff"]).code, 2);
 

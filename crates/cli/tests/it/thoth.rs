@@ -212,9 +212,13 @@ fn mistakes_change_nothing(scene: &Scene) {
     assert_eq!(count(&["ticket=OS-7"]), "2");
     let again = scene.thoth(&["ticket", "cmd=java", "OS-7"]);
     assert_eq!(&*again.err, "thoth: ticket OS-7 set on 1 dump; 2 dumps had it so\n");
+    let unset = scene.thoth(&["unset", &hashes[0], "nosuch"]);
+    assert_eq!(&*unset.err, "thoth: `nosuch` taken from 0 dumps; 1 dump did not have it\n");
     let removed = scene.thoth(&["rm", &hashes[0]]);
     assert_eq!((removed.code, &*removed.err), (0, "thoth: the content dropped of 1 dump\n"));
     assert_eq!(scene.thoth(&["rm", "--dry-run", "cmd=java"]).out.lines().count(), 2);
+    let again = scene.thoth(&["rm", &hashes[0]]);
+    assert_eq!(&*again.err, "thoth: the content dropped of 0 dumps; 1 dump had none any more\n");
     scene.ok(&["rm", "--yes", "cmd=java"]);
     assert_eq!((count(&["state=purged"]), count(&["ticket=OS-7"])), ("3".to_owned(), "3".to_owned()));
 

@@ -29,12 +29,40 @@ fn wrong_words_are_usage() {
         &["--color", "mauve", "doctor"],
         &["frobnicate"],
         &["login"],
+        &["image", "inspect", ""],
+        &["image", "rm", "x", ""],
+        &["node", "info", ""],
+        &["signature", "info", ""],
+        &["user", "info", ""],
+        &["run", "--mount", "/usr/share:/mnt:wr", "true"],
         &["completion", "tcsh"],
     ] {
         let ran = run(args);
         assert_eq!((ran.code, ran.out.as_str()), (64, ""), "{args:?}");
         assert!(!ran.err.is_empty(), "{args:?}");
     }
+}
+
+#[test]
+fn what_the_environment_says_is_not_demanded() {
+    let home = tempfile::tempdir().expect("is made");
+    let run_in = |args: &[&str]| {
+        let mut command = quarry(args, home.path());
+        command.env("QUARRY_URL", "http://x").env("QUARRY_TOKEN", "t").env("QUARRY_CA_FILE", "f");
+        crate::stub::run_with(command, b"")
+    };
+    let ran = run_in(&["image", "inspect"]);
+    assert_eq!(ran.code, 64);
+    insta::assert_snapshot!(ran.err, @"
+    error: the following required arguments were not provided:
+      <IMAGE>
+
+    Usage: quarry image inspect <IMAGE>
+
+    For more information, try '--help'.
+    ");
+    assert!(run_in(&["image", "inspect", "--help"]).out.contains("[env: QUARRY_URL]"));
+    assert_eq!(run_in(&[]).code, 64);
 }
 
 #[test]

@@ -6,8 +6,12 @@ use axum::response::Response;
 use client::ClientError;
 use client::blob::{ByteRange, Content};
 use model::Digest;
+use std::io::Write;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 fn content() -> Bytes {
     (0..1_000_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect()
@@ -97,6 +101,41 @@ async fn an_upload_is_sent_again_whole() {
         assert_eq!(seen.len(), 2);
         assert!(seen.iter().all(|seen| seen.body == bytes && seen.headers["content-length"] == "1000000"));
     }
+}
+
+/// What cannot be read.
+struct Broken;
+
+impl AsyncRead for Broken {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Err(std::io::Error::other("the disk is gone")))
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_changes_is_told_apart_from_a_server_that_is_away() {
+    let file = tempfile::NamedTempFile::new().expect("is made");
+    std::fs::write(file.path(), content()).expect("is written");
+    let content = Content::File(file.path().to_owned());
+    let (digest, size) = content.digest().await.expect("is read");
+    std::fs::OpenOptions::new()
+        .append(true)
+        .open(file.path())
+        .and_then(|mut file| file.write_all(b"more"))
+        .expect("grows");
+    let blob = format!(r#"{{"digest":"{digest}","size":{size},"created_at":"2026-01-01T00:00:00Z"}}"#);
+    let server = Server::start(vec![say(201, &blob)]).await;
+    let client = server.client();
+    client.blob_put(digest, size, &content, Arc::new(|_| {})).await.expect("what was read first is sent");
+    assert_eq!(server.seen()[0].body.len() as u64, size);
+    for length in [size / 2, 0] {
+        std::fs::File::create(file.path()).and_then(|file| file.set_len(length)).expect("shrinks");
+        let error = client.blob_put(digest, size, &content, Arc::new(|_| {})).await.expect_err("is too short");
+        let kind = if let ClientError::Content(error) = &error { error.kind() } else { panic!("{error:?}") };
+        assert_eq!(kind, std::io::ErrorKind::UnexpectedEof);
+    }
+    let error = client.blob_post((&b"abc"[..]).chain(Broken), Arc::new(|_| {})).await.expect_err("breaks");
+    assert!(matches!(&error, ClientError::Content(error) if error.to_string() == "the disk is gone"), "{error:?}");
 }
 
 #[tokio::test]
