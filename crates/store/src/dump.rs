@@ -71,7 +71,8 @@ statements! {
     HOLD_POSTGRES = "SELECT id FROM dump WHERE id = $1 FOR UPDATE";
     NOTE = "UPDATE dump SET ticket = $1, properties = $2 WHERE id = $3";
     FIND_OUT = "UPDATE dump SET state = $1, kind = $2, stack = $3, signature = $4, signature_text = $5, report = $6, \
-                class = $7, severity = $8, cause = $9 \
+                class = $7, severity = $8, cause = $9, \
+                is_truncated = CASE WHEN $1 = 'truncated' THEN 1 ELSE is_truncated END \
                 WHERE id = $10 AND state IN ('received', 'analysed', 'truncated', 'unreadable') RETURNING id";
     PURGE = "UPDATE dump SET state = 'purged', manifest = NULL, purged_at = $1, purged_by = $2, purged_why = $3 \
              WHERE id = $4 AND state IN ('received', 'analysed', 'truncated', 'unreadable') RETURNING id";

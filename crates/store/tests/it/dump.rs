@@ -422,6 +422,7 @@ async fn a_dump_is_analysed_once_and_whatever_happens(fresh: &Fresh) {
     say(&analyses[0], Outcome::Exited { code: 0 }, Some(findings.clone()), 8).await;
     let found = get(&made[0]).await;
     assert_eq!((found.state, found.class.as_deref(), found.stack.len()), (DumpState::Truncated, Some("null_read"), 1));
+    assert!(found.is_truncated, "what came whole and is found to be cut is told to be");
     // Whatever else happens ends it too, with the reason.
     say(&analyses[1], Outcome::OutOfMemory, None, 9).await;
     let found = get(&made[1]).await;
