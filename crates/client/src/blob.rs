@@ -1,8 +1,9 @@
 //! Blobs: list, look, put, get. Content is streamed both ways and never held whole.
 //!
 //! A put by digest can be sent again, since its content can be read again; a put without a digest cannot. Content that
-//! cannot be read to its end is the fault of this side, and nothing is sent again for it. A get that breaks off is taken up where it broke, and a whole blob is hashed while it arrives: the last piece is handed out
-//! only if all pieces together are what was asked for.
+//! cannot be read to its end is the fault of this side, and nothing is sent again for it. A get that breaks off is taken up
+//! where it broke, and a whole blob is hashed while it arrives: the last piece is handed out only if all pieces together are
+//! what was asked for.
 
 use crate::request::{Again, Backoff, Fault, MAX_ANSWER, MAX_SILENCE, Replay};
 use crate::{Client, ClientError};
