@@ -27,21 +27,23 @@ pub(crate) enum Trouble {
 impl Trouble {
     /// Judges what came of a call to the server.
     pub(crate) fn of_client(error: &ClientError, what: &str) -> Self {
-        let cause = format!("{what}: {}", whole(error));
-        match error {
-            ClientError::Content(_) => Self::Machine(cause),
-            error if error.is_final() => Self::Refused(cause),
-            _ => Self::Server(cause),
-        }
+        Self::judged(error, format!("{what}: {}", whole(error)))
     }
 
     /// Judges a blob that did not come or go.
     fn of_blob(fault: &BlobFault, error: &dyn Error) -> Self {
         let cause = whole(error);
-        match fault.downcast_ref::<ClientError>() {
-            Some(ClientError::Content(_)) | None => Self::Machine(cause),
-            Some(error) if error.is_final() => Self::Refused(cause),
-            Some(_) => Self::Server(cause),
+        match fault.downcast_ref() {
+            Some(error) => Self::judged(error, cause),
+            None => Self::Machine(cause),
+        }
+    }
+
+    fn judged(error: &ClientError, cause: String) -> Self {
+        match error {
+            ClientError::Content(_) => Self::Machine(cause),
+            error if error.is_final() => Self::Refused(cause),
+            _ => Self::Server(cause),
         }
     }
 
