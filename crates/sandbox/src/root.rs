@@ -11,6 +11,7 @@
 
 mod patchwork;
 pub(crate) mod stock;
+pub(crate) mod veil;
 
 use crate::event::{Fault, FaultKind};
 use crate::plan::{Bind, Plan, Root};
@@ -24,16 +25,11 @@ use std::fmt::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use stock::{DEVICE_FOLDERS, DEVICE_LINKS, DEVICES, Stock};
+use veil::Veil;
 
 /// What is nobody's business, of the machine's own files: the superuser's home, what runs, what others left for a moment,
 /// what boots it, and what somebody plugged in.
 const HIDDEN: [&str; 9] = ["root", "run", "tmp", "var/tmp", "var/run", "boot", "mnt", "media", "lost+found"];
-/// Folders of /proc through which a machine is changed rather than seen.
-const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
-/// Files of /proc that tell of the machine's memory, keys and timers.
-const PROC_MASKED: [&str; 5] = ["kcore", "keys", "timer_list", "sched_debug", "kmsg"];
-/// Folders of /proc that tell of the machine's parts.
-const PROC_EMPTY: [&str; 2] = ["acpi", "scsi"];
 /// Bytes that one file of a sandbox's own takes at least, by which the number of its files is bounded.
 const BYTES_A_FILE: u64 = 4096;
 /// Files that even the smallest sandbox may make.
@@ -50,6 +46,7 @@ pub(crate) struct Ground {
     pub(crate) root: PathBuf,
     /// What was made ahead; none if the spawner may not make any of it.
     pub(crate) stock: Option<Stock>,
+    pub(crate) veil: Veil,
     /// Other file systems of the machine, to be seen over its own files.
     pub(crate) mounts: Vec<PathBuf>,
     /// What the settings hide.
@@ -93,9 +90,26 @@ pub(crate) fn enter(ground: &Ground, plan: &Plan) -> Result<(), Fault> {
         attach(root.as_fd(), bind, &source)?;
     }
     rustix::process::fchdir(&root).map_err(machine("the new root could not be entered"))?;
-    rustix::process::pivot_root(".", ".").map_err(machine("the root could not be changed"))?;
-    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(machine("the old root could not be left"))?;
+    if ground.is_privileged { cover_all(&root) } else { replace() }?;
     rustix::process::chdir("/").map_err(machine("the new root could not be entered"))
+}
+
+/// Lays the new root over the old one and makes it this process's own, as a machine does when it has started. The old one
+/// cannot be uncovered: that takes `CAP_SYS_ADMIN` in the user namespace that the mounts belong to, the machine's, in which
+/// nobody inside has anything; whoever climbs to the top arrives at what lies over it. To unmount it instead would have the
+/// kernel wait for all processors once more, about 0.1 ms of each sandbox; it goes with the mount namespace.
+fn cover_all(root: &OwnedFd) -> Result<(), Fault> {
+    let what = machine("the root could not be changed");
+    let old = open_folder(CWD, Path::new("/"), ResolveFlags::empty()).map_err(&what)?;
+    move_to(root.as_fd(), old.as_fd()).map_err(&what)?;
+    rustix::process::chroot(".").map_err(&what)
+}
+
+/// Puts the new root, which is the current folder, in the old one's place. What an ordinary user mounts belongs to the
+/// namespace that the sandbox has made itself.
+fn replace() -> Result<(), Fault> {
+    rustix::process::pivot_root(".", ".").map_err(machine("the root could not be changed"))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(machine("the old root could not be left"))
 }
 
 /// Returns what tells of an error of the machine's.
@@ -201,7 +215,7 @@ fn fill(ground: &Ground, plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Fault>
     mount_at(place.as_fd(), "proc", c"").map_err(machine("/proc could not be mounted"))?;
     let proc = open_folder(root, Path::new("proc"), inside()).map_err(machine("/proc could not be opened"))?;
     make_dev(ground, root)?;
-    mask(ground, proc.as_fd())?;
+    ground.veil.lay(ground, proc.as_fd())?;
     for name in ["tmp", "run", "sys"] {
         ensure(root, name)?;
     }
@@ -250,39 +264,6 @@ fn make_dev(ground: &Ground, root: BorrowedFd<'_>) -> Result<(), Fault> {
     let options = CString::new(options).expect("numbers hold no NUL");
     let place = rustix::fs::openat(&dev, "pts", flags, Mode::empty()).map_err(&what)?;
     mount_at(place.as_fd(), "devpts", &options).map_err(&what)
-}
-
-/// Takes out of /proc what changes the machine or tells too much of it; the current folder is the writable layer. The places
-/// are named from within /proc, where the kernel alone makes names.
-fn mask(ground: &Ground, proc: BorrowedFd<'_>) -> Result<(), Fault> {
-    let what = machine("/proc could not be masked");
-    let (null, empty) = ground.stock.as_ref().map_or_else(
-        || (PathBuf::from("/dev/null"), ground.scratch.join("empty")),
-        |stock| (stock.devices.join("null"), stock.empty.clone()),
-    );
-    rustix::process::fchdir(proc).map_err(&what)?;
-    for name in PROC_READ_ONLY {
-        if lay(Path::new(name), name).map_err(&what)? {
-            let flags = MountFlags::BIND | MountFlags::RDONLY | CLOSED;
-            rustix::mount::mount_remount(name, flags, c"").map_err(&what)?;
-        }
-    }
-    PROC_MASKED.iter().try_for_each(|name| lay(&null, name).map(drop)).map_err(&what)?;
-    for name in PROC_EMPTY {
-        if lay(&empty, name).map_err(&what)? && ground.stock.is_none() {
-            let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-            rustix::mount::mount_remount(name, flags, c"").map_err(&what)?;
-        }
-    }
-    rustix::process::chdir(&ground.scratch).map_err(&what)
-}
-
-/// Binds something over a name in the current folder; tells whether there is that name.
-fn lay(source: &Path, name: &str) -> rustix::io::Result<bool> {
-    match rustix::mount::mount_bind(source, name) {
-        Err(Errno::NOENT) if rustix::fs::access(name, rustix::fs::Access::EXISTS).is_err() => Ok(false),
-        other => other.map(|()| true),
-    }
 }
 
 /// Names the resolver of the user-mode network.

@@ -8,6 +8,7 @@ use crate::network::Spare;
 use crate::plan::{self, Plan};
 use crate::root::Ground;
 use crate::root::stock::Stock;
+use crate::root::veil::Veil;
 use crate::spawner::{Abilities, Settings};
 use crate::{ids, network, system};
 use model::{Network, SandboxKind};
@@ -94,6 +95,7 @@ impl Place {
             scratch: state.join("scratch"),
             root: state.join("root"),
             stock,
+            veil: Veil::find(),
             mounts: other_mounts(),
             hidden,
             is_privileged,

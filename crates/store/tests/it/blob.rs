@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use store::blob::{BlobConfig, BlobError, Blobs, BodyError, Capabilities, Patience, Stored, Swept};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -583,10 +584,9 @@ async fn an_encrypted_endpoint_is_spoken_to_in_tls() {
     let patience = Patience { connect: part, request: part, retries: 0, retry: part };
     let blobs = Blobs::open_with(bucket::config(&address, SECRET_KEY), patience).expect("opening contacts nobody");
     let hello = async {
-        let (socket, _) = listener.accept().await.expect("somebody comes");
+        let (mut socket, _) = listener.accept().await.expect("somebody comes");
         let mut first = [0; 1];
-        socket.readable().await.expect("something comes");
-        socket.try_read(&mut first).expect("a byte is there");
+        socket.read_exact(&mut first).await.expect("something comes");
         first
     };
     let (first, asked) = tokio::join!(hello, blobs.head(digest_of(b"")));

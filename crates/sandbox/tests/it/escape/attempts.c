@@ -139,6 +139,22 @@ static int proc_sys_any(void) {
     found = 0; nftw("/proc/sys", writable, 16, FTW_PHYS);
     return found ? 0 : EACCES;
 }
+static int proc_any(void) {
+    const char *at[] = { "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi", "/proc/scsi", "/proc/driver", "/proc/tty" };
+    found = 0;
+    for (unsigned i = 0; i < sizeof at / sizeof *at; i++) nftw(at[i], writable, 16, FTW_PHYS);
+    return found ? 0 : EACCES;
+}
+static int proc_told(void) {
+    const char *at[] = { "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/kmsg" };
+    int r = ENOENT; char b[64];
+    for (unsigned i = 0; i < sizeof at / sizeof *at; i++) {
+        int fd = open(at[i], O_RDONLY | O_NONBLOCK); if (fd < 0) { r = errno; continue; }
+        if (read(fd, b, sizeof b) > 0) { printf("# %s\n", at[i]); r = 0; }
+        close(fd); if (!r) return 0;
+    }
+    return r;
+}
 static int release_agent(void) {
     const char *at[] = { "/sys/fs/cgroup/memory/release_agent", "/sys/fs/cgroup/cpu/release_agent", "/sys/fs/cgroup/pids/release_agent" };
     int r = ENOENT; for (int i = 0; i < 3; i++) if (!(r = opens(at[i], O_WRONLY))) return 0;
@@ -152,6 +168,18 @@ static int host_secret_by_root(void) {
 }
 static int host_secret_by_climbing(void) {
     char at[4200]; snprintf(at, sizeof at, "/../../../../..%s", value("SECRET")); return opens(at, O_RDONLY);
+}
+/* Beyond the root, step by step: what lies above it is still above it at the top. */
+static int climb(void) {
+    int fd = open("/", O_PATH | O_DIRECTORY); struct stat root, here; if (fd < 0 || fstat(fd, &root)) return errno;
+    for (int i = 0; i < 32; i++) {
+        int up = openat(fd, "..", O_PATH | O_DIRECTORY); if (up < 0) return errno;
+        close(fd); fd = up;
+        if (fstat(fd, &here)) return errno;
+        if (here.st_dev != root.st_dev || here.st_ino != root.st_ino) return 0;
+    }
+    char at[4200]; snprintf(at, sizeof at, ".%s", value("SECRET"));
+    int r = result(openat(fd, at, O_RDONLY)); close(fd); return r;
 }
 static int hard_link(void) {
     char at[80]; snprintf(at, 80, "%s/link", folder);
@@ -363,8 +391,8 @@ static const struct { const char *name; int (*what)(void); int where; } all[] = 
     INSIDE(unmount_bind), BOTH(fs_open), BOTH(tree_clone), BOTH(tree_open), INSIDE(attributes_clear), INSIDE(change_root), INSIDE(pivot),
     BOTH(unshare_user), BOTH(unshare_mount), BOTH(unshare_net), BOTH(unshare_time), BOTH(clone_user), BOTH(clone3_user), BOTH(join_own), INSIDE(join_first),
     INSIDE(join_own_pidfd), BOTH(core_pattern), INSIDE(modprobe), BOTH(hostname_sys), BOTH(sysctl_vm), INSIDE(binfmt), INSIDE(sysrq), INSIDE(kcore),
-    INSIDE(kallsyms), BOTH(kernel_log), BOTH(kernel_log_device), INSIDE(sys_write), INSIDE(uevent), INSIDE(sys_any), INSIDE(proc_sys_any), INSIDE(release_agent), BOTH(shadow),
-    BOTH(passwd_write), BOTH(host_secret), INSIDE(host_secret_by_root), BOTH(host_secret_by_climbing), INSIDE(hard_link), BOTH(read_only_write),
+    INSIDE(kallsyms), BOTH(kernel_log), BOTH(kernel_log_device), INSIDE(sys_write), INSIDE(uevent), INSIDE(sys_any), INSIDE(proc_sys_any), INSIDE(proc_any), INSIDE(proc_told), INSIDE(release_agent), BOTH(shadow),
+    BOTH(passwd_write), BOTH(host_secret), INSIDE(host_secret_by_root), BOTH(host_secret_by_climbing), BOTH(climb), INSIDE(hard_link), BOTH(read_only_write),
     INSIDE(read_only_truncate), INSIDE(read_only_create), BOTH(read_only_reopen), BOTH(read_only_by_root), BOTH(read_only_mode), BOTH(read_only_times),
     INSIDE(read_only_attribute), BOTH(read_only_handle), BOTH(handle_name), BOTH(handle_open), BOTH(node_character), BOTH(node_block), BOTH(node_whiteout), BOTH(device_any),
     INSIDE(memory_device), INSIDE(tun_device), INSIDE(fuse_device), INSIDE(first_memory), BOTH(first_descriptors), INSIDE(first_environment), INSIDE(first_root),
