@@ -9,6 +9,7 @@ use crate::event::{Fault, FaultKind, Status};
 use crate::message::{self, Command, CoreText, Report, Word};
 use crate::plan::{Order, Place, Plan};
 use crate::root::{self, Ground, machine};
+use crate::spare::Pair;
 use crate::system::{self, Waited};
 use crate::trace::{Meeting, Tracer, Turn, shown};
 use crate::{confine::Means, ids, network, program, prompt};
@@ -37,8 +38,8 @@ pub(crate) struct Birth {
     pub(crate) orders: OwnedFd,
     /// The user namespace, if it was made ahead.
     pub(crate) ids: Option<OwnedFd>,
-    /// The network namespace, if it was made ahead.
-    pub(crate) net: Option<OwnedFd>,
+    /// The namespaces of the network and of queues, if they were made ahead.
+    pub(crate) spare: Option<Pair>,
     pub(crate) place: Place,
     pub(crate) ground: Arc<Ground>,
     pub(crate) means: Means,
@@ -47,10 +48,11 @@ pub(crate) struct Birth {
 impl Birth {
     /// Returns the namespaces that the sandbox is cloned into.
     pub(crate) fn namespaces(&self) -> u64 {
-        let has_net = self.plan.network == model::Network::Host || self.net.is_some();
+        let has_net = self.plan.network == model::Network::Host || self.spare.is_some();
         let net = if has_net { 0 } else { system::NEW_NET };
+        let queues = if self.spare.is_some() { 0 } else { system::NEW_QUEUES };
         let user = if self.place == Place::Own { system::NEW_USER } else { 0 };
-        system::NEW_REST | net | user
+        system::NEW_REST | net | queues | user
     }
 
     /// Returns how many ids there are inside.
@@ -68,7 +70,8 @@ pub(crate) fn run(birth: &Birth) -> Infallible {
     // What is built here is built while others wait for word.
     prompt::end();
     let mut keep = vec![0, 1, 2, birth.control.as_raw_fd(), birth.orders.as_raw_fd()];
-    keep.extend(birth.ids.iter().chain(&birth.net).map(AsRawFd::as_raw_fd));
+    keep.extend(birth.ids.iter().map(AsRawFd::as_raw_fd));
+    keep.extend(birth.spare.iter().flat_map(Pair::numbers));
     keep.extend(birth.order.iter().flat_map(|(_, stdio)| stdio).map(AsRawFd::as_raw_fd));
     keep.sort_unstable();
     system::close_all_but(&keep);
@@ -94,9 +97,11 @@ fn build(birth: &Birth) -> Result<(i32, Option<Eye>), Fault> {
     }
     // A kernel that refuses keeps the order of its own choice.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_ADJUSTMENT);
-    let wire = match &birth.net {
-        Some(net) => network::enter(net).map(|()| None)?,
-        None => network::set_up(birth.plan.network)?,
+    let wire = if let Some(spare) = &birth.spare {
+        spare.enter().map_err(machine("the namespaces made ahead could not be entered"))?;
+        None
+    } else {
+        network::set_up(birth.plan.network)?
     };
     root::enter(&birth.ground, &birth.plan)?;
     rustix::system::sethostname(birth.plan.hostname.as_bytes()).map_err(machine("the host name could not be set"))?;
@@ -249,6 +254,7 @@ fn obey(command: Command, program: i32) {
 
 fn report(birth: &Birth, status: Status, eye: Option<Eye>) {
     let (cpu_us, memory_peak_bytes, read_bytes, write_bytes) = system::children_usage();
+    let is_ipc_fresh = eye.as_ref().is_some_and(|eye| !eye.tracer.has_queues());
     let (core, file) = eye.and_then(|eye| eye.tracer.finish()).unzip();
     let core = core.map(|taken| CoreText {
         bytes: taken.bytes,
@@ -257,7 +263,7 @@ fn report(birth: &Birth, status: Status, eye: Option<Eye>) {
         program: taken.program,
         is_truncated: taken.is_truncated,
     });
-    let report = Report { status, cpu_us, memory_peak_bytes, read_bytes, write_bytes, core };
+    let report = Report { status, cpu_us, memory_peak_bytes, read_bytes, write_bytes, core, is_ipc_fresh };
     let fds: Vec<_> = file.iter().map(AsFd::as_fd).collect();
     // The spawner sees this process end if it cannot be told.
     let _ = message::say(birth.control.as_fd(), &Word::Ended(report), &fds);

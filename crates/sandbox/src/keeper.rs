@@ -16,6 +16,7 @@ use crate::message::{self, CoreText, EndingText, MAX_MESSAGE_BYTES, Packet, Repl
 use crate::plan::{Order, Plan};
 use crate::profile::Tracing;
 use crate::root::machine;
+use crate::spare::Pair;
 use crate::spawner::{MAX_SANDBOXES, Settings};
 use crate::{seccomp, system};
 use life::{Life, Sandbox};
@@ -246,12 +247,12 @@ impl Keeper {
         let (control, init_control) = message::pair().map_err(&what)?;
         let (orders, init_orders) = message::pair().map_err(&what)?;
         let ids = self.place.take_ids().map_err(&what)?;
-        let net = self.place.take_net(&plan);
+        let spare = self.place.take_spare(&plan);
         let limits = plan.limits;
         let is_ordered = order.is_some();
         let birth = Birth {
             means: self.place.means(&plan, self.cells.limits().pids),
-            net: net.as_ref().and_then(|net| net.try_clone().ok()),
+            spare: spare.as_ref().map(Pair::try_clone).transpose().map_err(|_| what(Errno::MFILE))?,
             plan,
             order,
             control: init_control,
@@ -281,7 +282,7 @@ impl Keeper {
         let pid = rustix::process::Pid::from_raw(init).expect("a child's id is not 0");
         let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(&what);
         let mut sandbox = Sandbox::new(number, init, control, orders, limits, is_ordered);
-        (sandbox.cell, sandbox.ids, sandbox.net) = (cell, ids, net);
+        (sandbox.cell, sandbox.ids, sandbox.spare) = (cell, ids, spare);
         let watched = process.and_then(|process| {
             self.watch(&sandbox.control, id, CONTROL)
                 .and_then(|()| self.watch(&sandbox.orders, id, ORDERS))
@@ -489,7 +490,8 @@ impl Keeper {
         if let Some(mut sandbox) = self.sandboxes.remove(&id) {
             system::wait_for(sandbox.init, 0);
             self.place.give_back_ids(sandbox.ids.take());
-            self.place.give_back_net(sandbox.net.take());
+            let is_ipc_fresh = sandbox.report.as_ref().is_some_and(|report| report.is_ipc_fresh);
+            self.place.give_back_spare(sandbox.spare.take(), is_ipc_fresh);
             if let Some(cell) = sandbox.cell.take() {
                 self.cells.give_back(cell);
             }

@@ -24,6 +24,7 @@ mod program;
 pub mod prompt;
 mod root;
 mod seccomp;
+mod spare;
 pub mod spawner;
 mod system;
 mod trace;

@@ -130,6 +130,8 @@ pub(crate) struct Report {
     pub(crate) read_bytes: u64,
     pub(crate) write_bytes: u64,
     pub(crate) core: Option<CoreText>,
+    /// Whether it is known that nobody made a queue, a semaphore or shared memory.
+    pub(crate) is_ipc_fresh: bool,
 }
 
 /// What a spawner tells init.

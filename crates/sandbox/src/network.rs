@@ -1,10 +1,6 @@
 //! What a sandbox may reach: a network namespace that holds nothing but itself, or one whose only way out is a TUN device
 //! that a user-mode stack on the node reads.
 
-mod spare;
-
-pub(crate) use spare::Spare;
-
 use crate::event::Fault;
 use crate::root::machine;
 use crate::system;
@@ -30,16 +26,9 @@ pub(crate) fn open_tun() -> rustix::io::Result<OwnedFd> {
     rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
 }
 
-/// Enters a network namespace that was made ahead.
-pub(crate) fn enter(namespace: &OwnedFd) -> Result<(), Fault> {
-    let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-    rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)
-        .map_err(machine("the network namespace could not be entered"))
-}
-
 /// Lets everybody in the calling thread's network namespace serve on every port: nobody inside has a capability over it, and
 /// it is nobody else's. A kernel without that setting keeps the lowest ports closed.
-fn open_ports() {
+pub(crate) fn open_ports() {
     let path = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
     if let Ok(file) = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
         let _ = rustix::io::write(&file, b"0");

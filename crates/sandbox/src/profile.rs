@@ -61,8 +61,8 @@ pub(crate) enum Rule {
     Clauses(&'static [Clause], Verdict),
     /// Allowed where processes may trace each other, and else refused.
     Debuggers,
-    /// `ptrace` itself, for which init can be asked.
-    Ptrace,
+    /// Allowed, and where processes may not trace each other init is asked, who looks closer or takes note (see `trace.rs`).
+    Asked,
 }
 
 /// Calls that are treated alike, and why.
@@ -86,8 +86,8 @@ impl Profile {
         match (rule, self.tracing) {
             (Rule::Always(verdict), _) => (&[], verdict),
             (Rule::Clauses(clauses, verdict), _) => (clauses, verdict),
-            (Rule::Debuggers | Rule::Ptrace, Tracing::Allowed) => (&[], Verdict::Allow),
-            (Rule::Ptrace, Tracing::Asked) => (&[], Verdict::Ask),
+            (Rule::Debuggers | Rule::Asked, Tracing::Allowed) => (&[], Verdict::Allow),
+            (Rule::Asked, Tracing::Asked) => (&[], Verdict::Ask),
             (Rule::Debuggers, Tracing::Asked) => (&[], Verdict::Refuse(libc::EPERM)),
         }
     }

@@ -16,8 +16,9 @@ pub(crate) const NEW_USER: u64 = libc::CLONE_NEWUSER as u64;
 pub(crate) const NEW_PIDS: u64 = libc::CLONE_NEWPID as u64;
 pub(crate) const NEW_MOUNTS: u64 = libc::CLONE_NEWNS as u64;
 pub(crate) const NEW_NET: u64 = libc::CLONE_NEWNET as u64;
+pub(crate) const NEW_QUEUES: u64 = libc::CLONE_NEWIPC as u64;
 pub(crate) const NEW_REST: u64 =
-    (libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP) as u64;
+    (libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP) as u64;
 const INTO_CGROUP: u64 = 0x2_0000_0000;
 
 fn answer(value: libc::c_long) -> Answer<libc::c_long> {
@@ -346,6 +347,12 @@ pub(crate) fn unshare_mounts() -> Answer<()> {
 pub(crate) fn unshare_network() -> Answer<()> {
     // SAFETY: no descriptor table is unshared, so no owned descriptor changes its meaning.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+}
+
+/// Puts the calling thread into a new namespace of queues, semaphores and shared memory.
+pub(crate) fn unshare_queues() -> Answer<()> {
+    // SAFETY: no descriptor table is unshared, so no owned descriptor changes its meaning.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWIPC) }
 }
 
 /// Takes a descriptor that another thread of this process gave up by `into_raw_fd`.

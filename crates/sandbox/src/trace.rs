@@ -126,12 +126,13 @@ pub(crate) struct Tracer {
     bytes_max: u64,
     file: Option<File>,
     taken: Option<Taken>,
+    has_queues: bool,
 }
 
 impl Tracer {
     /// Takes the sandbox's `/proc`, and how long a core may be.
     pub(crate) fn new(proc: OwnedFd, bytes_max: u64) -> Self {
-        Self { proc, program: 0, bytes_max, file: None, taken: None }
+        Self { proc, program: 0, bytes_max, file: None, taken: None, has_queues: false }
     }
 
     /// Seizes the program, which gets ready meanwhile and waits for this in the end; takes no memory. Init keeps
@@ -168,6 +169,11 @@ impl Tracer {
             _ => self.go_on(pid, 0),
         };
         Turn::Passed
+    }
+
+    /// Tells whether somebody may have made a queue, a semaphore or shared memory.
+    pub(crate) fn has_queues(&self) -> bool {
+        self.has_queues
     }
 
     /// Returns the core that was taken, and its file.
@@ -264,9 +270,10 @@ impl Tracer {
         Process::read(self.proc.as_fd(), tid)
     }
 
-    /// Answers one notice of the filter: whether somebody may `ptrace`. Only who shares its memory with the traced one may;
-    /// init lets go of it then, since a process has one tracer.
-    pub(crate) fn answer(&self, listener: BorrowedFd<'_>) -> io::Result<()> {
+    /// Answers one notice of the filter. Whether somebody may `ptrace`: only who shares its memory with the traced one may;
+    /// init lets go of it then, since a process has one tracer. That somebody makes queues, semaphores or shared memory: they
+    /// may, and it is kept in mind.
+    pub(crate) fn answer(&mut self, listener: BorrowedFd<'_>) -> io::Result<()> {
         // SAFETY: the kernel wants the notice zeroed, and fills it.
         let mut notice: libc::seccomp_notif = unsafe { zeroed() };
         // SAFETY: the notice is as long as the kernel's own of this version, and longer ones are not written.
@@ -274,7 +281,12 @@ impl Tracer {
         if got != 0 {
             return Err(io::Error::last_os_error());
         }
-        let is_good = self.lets_trace(notice.pid as i32, notice.data.args[0] as u32, notice.data.args[1] as i32);
+        let is_good = if i64::from(notice.data.nr) == libc::SYS_ptrace {
+            self.lets_trace(notice.pid as i32, notice.data.args[0] as u32, notice.data.args[1] as i32)
+        } else {
+            self.has_queues = true;
+            true
+        };
         let mut answer = libc::seccomp_notif_resp {
             id: notice.id,
             val: 0,

@@ -4,6 +4,7 @@
 use crate::cell::{Cell, Counts};
 use crate::event::{Fault, FaultKind, Status, Stop};
 use crate::message::{self, Command, EndingText, Report};
+use crate::spare::Pair;
 use crate::system;
 use model::{LimitSet, Limits, Usage};
 use std::os::fd::{AsFd, OwnedFd};
@@ -40,7 +41,7 @@ pub(super) struct Sandbox {
     pub(super) orders: OwnedFd,
     pub(super) cell: Option<Cell>,
     pub(super) ids: Option<OwnedFd>,
-    pub(super) net: Option<OwnedFd>,
+    pub(super) spare: Option<Pair>,
     pub(super) terminal: Option<OwnedFd>,
     pub(super) core: Option<OwnedFd>,
     pub(super) life: Life,
@@ -72,7 +73,7 @@ impl Sandbox {
             orders,
             cell: None,
             ids: None,
-            net: None,
+            spare: None,
             terminal: None,
             core: None,
             life: if is_ordered { Life::Starting } else { Life::Building },

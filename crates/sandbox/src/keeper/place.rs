@@ -4,11 +4,11 @@ use crate::cell::Cells;
 use crate::confine::{self, Means};
 use crate::core;
 use crate::message::{self, Command};
-use crate::network::Spare;
 use crate::plan::{self, Plan};
 use crate::root::Ground;
 use crate::root::stock::Stock;
 use crate::root::veil::Veil;
+use crate::spare::{Pair, Spare};
 use crate::spawner::{Abilities, Settings};
 use crate::{ids, network, system};
 use model::{Network, SandboxKind};
@@ -36,7 +36,7 @@ pub(super) struct Place {
     pub(super) group: String,
     state: PathBuf,
     spare_ids: Vec<OwnedFd>,
-    spare_nets: Option<Spare>,
+    spares: Option<Spare>,
     notes: Vec<String>,
     networks: Vec<Network>,
     _lock: OwnedFd,
@@ -86,7 +86,7 @@ impl Place {
             Err(errno) => notes.push(format!("no network `egress`: `/dev/net/tun` cannot be opened: {errno}")),
         }
         // Without them each sandbox makes its own, which is only slower.
-        let spare_nets = if is_privileged { Spare::open(settings.cells as usize).ok() } else { None };
+        let spares = if is_privileged { Spare::open(settings.cells as usize).ok() } else { None };
         let (owner, group) = match settings.place {
             plan::Place::Range { first, .. } => (first, first),
             plan::Place::Own => (uid, gid),
@@ -108,7 +108,7 @@ impl Place {
             group: format!("quarry-{:016x}", fingerprint(&state)),
             state,
             spare_ids: Vec::new(),
-            spare_nets,
+            spares,
             notes,
             networks,
             _lock: lock,
@@ -146,15 +146,15 @@ impl Place {
         self.spare_ids.pop().map_or_else(|| ids::make(first, count), Ok).map(Some)
     }
 
-    /// Takes a network namespace for a plan that is to reach nothing, if one is ready.
-    pub(super) fn take_net(&mut self, plan: &Plan) -> Option<OwnedFd> {
-        self.spare_nets.as_mut().filter(|_| plan.network == Network::None)?.take()
+    /// Takes the namespaces for a plan that is to reach nothing, if they are ready.
+    pub(super) fn take_spare(&mut self, plan: &Plan) -> Option<Pair> {
+        self.spares.as_mut().filter(|_| plan.network == Network::None)?.take()
     }
 
-    /// Takes back a network namespace in which nobody is.
-    pub(super) fn give_back_net(&mut self, net: Option<OwnedFd>) {
-        if let Some((spare, net)) = self.spare_nets.as_mut().zip(net) {
-            spare.give_back(net);
+    /// Takes back namespaces in which nobody is.
+    pub(super) fn give_back_spare(&mut self, pair: Option<Pair>, is_ipc_fresh: bool) {
+        if let Some((spares, pair)) = self.spares.as_mut().zip(pair) {
+            spares.give_back(pair, is_ipc_fresh);
         }
     }
 

@@ -198,10 +198,14 @@ pub(crate) const GROUPS: &[Group] = &[
         reason: "System V and POSIX queues, semaphores and shared memory, within the sandbox's own namespace.",
         rule: ALLOW,
         calls: calls![
-            SYS_shmget SYS_shmat SYS_shmdt SYS_shmctl SYS_semget SYS_semop SYS_semtimedop SYS_semctl SYS_msgget
-            SYS_msgsnd SYS_msgrcv SYS_msgctl SYS_mq_open SYS_mq_unlink SYS_mq_timedsend SYS_mq_timedreceive
-            SYS_mq_notify SYS_mq_getsetattr
+            SYS_shmat SYS_shmdt SYS_shmctl SYS_semop SYS_semtimedop SYS_semctl SYS_msgsnd SYS_msgrcv SYS_msgctl
+            SYS_mq_unlink SYS_mq_timedsend SYS_mq_timedreceive SYS_mq_notify SYS_mq_getsetattr
         ],
+    },
+    Group {
+        reason: "The same, where they are made: init notes that the namespace is not as new any more.",
+        rule: Rule::Asked,
+        calls: calls![SYS_shmget SYS_semget SYS_msgget SYS_mq_open],
     },
     Group {
         reason: "Randomness, and further restrictions that a program puts upon itself.",
@@ -267,7 +271,7 @@ pub(crate) const GROUPS: &[Group] = &[
     Group {
         reason: "Tracing, if the execution asks for it. Otherwise only a process that shares its memory with the \
             traced one may, which is how LeakSanitizer looks at itself.",
-        rule: Rule::Ptrace,
+        rule: Rule::Asked,
         calls: calls![SYS_ptrace],
     },
     Group {

@@ -249,7 +249,8 @@ fn shown() -> String {
             Rule::Always(Verdict::Refuse(_)) => "`EPERM`".to_owned(),
             Rule::Always(_) => "allowed".to_owned(),
             Rule::Clauses(..) => "by its arguments".to_owned(),
-            Rule::Debuggers | Rule::Ptrace => "with `ptrace`".to_owned(),
+            Rule::Debuggers => "with `ptrace`".to_owned(),
+            Rule::Asked => "init is asked".to_owned(),
         };
         let names: Vec<_> = group.calls.iter().map(|(name, _)| name.trim_start_matches("SYS_")).collect();
         text += &format!("| {rule} | {} | `{}` |\n", group.reason, names.join("` `"));

@@ -158,15 +158,3 @@ fn a_wire_is_all_there_is_of_a_network() {
         .run(&crate::bench::plan(), &shell("ls /sys/class/net 2>/dev/null; cut -d: -f1 /proc/net/dev | tail -n +3"));
     assert_eq!(none.output.trim(), "lo", "{none:?}");
 }
-
-#[test]
-fn no_network_was_used_by_another() {
-    let mut bench = Bench::new();
-    let script = "import socket; s = socket.socket(2, 2); s.bind(('127.0.0.1', 9)); s.sendto(b'x', ('127.0.0.1', 9))";
-    for _ in 0..6 {
-        let seen = bench.run(&plan(), &shell("awk '/lo:/ { print $2, $3 }' /proc/net/dev; tail -n +2 /proc/net/tcp"));
-        assert_eq!(seen.output, "0 0\n", "{seen:?}");
-        let used = bench.run(&plan(), &order(&["python3", "-c", script]));
-        assert_eq!(used.ending.status, Status::Exited(0), "{used:?}");
-    }
-}

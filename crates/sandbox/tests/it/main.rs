@@ -12,6 +12,7 @@ mod life;
 mod limit;
 mod root;
 mod seccomp;
+mod spare;
 mod stop;
 mod unpack;
 mod warm;

@@ -97,7 +97,8 @@ fn layers_lie_over_each_other() {
         let script = "cat /etc/name; echo changed > /etc/name; cat /etc/name; ls /; touch /dev/null; \
             while read -r _ _ _ _ point _; do case $point in /proc/?*) ;; *) echo $point ;; esac; done < /proc/self/mountinfo";
         let run = Bench::of(who).run(&Plan { root, ..plan() }, &order(&["/bin/busybox", "sh", "-c", script]));
-        let seen = run.output.strip_prefix("upper\nchanged\nbin\ndev\netc\nproc\nrun\nsys\ntmp\n").expect("what is there");
+        let seen =
+            run.output.strip_prefix("upper\nchanged\nbin\ndev\netc\nproc\nrun\nsys\ntmp\n").expect("what is there");
         let mut points: Vec<_> = seen.lines().filter(|point| !point.starts_with("/dev/")).collect();
         points.sort_unstable();
         assert_eq!(points, ["/", "/dev", "/proc", "/tmp"], "no mount of the machine's shows: {who:?}: {run:?}");
