@@ -38,7 +38,7 @@ mod up;
 mod user;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: ::node::Lean<mimalloc::MiMalloc> = ::node::Lean::new(mimalloc::MiMalloc);
 
 fn main() -> std::process::ExitCode {
     let args = std::env::args_os().collect::<Vec<_>>();

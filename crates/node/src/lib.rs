@@ -27,6 +27,7 @@ mod worker;
 
 pub use agent::{Agent, NodeError};
 pub use runtime::NamedRuntime;
+pub use sandbox::Lean;
 pub use settings::{AllowedMount, Settings};
 
 /// Has the threads that this one will start go on soon once they are woken: those of a server, a node and a spawner.

@@ -12,6 +12,7 @@ use crate::cell::Cells;
 use crate::descriptor;
 use crate::event::{Fault, FaultKind, Stop};
 use crate::init::Birth;
+use crate::lean;
 use crate::message::{self, CoreText, EndingText, MAX_MESSAGE_BYTES, Packet, Reply, Request, Word};
 use crate::plan::{Order, Plan};
 use crate::profile::Tracing;
@@ -53,6 +54,7 @@ pub fn main() -> ExitCode {
     let _ = rustix::process::setsid();
     // `Spawner` says so before the first touch of memory; whoever starts this otherwise is to have it too.
     system::use_huge_pages(0);
+    lean::share_constants();
     descriptor::raise();
     // Made here once, the filters are there in every process that this one makes.
     for tracing in [Tracing::Allowed, Tracing::Asked] {

@@ -6,6 +6,7 @@ pub use crate::keeper::main;
 
 use crate::error::SandboxError;
 use crate::event::{Core, Event, Stop};
+use crate::lean;
 use crate::message::{self, MAX_MESSAGE_BYTES, Reply, Request};
 use crate::plan::{Order, Place, Plan};
 use crate::system;
@@ -93,6 +94,7 @@ impl Spawner {
         command.args(&settings.arguments).stdin(Stdio::from(theirs)).stdout(Stdio::null());
         // Each sandbox begins as a copy of this process, and a huge page costs it dearly.
         system::begin_without_huge_pages(&mut command);
+        lean::mark(&mut command);
         let mut child = command.spawn().map_err(failed)?;
         let socket = Arc::new(ours);
         let mut events = Events::of(&socket);
