@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How long the kernel hands out processor time for.
 const PERIOD_US: u64 = 100_000;
@@ -53,6 +53,9 @@ pub(crate) struct Cell {
     index: u32,
     mother: Option<Mother>,
     folder: Option<File>,
+    folders: Vec<PathBuf>,
+    /// What is read or written for each sandbox. The others are opened when a limit changes: every open file is one more for
+    /// each sandbox to begin with and to close.
     files: BTreeMap<&'static str, File>,
     applied: Option<Limits>,
     /// The limit of storage traffic that was written last; a fresh group has none.
@@ -177,14 +180,9 @@ impl Cells {
         let (mut files, mut tasks) = (BTreeMap::new(), Vec::new());
         for folder in &folders {
             tasks.push(folder.join("tasks"));
-            for name in group::files(self.hierarchies.version) {
-                let open = |write| File::options().read(true).write(write).open(folder.join(name));
-                match open(true).or_else(|_| open(false)).map_err(|error| Errno::from_io_error(&error)) {
-                    Ok(file) => drop(files.insert(*name, file)),
-                    // A limit would silently not hold.
-                    Err(Some(errno @ (Errno::MFILE | Errno::NFILE))) => return Err(errno),
-                    // Not every kernel has every file.
-                    Err(_) => {}
+            for name in group::counters(self.hierarchies.version) {
+                if let Some(file) = open(&folder.join(name))? {
+                    files.insert(*name, file);
                 }
             }
         }
@@ -195,7 +193,7 @@ impl Cells {
                 (None, folder.transpose().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?)
             }
         };
-        Ok(Cell { index, mother, folder, files, applied: None, io_bytes_second: 0, first: First::default() })
+        Ok(Cell { index, mother, folder, folders, files, applied: None, io_bytes_second: 0, first: First::default() })
     }
 
     fn check(&self, limits: &Limits) -> Result<(), Fault> {
@@ -216,6 +214,17 @@ impl Cells {
             ));
         }
         Ok(())
+    }
+}
+
+/// Opens a control file; none if it is not there, as not every kernel has every file.
+fn open(path: &Path) -> rustix::io::Result<Option<File>> {
+    let open = |write| File::options().read(true).write(write).open(path);
+    match open(true).or_else(|_| open(false)).map_err(|error| Errno::from_io_error(&error)) {
+        Ok(file) => Ok(Some(file)),
+        // A limit would silently not hold.
+        Err(Some(errno @ (Errno::MFILE | Errno::NFILE))) => Err(errno),
+        Err(_) => Ok(None),
     }
 }
 
@@ -240,9 +249,18 @@ impl Cell {
     }
 
     fn write(&self, name: &str, value: &str) -> rustix::io::Result<()> {
-        self.files.get(name).map_or(Ok(()), |file| {
+        let put = |file: &File| {
             file.write_all_at(value.as_bytes(), 0).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-        })
+        };
+        if let Some(file) = self.files.get(name) {
+            return put(file);
+        }
+        for folder in &self.folders {
+            if let Some(file) = open(&folder.join(name))? {
+                return put(&file);
+            }
+        }
+        Ok(())
     }
 
     fn text(&self, name: &str) -> Option<String> {

@@ -8,7 +8,7 @@
 use crate::descriptor;
 use crate::event::{Fault, FaultKind};
 use crate::plan::Plan;
-use crate::profile::Tracing;
+use crate::profile::{Profile, Tracing};
 use crate::root::machine;
 use crate::{seccomp, system};
 use landlock::{
@@ -36,6 +36,8 @@ pub(crate) struct Means {
     pub(crate) counts_processes: bool,
     /// Whether the kernel may write its core; otherwise init does.
     pub(crate) kernel_core_bytes: u64,
+    /// Whether its namespaces may be used for another sandbox.
+    pub(crate) keeps_notes: bool,
 }
 
 /// Confines this process for good, but for changing who it is. Returns the listener of its filter, if it asks anything.
@@ -48,7 +50,7 @@ pub(crate) fn confine(plan: &Plan, means: Means) -> Result<Option<OwnedFd>, Faul
     system::bound_capabilities(kept(plan).bits());
     restrict_files()
         .map_err(|error| Fault { kind: FaultKind::Machine, cause: format!("landlock could not be set up: {error}") })?;
-    filter_calls(plan)
+    filter_calls(plan, means)
 }
 
 /// Gives up the last capabilities; what is kept survives the program's start only if it is root inside.
@@ -112,14 +114,14 @@ pub(crate) fn lacks() -> Vec<String> {
 }
 
 /// Installs the filter of system calls.
-fn filter_calls(plan: &Plan) -> Result<Option<OwnedFd>, Fault> {
-    seccomp::filter(tracing(plan)).install().map_err(|error| Fault {
+fn filter_calls(plan: &Plan, means: Means) -> Result<Option<OwnedFd>, Fault> {
+    seccomp::filter(profile(plan, means)).install().map_err(|error| Fault {
         kind: FaultKind::Machine,
         cause: format!("the filter of system calls could not be installed: {error}"),
     })
 }
 
-/// Tells what the filter does with `ptrace`.
-pub(crate) const fn tracing(plan: &Plan) -> Tracing {
-    if plan.ptrace { Tracing::Allowed } else { Tracing::Asked }
+fn profile(plan: &Plan, means: Means) -> Profile {
+    let tracing = if plan.ptrace { Tracing::Allowed } else { Tracing::Asked };
+    Profile { tracing, keeps_notes: means.keeps_notes && !plan.ptrace }
 }

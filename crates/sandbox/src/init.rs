@@ -254,7 +254,7 @@ fn obey(command: Command, program: i32) {
 
 fn report(birth: &Birth, status: Status, eye: Option<Eye>) {
     let (cpu_us, memory_peak_bytes, read_bytes, write_bytes) = system::children_usage();
-    let is_ipc_fresh = eye.as_ref().is_some_and(|eye| !eye.tracer.has_queues());
+    let untouched = eye.as_ref().map(|eye| eye.tracer.untouched()).unwrap_or_default();
     let (core, file) = eye.and_then(|eye| eye.tracer.finish()).unzip();
     let core = core.map(|taken| CoreText {
         bytes: taken.bytes,
@@ -263,7 +263,7 @@ fn report(birth: &Birth, status: Status, eye: Option<Eye>) {
         program: taken.program,
         is_truncated: taken.is_truncated,
     });
-    let report = Report { status, cpu_us, memory_peak_bytes, read_bytes, write_bytes, core, is_ipc_fresh };
+    let report = Report { status, cpu_us, memory_peak_bytes, read_bytes, write_bytes, core, untouched };
     let fds: Vec<_> = file.iter().map(AsFd::as_fd).collect();
     // The spawner sees this process end if it cannot be told.
     let _ = message::say(birth.control.as_fd(), &Word::Ended(report), &fds);

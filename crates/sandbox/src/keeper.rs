@@ -15,7 +15,7 @@ use crate::init::Birth;
 use crate::lean;
 use crate::message::{self, CoreText, EndingText, MAX_MESSAGE_BYTES, Packet, Reply, Request, Word};
 use crate::plan::{Order, Plan};
-use crate::profile::Tracing;
+use crate::profile::Profile;
 use crate::root::machine;
 use crate::spare::Pair;
 use crate::spawner::{MAX_SANDBOXES, Settings};
@@ -57,8 +57,8 @@ pub fn main() -> ExitCode {
     lean::share_constants();
     descriptor::raise();
     // Made here once, the filters are there in every process that this one makes.
-    for tracing in [Tracing::Allowed, Tracing::Asked] {
-        seccomp::filter(tracing);
+    for profile in Profile::EVERY {
+        seccomp::filter(profile);
     }
     match open(&socket) {
         Ok(mut keeper) => {
@@ -253,7 +253,7 @@ impl Keeper {
         let limits = plan.limits;
         let is_ordered = order.is_some();
         let birth = Birth {
-            means: self.place.means(&plan, self.cells.limits().pids),
+            means: self.place.means(&plan, self.cells.limits().pids, spare.is_some()),
             spare: spare.as_ref().map(Pair::try_clone).transpose().map_err(|_| what(Errno::MFILE))?,
             plan,
             order,
@@ -492,8 +492,8 @@ impl Keeper {
         if let Some(mut sandbox) = self.sandboxes.remove(&id) {
             system::wait_for(sandbox.init, 0);
             self.place.give_back_ids(sandbox.ids.take());
-            let is_ipc_fresh = sandbox.report.as_ref().is_some_and(|report| report.is_ipc_fresh);
-            self.place.give_back_spare(sandbox.spare.take(), is_ipc_fresh);
+            let untouched = sandbox.report.as_ref().map(|report| report.untouched).unwrap_or_default();
+            self.place.give_back_spare(sandbox.spare.take(), untouched);
             if let Some(cell) = sandbox.cell.take() {
                 self.cells.give_back(cell);
             }

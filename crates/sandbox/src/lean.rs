@@ -24,7 +24,8 @@ const MARK: &CStr = c"QUARRY_SPAWNER";
 
 /// Marks a program that is about to be started as a spawner.
 pub(crate) fn mark(command: &mut std::process::Command) {
-    command.env(MARK.to_str().expect("a constant"), "1");
+    // One arena is enough for one thread that works; another would be two more mappings to copy.
+    command.env(MARK.to_str().expect("a constant"), "1").env("MALLOC_ARENA_MAX", "1");
 }
 
 /// An allocator that is another one but in a spawner, where it is the system's.

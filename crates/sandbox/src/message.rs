@@ -4,6 +4,7 @@
 use crate::bundle::Bundle;
 use crate::event::{Ending, Fault, Status, Stop};
 use crate::plan::{Order, Plan};
+use crate::spare::Untouched;
 use crate::spawner::{Abilities, Settings};
 use model::Usage;
 use rustix::io::Errno;
@@ -130,8 +131,7 @@ pub(crate) struct Report {
     pub(crate) read_bytes: u64,
     pub(crate) write_bytes: u64,
     pub(crate) core: Option<CoreText>,
-    /// Whether it is known that nobody made a queue, a semaphore or shared memory.
-    pub(crate) is_ipc_fresh: bool,
+    pub(crate) untouched: Untouched,
 }
 
 /// What a spawner tells init.

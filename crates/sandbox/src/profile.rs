@@ -18,6 +18,8 @@ pub(crate) enum Verdict {
     Refuse(i32),
     /// It asks whoever holds the filter's listener.
     Ask,
+    /// It tells whoever holds the listener, who has it run.
+    Note,
     /// It ends the process by SYS.
     Kill,
 }
@@ -61,8 +63,10 @@ pub(crate) enum Rule {
     Clauses(&'static [Clause], Verdict),
     /// Allowed where processes may trace each other, and else refused.
     Debuggers,
-    /// Allowed, and where processes may not trace each other init is asked, who looks closer or takes note (see `trace.rs`).
-    Asked,
+    /// `ptrace` itself, for which init can be asked.
+    Ptrace,
+    /// What these clauses say, the second ones where init keeps notes, and else the last.
+    Noted(&'static [Clause], &'static [Clause], Verdict),
 }
 
 /// Calls that are treated alike, and why.
@@ -78,16 +82,27 @@ pub(crate) struct Group {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Profile {
     pub(crate) tracing: Tracing,
+    /// Whether init notes what would make a namespace unfit for another sandbox (see `spare.rs`).
+    pub(crate) keeps_notes: bool,
 }
 
 impl Profile {
+    /// All that there are: where processes may trace each other, nobody listens.
+    pub(crate) const EVERY: [Self; 3] = [
+        Self { tracing: Tracing::Allowed, keeps_notes: false },
+        Self { tracing: Tracing::Asked, keeps_notes: false },
+        Self { tracing: Tracing::Asked, keeps_notes: true },
+    ];
+
     /// Returns what the profile makes of a rule: the clauses to try, and what holds when none fits.
     pub(crate) const fn settle(self, rule: Rule) -> (&'static [Clause], Verdict) {
         match (rule, self.tracing) {
             (Rule::Always(verdict), _) => (&[], verdict),
             (Rule::Clauses(clauses, verdict), _) => (clauses, verdict),
-            (Rule::Debuggers | Rule::Asked, Tracing::Allowed) => (&[], Verdict::Allow),
-            (Rule::Asked, Tracing::Asked) => (&[], Verdict::Ask),
+            (Rule::Noted(_, noted, verdict), Tracing::Asked) if self.keeps_notes => (noted, verdict),
+            (Rule::Noted(clauses, _, verdict), _) => (clauses, verdict),
+            (Rule::Debuggers | Rule::Ptrace, Tracing::Allowed) => (&[], Verdict::Allow),
+            (Rule::Ptrace, Tracing::Asked) => (&[], Verdict::Ask),
             (Rule::Debuggers, Tracing::Asked) => (&[], Verdict::Refuse(libc::EPERM)),
         }
     }

@@ -7,7 +7,7 @@
 //! lines; `install` allocates nothing, since it runs between a fork and an exec.
 #![expect(unsafe_code, reason = "no wrapper of `seccomp` takes a program that is already made")]
 
-use crate::profile::{Clause, GROUPS, OTHERWISE, Profile, Test, Tracing, Verdict};
+use crate::profile::{Clause, GROUPS, OTHERWISE, Profile, Test, Verdict};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -32,16 +32,12 @@ const MAX_INSTRUCTIONS: usize = 4096;
 
 type Instruction = libc::sock_filter;
 
-/// Returns the filter of sandboxes whose programs may trace each other, or of those whose programs may not. The spawner
-/// asks once before it makes its first process; what it has made is then there in all of them.
-pub(crate) fn filter(tracing: Tracing) -> &'static Filter {
-    static ALLOWED: OnceLock<Filter> = OnceLock::new();
-    static ASKED: OnceLock<Filter> = OnceLock::new();
-    let place = match tracing {
-        Tracing::Allowed => &ALLOWED,
-        Tracing::Asked => &ASKED,
-    };
-    place.get_or_init(|| Filter::new(Profile { tracing }))
+/// Returns a profile's filter. The spawner asks for each once before it makes its first process; what it has made is then
+/// there in all of them.
+pub(crate) fn filter(profile: Profile) -> &'static Filter {
+    static FILTERS: [OnceLock<Filter>; Profile::EVERY.len()] = [const { OnceLock::new() }; Profile::EVERY.len()];
+    let at = Profile::EVERY.iter().position(|one| *one == profile).unwrap_or_default();
+    FILTERS[at].get_or_init(|| Filter::new(Profile::EVERY[at]))
 }
 
 /// A filter, ready to be installed in any number of processes.
@@ -94,7 +90,8 @@ struct Judgement {
 
 impl Judgement {
     fn asks(&self) -> bool {
-        self.verdict == Verdict::Ask || self.clauses.iter().any(|clause| clause.verdict == Verdict::Ask)
+        let asks = |verdict| matches!(verdict, Verdict::Ask | Verdict::Note);
+        asks(self.verdict) || self.clauses.iter().any(|clause| asks(clause.verdict))
     }
 
     /// Ranges are joined when they are judged alike without a look at the arguments.
@@ -257,7 +254,7 @@ const fn answer(verdict: Verdict) -> Instruction {
     let value = match verdict {
         Verdict::Allow => libc::SECCOMP_RET_ALLOW,
         Verdict::Refuse(errno) => libc::SECCOMP_RET_ERRNO | errno as u32,
-        Verdict::Ask => libc::SECCOMP_RET_USER_NOTIF,
+        Verdict::Ask | Verdict::Note => libc::SECCOMP_RET_USER_NOTIF,
         Verdict::Kill => libc::SECCOMP_RET_KILL_PROCESS,
     };
     statement(libc::BPF_RET | libc::BPF_K, value)

@@ -1,9 +1,9 @@
 //! Namespaces made ahead for sandboxes that have no wire: one of the network, with its loopback up, and one of System V's and
 //! POSIX's queues, semaphores and shared memory. To make the first takes a third of a millisecond and to take it down about
 //! as long, the second a tenth for both, all of it in the kernel. So a thread makes them beside the spawner's work, and those
-//! that come back are used again if nothing was ever in them: a network if all its counters are what they are in a new one,
-//! the other if nobody made anything there, for which the filter asks init (`trace.rs`). Nobody inside could have changed
-//! anything else, as neither belongs to anybody inside.
+//! that come back are used again if nothing was ever in them. For that the filter tells init of what is made (`trace.rs`). Of
+//! queues and their like that is all there is to know. A network in which there were sockets is used again if all its counters
+//! still are what they are in a new one. Nobody inside could have changed anything else, as neither belongs to anybody inside.
 //!
 //! The thread does nothing but system calls: it takes no lock and no memory, so that the spawner may clone at any moment.
 
@@ -12,6 +12,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use rustix::thread::LinkNameSpaceType;
+use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 /// Pairs that are kept ready.
@@ -25,6 +26,13 @@ const COUNTERS: [&str; 3] =
     ["/proc/thread-self/net/dev", "/proc/thread-self/net/snmp", "/proc/thread-self/net/netstat"];
 /// Bytes of all that together; a namespace whose counters are longer is not used again.
 const MAX_COUNTER_BYTES: usize = 16 * 1024;
+
+/// What is known to be as new after a sandbox: nobody inside has made a socket, nor a queue or its like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Untouched {
+    pub(crate) net: bool,
+    pub(crate) ipc: bool,
+}
 
 /// The namespaces of one sandbox.
 #[derive(Debug)]
@@ -114,13 +122,18 @@ impl Spare {
         self.ready.pop()
     }
 
-    /// Takes back a pair in which nobody is any more, and of which it is known whether queues and their like were made.
-    pub(crate) fn give_back(&mut self, pair: Pair, is_ipc_fresh: bool) {
-        if self.ready.len() + self.wished < MAX_SPARE {
-            let Pair { net, ipc } = pair;
-            let ipc = if is_ipc_fresh { ipc.into_raw_fd() } else { NEW };
-            self.ask([net.into_raw_fd(), ipc]);
+    /// Takes back a pair in which nobody is any more.
+    pub(crate) fn give_back(&mut self, pair: Pair, untouched: Untouched) {
+        if self.ready.len() + self.wished >= MAX_SPARE {
+            return;
         }
+        if untouched.net && untouched.ipc {
+            self.ready.push(pair);
+            return;
+        }
+        let Pair { net, ipc } = pair;
+        let ipc = if untouched.ipc { ipc.into_raw_fd() } else { NEW };
+        self.ask([net.into_raw_fd(), ipc]);
     }
 
     fn wish(&mut self) {

@@ -10,6 +10,7 @@
 #![expect(unsafe_code, reason = "no wrapper knows all of `ptrace` that is needed here, nor the filter's notices")]
 
 use crate::core::{self, Subject, Thread};
+use crate::spare::Untouched;
 use crate::{message, system};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Dir, Mode, OFlags, openat};
@@ -126,13 +127,13 @@ pub(crate) struct Tracer {
     bytes_max: u64,
     file: Option<File>,
     taken: Option<Taken>,
-    has_queues: bool,
+    untouched: Untouched,
 }
 
 impl Tracer {
     /// Takes the sandbox's `/proc`, and how long a core may be.
     pub(crate) fn new(proc: OwnedFd, bytes_max: u64) -> Self {
-        Self { proc, program: 0, bytes_max, file: None, taken: None, has_queues: false }
+        Self { proc, program: 0, bytes_max, file: None, taken: None, untouched: Untouched { net: true, ipc: true } }
     }
 
     /// Seizes the program, which gets ready meanwhile and waits for this in the end; takes no memory. Init keeps
@@ -171,9 +172,9 @@ impl Tracer {
         Turn::Passed
     }
 
-    /// Tells whether somebody may have made a queue, a semaphore or shared memory.
-    pub(crate) fn has_queues(&self) -> bool {
-        self.has_queues
+    /// Returns what nobody has made anything in, as far as notes were kept.
+    pub(crate) fn untouched(&self) -> Untouched {
+        self.untouched
     }
 
     /// Returns the core that was taken, and its file.
@@ -271,8 +272,8 @@ impl Tracer {
     }
 
     /// Answers one notice of the filter. Whether somebody may `ptrace`: only who shares its memory with the traced one may;
-    /// init lets go of it then, since a process has one tracer. That somebody makes queues, semaphores or shared memory: they
-    /// may, and it is kept in mind.
+    /// init lets go of it then, since a process has one tracer. That somebody makes a socket, or a queue, a semaphore or shared
+    /// memory: they may, and it is kept in mind.
     pub(crate) fn answer(&mut self, listener: BorrowedFd<'_>) -> io::Result<()> {
         // SAFETY: the kernel wants the notice zeroed, and fills it.
         let mut notice: libc::seccomp_notif = unsafe { zeroed() };
@@ -281,11 +282,18 @@ impl Tracer {
         if got != 0 {
             return Err(io::Error::last_os_error());
         }
-        let is_good = if i64::from(notice.data.nr) == libc::SYS_ptrace {
-            self.lets_trace(notice.pid as i32, notice.data.args[0] as u32, notice.data.args[1] as i32)
-        } else {
-            self.has_queues = true;
-            true
+        let is_good = match i64::from(notice.data.nr) {
+            libc::SYS_ptrace => {
+                self.lets_trace(notice.pid as i32, notice.data.args[0] as u32, notice.data.args[1] as i32)
+            }
+            libc::SYS_socket | libc::SYS_socketpair => {
+                self.untouched.net = false;
+                true
+            }
+            _ => {
+                self.untouched.ipc = false;
+                true
+            }
         };
         let mut answer = libc::seccomp_notif_resp {
             id: notice.id,

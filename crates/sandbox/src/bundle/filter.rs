@@ -17,13 +17,13 @@ const ARCHITECTURE: &str = "SCMP_ARCH_AARCH64";
 /// Describes the filter of a bundle.
 pub(super) fn describe(may_trace: bool) -> Value {
     let tracing = if may_trace { Tracing::Allowed } else { Tracing::Asked };
-    let profile = Profile { tracing };
+    let profile = Profile { tracing, keeps_notes: false };
     let mut rules = Vec::new();
     for group in GROUPS {
         let names: Vec<_> = group.calls.iter().map(|(name, _)| name.trim_start_matches("SYS_")).collect();
         let (clauses, verdict) = profile.settle(group.rule);
         match verdict {
-            Verdict::Allow => rules.push(rule(&names, verdict, exceptions(clauses))),
+            Verdict::Allow | Verdict::Note => rules.push(rule(&names, verdict, exceptions(clauses))),
             _ if clauses.is_empty() => rules.push(rule(&names, verdict, Vec::new())),
             Verdict::Refuse(_) | Verdict::Ask | Verdict::Kill => {
                 for clause in clauses.iter().filter(|clause| clause.verdict == Verdict::Allow) {
@@ -55,7 +55,7 @@ fn rule(names: &[&str], verdict: Verdict, arguments: Vec<Value>) -> Value {
 
 fn act(verdict: Verdict) -> (Value, Value) {
     match verdict {
-        Verdict::Allow => ("SCMP_ACT_ALLOW".into(), Value::Null),
+        Verdict::Allow | Verdict::Note => ("SCMP_ACT_ALLOW".into(), Value::Null),
         Verdict::Refuse(error) => ("SCMP_ACT_ERRNO".into(), error.into()),
         // There is nobody to ask.
         Verdict::Ask => ("SCMP_ACT_ERRNO".into(), libc::EPERM.into()),

@@ -16,22 +16,10 @@ const CONTROLLERS_TWO: [&str; 4] = ["memory", "pids", "cpu", "io"];
 const ASIDE: &str = "host";
 /// How long a group that was emptied may take to become removable.
 const MAX_REMOVAL: Duration = Duration::from_secs(2);
-const FILES_ONE: [&str; 12] = [
-    "memory.limit_in_bytes",
-    "memory.memsw.limit_in_bytes",
-    "memory.max_usage_in_bytes",
-    "memory.usage_in_bytes",
-    "memory.oom_control",
-    "memory.force_empty",
-    "pids.max",
-    "cpu.cfs_period_us",
-    "cpu.cfs_quota_us",
-    "cpuacct.usage",
-    "blkio.throttle.read_bps_device",
-    "blkio.throttle.write_bps_device",
-];
-const FILES_TWO: [&str; 8] =
-    ["memory.max", "memory.swap.max", "memory.peak", "memory.events", "pids.max", "cpu.max", "cpu.stat", "io.max"];
+/// What is read or set back for each sandbox.
+const COUNTERS_ONE: [&str; 4] =
+    ["memory.max_usage_in_bytes", "memory.usage_in_bytes", "memory.oom_control", "cpuacct.usage"];
+const COUNTERS_TWO: [&str; 3] = ["memory.peak", "memory.events", "cpu.stat"];
 
 /// Which of the two sorts of control groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +39,10 @@ impl Version {
 }
 
 /// Returns the files of a cell that are kept open.
-pub(super) fn files(version: Version) -> &'static [&'static str] {
+pub(super) fn counters(version: Version) -> &'static [&'static str] {
     match version {
-        Version::One => &FILES_ONE,
-        Version::Two => &FILES_TWO,
+        Version::One => &COUNTERS_ONE,
+        Version::Two => &COUNTERS_TWO,
     }
 }
 

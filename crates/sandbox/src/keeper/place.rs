@@ -8,7 +8,7 @@ use crate::plan::{self, Plan};
 use crate::root::Ground;
 use crate::root::stock::Stock;
 use crate::root::veil::Veil;
-use crate::spare::{Pair, Spare};
+use crate::spare::{Pair, Spare, Untouched};
 use crate::spawner::{Abilities, Settings};
 use crate::{ids, network, system};
 use model::{Network, SandboxKind};
@@ -136,8 +136,8 @@ impl Place {
     }
 
     /// Returns by what a program of this plan is confined.
-    pub(super) fn means(&self, plan: &Plan, counts_processes: bool) -> Means {
-        Means { counts_processes, kernel_core_bytes: core::kernel_bytes_max(plan) }
+    pub(super) fn means(&self, plan: &Plan, counts_processes: bool, keeps_notes: bool) -> Means {
+        Means { counts_processes, kernel_core_bytes: core::kernel_bytes_max(plan), keeps_notes }
     }
 
     /// Takes a user namespace; none if sandboxes make their own.
@@ -152,9 +152,9 @@ impl Place {
     }
 
     /// Takes back namespaces in which nobody is.
-    pub(super) fn give_back_spare(&mut self, pair: Option<Pair>, is_ipc_fresh: bool) {
+    pub(super) fn give_back_spare(&mut self, pair: Option<Pair>, untouched: Untouched) {
         if let Some((spares, pair)) = self.spares.as_mut().zip(pair) {
-            spares.give_back(pair, is_ipc_fresh);
+            spares.give_back(pair, untouched);
         }
     }
 

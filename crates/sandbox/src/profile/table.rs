@@ -12,7 +12,7 @@ const ALLOW: Rule = Rule::Always(Verdict::Allow);
 /// belongs to the number of a signal that nobody sends.
 const NAMESPACES: &[Clause] = &[Clause { tests: &[(0, Test::AnyOf(0x7e02_0080))], verdict: Verdict::Refuse(EPERM) }];
 
-const FAMILIES: &[Clause] = &[
+const FAMILIES: [Clause; 8] = [
     Clause { tests: &[(0, Test::Is(libc::AF_UNIX as u32))], verdict: Verdict::Allow },
     // Up to UDP's number lie ICMP, TCP and UDP and what only a capability opens; above it lies what few have looked at.
     Clause {
@@ -35,6 +35,22 @@ const FAMILIES: &[Clause] = &[
     Clause { tests: &[(0, Test::Is(libc::AF_INET6 as u32))], verdict: Verdict::Refuse(EPROTONOSUPPORT) },
     Clause { tests: &[(0, Test::Is(libc::AF_NETLINK as u32))], verdict: Verdict::Refuse(EPROTONOSUPPORT) },
 ];
+
+/// The same where init keeps notes of sockets by which something may move in the sandbox's network; those of its own files'
+/// sort do nothing there.
+const FAMILIES_NOTED: [Clause; 8] = {
+    let mut clauses = FAMILIES;
+    let mut at = 1;
+    while at < clauses.len() {
+        if matches!(clauses[at].verdict, Verdict::Allow) {
+            clauses[at].verdict = Verdict::Note;
+        }
+        at += 1;
+    }
+    clauses
+};
+
+const ALWAYS_NOTED: &[Clause] = &[Clause { tests: &[], verdict: Verdict::Note }];
 
 /// Init is the first process; where there is one id only, nothing else keeps a program from it.
 const OTHERS_LIMITS: &[Clause] = &[Clause { tests: &[(0, Test::Is(1))], verdict: Verdict::Refuse(EPERM) }];
@@ -204,7 +220,7 @@ pub(crate) const GROUPS: &[Group] = &[
     },
     Group {
         reason: "The same, where they are made: init notes that the namespace is not as new any more.",
-        rule: Rule::Asked,
+        rule: Rule::Noted(&[], ALWAYS_NOTED, Verdict::Allow),
         calls: calls![SYS_shmget SYS_semget SYS_msgget SYS_mq_open],
     },
     Group {
@@ -240,7 +256,7 @@ pub(crate) const GROUPS: &[Group] = &[
     Group {
         reason: "Sockets of the families UNIX, IPv4, IPv6 and netlink's routes, and no rare protocols: no machine's \
             virtual sockets, no raw packets, no kernel ciphers.",
-        rule: Rule::Clauses(FAMILIES, Verdict::Refuse(EAFNOSUPPORT)),
+        rule: Rule::Noted(&FAMILIES, &FAMILIES_NOTED, Verdict::Refuse(EAFNOSUPPORT)),
         calls: calls![
             SYS_socket SYS_socketpair
         ],
@@ -271,7 +287,7 @@ pub(crate) const GROUPS: &[Group] = &[
     Group {
         reason: "Tracing, if the execution asks for it. Otherwise only a process that shares its memory with the \
             traced one may, which is how LeakSanitizer looks at itself.",
-        rule: Rule::Asked,
+        rule: Rule::Ptrace,
         calls: calls![SYS_ptrace],
     },
     Group {

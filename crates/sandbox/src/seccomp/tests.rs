@@ -3,14 +3,14 @@
 use super::{
     ARCHITECTURE, ARGUMENTS, Filter, Instruction, MACHINE, MAX_INSTRUCTIONS, NUMBER, answer, jump, ranges, statement,
 };
-use crate::profile::{GROUPS, OTHERWISE, Profile, Rule, Test, Tracing, Verdict};
+use crate::profile::{GROUPS, OTHERWISE, Profile, Rule, Test, Verdict};
 use libc::{
     EAFNOSUPPORT, EINVAL, ENOENT, ENOSYS, EPERM, EPROTONOSUPPORT, SYS_clone, SYS_clone3, SYS_ioctl, SYS_mknodat,
     SYS_personality, SYS_ptrace, SYS_socket, SYS_unshare, c_long,
 };
 use std::time::{Duration, Instant};
 
-const EVERY: [Tracing; 2] = [Tracing::Allowed, Tracing::Asked];
+const EVERY: [Profile; 3] = Profile::EVERY;
 
 /// Runs a filter as the kernel would.
 fn run(program: &[Instruction], machine: u32, number: u32, arguments: [u64; 6]) -> (u32, usize) {
@@ -67,8 +67,7 @@ fn a_filter_says_what_the_table_says() {
     let words =
         [0, 1, 2, 3, 7, 8, 10, 16, 17, 18, 40, 58, 0x80, 0x5412, 0x541c, 0x5423, 0o020_666, 0o060_600, 0o010_644];
     let wide = [0x0002_0000, 0x0004_0000, 0x1000_0000, 0x0100_0011, 0xffff_ffff, 0xffff_ffff_0000_0001];
-    for tracing in EVERY {
-        let profile = Profile { tracing };
+    for profile in EVERY {
         let filter = Filter::new(profile);
         assert!(filter.program.len() <= MAX_INSTRUCTIONS, "{} instructions", filter.program.len());
         for number in (0..600).chain([1 << 20, (1 << 30) - 1]) {
@@ -113,8 +112,8 @@ fn under(filter: &Filter, call: impl Fn() -> c_long) -> i32 {
     }
 }
 
-fn check(tracing: Tracing, name: &str, call: impl Fn() -> c_long, want: i32) {
-    assert_eq!(under(&Filter::new(Profile { tracing }), call), want, "{name} with {tracing:?}");
+fn check(profile: Profile, name: &str, call: impl Fn() -> c_long, want: i32) {
+    assert_eq!(under(&Filter::new(profile), call), want, "{name} with {profile:?}");
 }
 
 #[test]
@@ -124,41 +123,43 @@ fn the_kernel_takes_the_filter_and_obeys() {
         move || unsafe { libc::syscall(number, one, two, three, 0, 0, 0) }
     };
     let socket = |family: i32, sort: i32, protocol: i32| call(SYS_socket, family as u64, sort as u64, protocol as u64);
-    for tracing in EVERY {
-        check(tracing, "getpid", call(libc::SYS_getpid, 0, 0, 0), 0);
-        check(tracing, "bpf", call(libc::SYS_bpf, 0, 0, 0), EPERM);
-        check(tracing, "keyctl", call(libc::SYS_keyctl, 0, 0, 0), EPERM);
-        check(tracing, "io_uring_setup", call(libc::SYS_io_uring_setup, 1, 0, 0), EPERM);
-        check(tracing, "clone3", call(SYS_clone3, 0, 0, 0), ENOSYS);
-        check(tracing, "clone(NEWUSER)", call(SYS_clone, libc::CLONE_NEWUSER as u64, 0, 0), EPERM);
-        check(tracing, "unshare(NEWNET)", call(SYS_unshare, libc::CLONE_NEWNET as u64, 0, 0), EPERM);
-        check(tracing, "unshare(FILES)", call(SYS_unshare, libc::CLONE_FILES as u64, 0, 0), 0);
-        check(tracing, "socket(UNIX)", socket(libc::AF_UNIX, libc::SOCK_STREAM, 0), 0);
-        check(tracing, "socket(INET)", socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_TCP), 0);
-        check(tracing, "socket(SCTP)", socket(libc::AF_INET, libc::SOCK_STREAM, 132), EPROTONOSUPPORT);
-        check(tracing, "socket(NETLINK)", socket(libc::AF_NETLINK, libc::SOCK_RAW, 0), 0);
-        check(tracing, "socket(AUDIT)", socket(libc::AF_NETLINK, libc::SOCK_RAW, 9), EPROTONOSUPPORT);
-        check(tracing, "socket(VSOCK)", socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0), EAFNOSUPPORT);
-        check(tracing, "socket(ALG)", socket(libc::AF_ALG, libc::SOCK_SEQPACKET, 0), EAFNOSUPPORT);
-        check(tracing, "socket(PACKET)", socket(libc::AF_PACKET, libc::SOCK_RAW, 0), EAFNOSUPPORT);
-        check(tracing, "ioctl(TIOCSTI)", call(SYS_ioctl, 0, libc::TIOCSTI, 0), EPERM);
-        check(tracing, "ioctl(TIOCSTI), hidden", call(SYS_ioctl, 0, libc::TIOCSTI | 1 << 32, 0), EPERM);
-        check(tracing, "personality(?)", call(SYS_personality, 0xffff_ffff, 0, 0), 0);
-        check(tracing, "personality(fixed)", call(SYS_personality, libc::ADDR_NO_RANDOMIZE as u64, 0, 0), 0);
-        check(tracing, "personality(exec)", call(SYS_personality, 0x0040_0000, 0, 0), EPERM);
-        check(tracing, "mknod(device)", call(SYS_mknodat, 0, 0, u64::from(libc::S_IFCHR)), EPERM);
-        check(tracing, "number 600", call(600, 0, 0, 0), ENOSYS);
-        check(tracing, "modify_ldt", call(libc::SYS_modify_ldt, 0, 0, 0), EPERM);
-        check(tracing, "chroot", call(libc::SYS_chroot, 0, 0, 0), EPERM);
+    for profile in EVERY {
+        // Whoever is to be told, or asked, is the caller itself here, and lets go of the listener: then there is no such call.
+        let made = if profile.keeps_notes { ENOSYS } else { 0 };
+        check(profile, "getpid", call(libc::SYS_getpid, 0, 0, 0), 0);
+        check(profile, "bpf", call(libc::SYS_bpf, 0, 0, 0), EPERM);
+        check(profile, "keyctl", call(libc::SYS_keyctl, 0, 0, 0), EPERM);
+        check(profile, "io_uring_setup", call(libc::SYS_io_uring_setup, 1, 0, 0), EPERM);
+        check(profile, "clone3", call(SYS_clone3, 0, 0, 0), ENOSYS);
+        check(profile, "clone(NEWUSER)", call(SYS_clone, libc::CLONE_NEWUSER as u64, 0, 0), EPERM);
+        check(profile, "unshare(NEWNET)", call(SYS_unshare, libc::CLONE_NEWNET as u64, 0, 0), EPERM);
+        check(profile, "unshare(FILES)", call(SYS_unshare, libc::CLONE_FILES as u64, 0, 0), 0);
+        check(profile, "socket(UNIX)", socket(libc::AF_UNIX, libc::SOCK_STREAM, 0), 0);
+        check(profile, "socket(INET)", socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_TCP), made);
+        check(profile, "shmget", call(libc::SYS_shmget, 0, 0, 0o600), if made == 0 { EINVAL } else { made });
+        check(profile, "socket(SCTP)", socket(libc::AF_INET, libc::SOCK_STREAM, 132), EPROTONOSUPPORT);
+        check(profile, "socket(NETLINK)", socket(libc::AF_NETLINK, libc::SOCK_RAW, 0), made);
+        check(profile, "socket(AUDIT)", socket(libc::AF_NETLINK, libc::SOCK_RAW, 9), EPROTONOSUPPORT);
+        check(profile, "socket(VSOCK)", socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0), EAFNOSUPPORT);
+        check(profile, "socket(ALG)", socket(libc::AF_ALG, libc::SOCK_SEQPACKET, 0), EAFNOSUPPORT);
+        check(profile, "socket(PACKET)", socket(libc::AF_PACKET, libc::SOCK_RAW, 0), EAFNOSUPPORT);
+        check(profile, "ioctl(TIOCSTI)", call(SYS_ioctl, 0, libc::TIOCSTI, 0), EPERM);
+        check(profile, "ioctl(TIOCSTI), hidden", call(SYS_ioctl, 0, libc::TIOCSTI | 1 << 32, 0), EPERM);
+        check(profile, "personality(?)", call(SYS_personality, 0xffff_ffff, 0, 0), 0);
+        check(profile, "personality(fixed)", call(SYS_personality, libc::ADDR_NO_RANDOMIZE as u64, 0, 0), 0);
+        check(profile, "personality(exec)", call(SYS_personality, 0x0040_0000, 0, 0), EPERM);
+        check(profile, "mknod(device)", call(SYS_mknodat, 0, 0, u64::from(libc::S_IFCHR)), EPERM);
+        check(profile, "number 600", call(600, 0, 0, 0), ENOSYS);
+        check(profile, "modify_ldt", call(libc::SYS_modify_ldt, 0, 0, 0), EPERM);
+        check(profile, "chroot", call(libc::SYS_chroot, 0, 0, 0), EPERM);
     }
-    check(Tracing::Allowed, "ptrace", call(SYS_ptrace, 0, 0, 0), 0);
-    // Whoever is to be asked is the caller itself here, and lets go of the listener: the kernel then says "no such call".
-    check(Tracing::Asked, "ptrace", call(SYS_ptrace, 0, 0, 0), ENOSYS);
+    check(EVERY[0], "ptrace", call(SYS_ptrace, 0, 0, 0), 0);
+    check(EVERY[1], "ptrace", call(SYS_ptrace, 0, 0, 0), ENOSYS);
     // SAFETY: the path is a constant.
     let nowhere = || unsafe { libc::syscall(libc::SYS_openat, -100, c"/nowhere".as_ptr(), 0) };
-    check(Tracing::Allowed, "openat", nowhere, ENOENT);
+    check(EVERY[0], "openat", nowhere, ENOENT);
     let odd = call(libc::SYS_clock_gettime, 99, 0, 0);
-    check(Tracing::Allowed, "clock_gettime", odd, EINVAL);
+    check(EVERY[0], "clock_gettime", odd, EINVAL);
 }
 
 #[test]
@@ -170,10 +171,10 @@ fn calls_by_other_interfaces_are_stopped() {
         unsafe { std::arch::asm!("int 0x80", inlateout("rax") 20_i64 => answer) };
         answer
     };
-    check(Tracing::Allowed, "int 0x80", old, -1);
+    check(EVERY[0], "int 0x80", old, -1);
     // SAFETY: the call has no arguments.
     let short = || unsafe { libc::syscall(c_long::from(super::X32) + libc::SYS_getpid) };
-    check(Tracing::Allowed, "x32", short, ENOSYS);
+    check(EVERY[0], "x32", short, ENOSYS);
 }
 
 /// The same profile as a chain of comparisons, as makers of filters usually write it.
@@ -196,7 +197,7 @@ fn chain(profile: Profile) -> Vec<Instruction> {
 #[test]
 #[ignore = "prints the figures of docs/seccomp.md; run it on a quiet machine, in release"]
 fn installing() {
-    let profile = Profile { tracing: Tracing::Allowed };
+    let profile = EVERY[0];
     let searched = Filter::new(profile);
     let chained = Filter { program: chain(profile), asks: false };
     let empty = Filter { program: vec![answer(Verdict::Allow)], asks: false };
@@ -250,7 +251,9 @@ fn shown() -> String {
             Rule::Always(_) => "allowed".to_owned(),
             Rule::Clauses(..) => "by its arguments".to_owned(),
             Rule::Debuggers => "with `ptrace`".to_owned(),
-            Rule::Asked => "init is asked".to_owned(),
+            Rule::Ptrace => "init is asked".to_owned(),
+            Rule::Noted([], ..) => "noted".to_owned(),
+            Rule::Noted(..) => "by its arguments, noted".to_owned(),
         };
         let names: Vec<_> = group.calls.iter().map(|(name, _)| name.trim_start_matches("SYS_")).collect();
         text += &format!("| {rule} | {} | `{}` |\n", group.reason, names.join("` `"));

@@ -40,6 +40,7 @@ int main(int count, char **words) {
         say("fixed", personality(ADDR_NO_RANDOMIZE));
         say("bsd", personality(6));
         say("namespace", syscall(SYS_unshare, 0x10000000));
+        say("memory", syscall(SYS_shmget, 0, 4096, 0600));
         say("ring", syscall(SYS_io_uring_setup, 1, 0));
         say("bpf", syscall(SYS_bpf, 0, 0, 0));
         say("trace", syscall(SYS_ptrace, 0, 0, 0, 0));
@@ -250,7 +251,7 @@ fn other_runtimes_filter_system_calls() {
         let (none, refused) = (libc::ENOSYS, libc::EPERM);
         let expected = format!(
             "unix 0\ntcp 0\nudp 0\nciphers {none}\nsctp {none}\npersona 0\nfixed 0\nbsd {none}\nnamespace {none}\n\
-             ring {refused}\nbpf {refused}\ntrace {refused}\nkeys {refused}\nunknown {none}\n"
+             memory 0\nring {refused}\nbpf {refused}\ntrace {refused}\nkeys {refused}\nunknown {none}\n"
         );
         assert_eq!(told, expected, "{name}");
         yard.plan.ptrace = true;

@@ -19,6 +19,12 @@ fn namespaces_in_which_nothing_was_are_used_again() {
         assert!(seen.iter().all(|line| line.starts_with(&format!("{name}:["))), "{seen:?}");
         assert!(BTreeSet::from_iter(&seen).len() < RUNS, "{seen:?}");
     }
+    // A socket alone moves nothing, and where processes may trace each other no notes are kept: the counters then tell.
+    for ptrace in [false, true] {
+        let script = "python3 -c 'import socket; socket.socket()'; readlink /proc/self/ns/net";
+        let seen = outputs(&mut bench, &Plan { ptrace, ..plan() }, script);
+        assert!(BTreeSet::from_iter(&seen).len() < RUNS, "ptrace {ptrace}: {seen:?}");
+    }
 }
 
 #[test]
