@@ -81,7 +81,7 @@ async fn join(State(app): State<App>, caller: Caller, Body(new): Body<NewNode>) 
 /// Hears all that a node holds and what has happened to it, and tells it what to do; held while there is nothing to say.
 ///
 /// What is not said to be held is assigned again, what is held and is not its own comes back in `forget`. A newer sync of
-/// the same session lets an older one go, which then answers with nothing.
+/// the same session that waits lets an older one go, which then answers with nothing; one that does not wait leaves it.
 #[utoipa::path(
     post, path = "/v1/nodes/{id}/sync", tag = "node", operation_id = "node_sync", request_body = Sync,
     params(("id" = NodeId, Path, description = "Which node.")),

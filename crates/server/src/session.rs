@@ -46,6 +46,8 @@ struct Entry {
     renew_at: Timestamp,
     held: BTreeMap<ExecutionId, (u32, ExecutionState)>,
     images: VecDeque<ImageId>,
+    /// What its node holds and how much more it would take: as it last said, and what it was given since.
+    said: Vec<Held>,
     free: u32,
     /// The state of the queue at which there was nothing more for it; none if there may be.
     sated_at: Option<u64>,
@@ -109,11 +111,17 @@ impl Sessions {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a sync; an older one of the same session that is held is let go.
-    pub(crate) fn enter(&self, session: SessionId) -> Turn {
+    /// Begins a sync. One that waits, or is the last, lets go an older one of the same session that waits; one that only
+    /// reports leaves it where it is, and what waits goes on with what the node said last (see `need`).
+    pub(crate) fn enter(&self, session: SessionId, replaces: bool) -> Turn {
         let mut inner = self.lock();
-        inner.waiting.remove(&session);
+        if replaces {
+            inner.waiting.remove(&session);
+        }
         let door = inner.doors.entry(session).or_default();
+        if !replaces {
+            return Turn { session, number: door.turn, bell: Arc::clone(&door.bell) };
+        }
         door.turn += 1;
         door.bell.notify_waiters();
         // A bell of its own: what rang for the older one is found in what is known of the session.
@@ -126,15 +134,20 @@ impl Sessions {
         self.lock().doors.get(&turn.session).is_some_and(|door| door.turn == turn.number)
     }
 
-    /// Tells what has to be done about a sync, and how much had come into the queue by now.
-    pub(crate) fn need(&self, sync: &Sync, owner: (TenantId, &str), now: Timestamp) -> (Need, u64) {
+    /// Tells what has to be done about a sync, and how much had come into the queue by now. What a sync says that is new is
+    /// kept; one that has waited says what was said since.
+    pub(crate) fn need(&self, sync: &mut Sync, is_new: bool, owner: (TenantId, &str), now: Timestamp) -> (Need, u64) {
         let says = !(sync.chunks.is_empty() && sync.finished.is_empty() && sync.used.is_empty())
             || sync.trouble.is_some()
             || sync.leaving;
         let mut inner = self.lock();
         let queue = inner.queue;
         let Some(entry) = inner.entries.get_mut(&sync.session) else { return (Need::Exchange, queue) };
-        entry.free = sync.free;
+        if is_new {
+            (entry.said, entry.free) = (sync.held.clone(), sync.free);
+        } else {
+            (sync.held, sync.free) = (entry.said.clone(), entry.free);
+        }
         let wants = sync.free > 0 && entry.takes() && entry.sated_at != Some(queue);
         let is_ours = (entry.node.tenant, entry.node.by.as_str()) == owner;
         let need =
@@ -166,6 +179,9 @@ impl Sessions {
         let node = Arc::new(heard.node.clone());
         let renew_at = heard.expires_at - lease * 2 / 3;
         let old = inner.entries.remove(&sync.session);
+        // What its node has said meanwhile is newer than this.
+        let newer = old.as_ref().filter(|old| (&old.said, old.free) != (&sync.held, sync.free));
+        let newer = newer.map(|old| (old.said.clone(), old.free));
         let (told, told_to_stop, mut images, sated) = match old {
             Some(old) => (old.told, old.told_to_stop, old.images, old.sated_at),
             None => (None, (BTreeSet::new(), None), VecDeque::new(), None),
@@ -184,9 +200,27 @@ impl Sessions {
             Need::Exchange => heard.is_sated.then_some(queue),
             Need::Renew | Need::Nothing => sated,
         };
-        let (expires_at, free) = (heard.expires_at, sync.free);
-        let entry =
-            Entry { node, serves, expires_at, renew_at, held, images, free, sated_at, is_stirred, told, told_to_stop };
+        let given = heard.assigned.iter().map(|assigned| &assigned.execution);
+        let given = given.map(|execution| Held { execution: execution.id, attempt: execution.attempt });
+        let (said, free) = newer.unwrap_or_else(|| {
+            let free = sync.free.saturating_sub(u32::try_from(heard.assigned.len()).unwrap_or(u32::MAX));
+            (sync.held.iter().copied().chain(given).collect(), free)
+        });
+        let expires_at = heard.expires_at;
+        let entry = Entry {
+            node,
+            serves,
+            expires_at,
+            renew_at,
+            held,
+            images,
+            said,
+            free,
+            sated_at,
+            is_stirred,
+            told,
+            told_to_stop,
+        };
         inner.entries.insert(sync.session, entry);
     }
 

@@ -53,7 +53,7 @@ pub(super) async fn answer(
     // A lease must outlive the wait, or the node would find itself without one when the answer comes.
     let wait = Duration::from_millis(sync.wait_ms).min(MAX_HOLD).min(app.config.node.lease / 2);
     let until = Instant::now() + wait;
-    let turn = app.sessions.enter(sync.session);
+    let turn = app.sessions.enter(sync.session, !wait.is_zero() || sync.leaving);
     let serves = (!caller.tenant.is_house()).then_some(caller.tenant.id);
     let lease = super::lease(app);
     let (tenant, by) = caller.owner();
@@ -70,14 +70,15 @@ pub(super) async fn answer(
     loop {
         let mut said = Said::default();
         // What an older sync would be told is the newer one's to hear.
-        if !std::mem::take(&mut is_first)
+        if !is_first
             && !app.sessions.is_newest(&turn)
             && let Some(word) = app.sessions.word(report.sync.session)
         {
             return Ok(compose(word, said, asked_at));
         }
         report.at = app.clock.now();
-        let (need, queue) = app.sessions.need(&report.sync, caller.owner(), report.at);
+        let is_new = std::mem::take(&mut is_first);
+        let (need, queue) = app.sessions.need(&mut report.sync, is_new, caller.owner(), report.at);
         let heard = match need {
             Need::Exchange => Some(app.store.node_exchange(report.clone()).await),
             Need::Renew => Some(app.store.session_renew(report.clone()).await),
@@ -91,8 +92,8 @@ pub(super) async fn answer(
             }
         }
         let Some(word) = app.sessions.word(report.sync.session) else { continue };
-        let has_more =
-            need == Need::Renew && app.sessions.need(&report.sync, caller.owner(), report.at).0 == Need::Exchange;
+        let has_more = need == Need::Renew
+            && app.sessions.need(&mut report.sync, false, caller.owner(), report.at).0 == Need::Exchange;
         let is_news = word.is_news || said.is_heard || !said.is_nothing();
         let is_over = Instant::now() >= until || app.stop.is_cancelled() || !app.sessions.is_newest(&turn);
         if (is_news || is_over) && !has_more {

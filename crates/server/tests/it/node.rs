@@ -31,6 +31,7 @@ on_both_engines!(
     makes_images_and_runs_in_them,
     reads_its_input,
     lets_an_older_sync_go,
+    waits_on_while_it_reports,
     may_touch_the_blobs_of_what_it_holds,
     brings_the_dump_of_what_it_holds_and_analyses_it,
     keeps_what_it_holds_when_a_dump_cannot_be_read,
@@ -572,10 +573,39 @@ async fn lets_an_older_sync_go(place: &Place) {
     let begun = Instant::now();
     let (older, _) = tokio::join!(older.wait(&app), async {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        newer.ask(&app).await
+        newer.sync(&app, &Sync { wait_ms: 1, ..newer.says() }).await
     });
     assert!(begun.elapsed() < Duration::from_secs(3));
     assert!(older.assigned.is_empty());
+    app.stop().await;
+}
+
+/// What waits goes on with what the node says meanwhile: here that its only slot is free again.
+async fn waits_on_while_it_reports(place: &Place) {
+    let app = TestApp::start(place).await;
+    let ada = app.admin("one").await;
+    let mut sim = Sim::join(&app, &app.house, "one").await;
+    let only = |sim: &Sim, free, wait_ms| Sync { free, wait_ms, ..sim.says() };
+    app.execution(&ada.secret).await;
+    let first = only(&sim, 1, 0);
+    let held = sim.sync(&app, &first).await.assigned[0].held;
+    for _ in 0..3 {
+        let before = sim.held[0];
+        let (mut waiting, asked) = (sim.clone(), only(&sim, 0, 10_000));
+        let begun = Instant::now();
+        let (answer, next) = tokio::join!(waiting.sync(&app, &asked), async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let ended = Sync { free: 1, ..sim.done(before, GOOD) };
+            let told = sim.sync(&app, &ended).await;
+            assert!(told.assigned.is_empty() && told.refused.is_empty(), "{told:?}");
+            app.execution(&ada.secret).await
+        });
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        assert_eq!(answer.assigned.iter().map(|one| one.held.execution).collect::<Vec<_>>(), [next.id]);
+        assert_eq!(answer.forget, [], "what has ended is not held any more");
+        sim.held = vec![answer.assigned[0].held];
+    }
+    assert_eq!(execution(&app, held.execution).await.state, ExecutionState::Succeeded);
     app.stop().await;
 }
 
