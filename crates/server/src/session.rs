@@ -150,14 +150,19 @@ impl Sessions {
         }
         let wants = sync.free > 0 && entry.takes() && entry.sated_at != Some(queue);
         let is_ours = (entry.node.tenant, entry.node.by.as_str()) == owner;
-        let need =
-            if says || wants || entry.is_stirred || !is_ours || entry.expires_at <= now || !agrees(&entry.held, sync) {
-                Need::Exchange
-            } else if entry.renew_at <= now {
-                Need::Renew
-            } else {
-                Need::Nothing
-            };
+        let need = if says
+            || wants
+            || entry.is_stirred
+            || !is_ours
+            || entry.expires_at <= now
+            || !agrees(&entry.held, &sync.held)
+        {
+            Need::Exchange
+        } else if entry.renew_at <= now {
+            Need::Renew
+        } else {
+            Need::Nothing
+        };
         (need, queue)
     }
 
@@ -195,7 +200,9 @@ impl Sessions {
             }
         }
         let held = heard.held.clone();
-        let is_stirred = need == Need::Renew && !agrees(&held, sync);
+        // Of two syncs that overtake each other, the one that waits may have said what is over by now.
+        let is_past = newer.as_ref().is_some_and(|(said, _)| !agrees(&held, said));
+        let is_stirred = is_past || (need == Need::Renew && !agrees(&held, &sync.held));
         let sated_at = match need {
             Need::Exchange => heard.is_sated.then_some(queue),
             Need::Renew | Need::Nothing => sated,
@@ -222,6 +229,9 @@ impl Sessions {
             told_to_stop,
         };
         inner.entries.insert(sync.session, entry);
+        if is_past {
+            inner.rouse(sync.session);
+        }
     }
 
     /// Returns how a session stands, and whether its node has to hear of it now.
@@ -384,7 +394,10 @@ impl Inner {
 }
 
 /// Tells whether a node says that it holds what it is known to hold.
-fn agrees(held: &BTreeMap<ExecutionId, (u32, ExecutionState)>, sync: &Sync) -> bool {
-    held.len() == sync.held.len()
-        && sync.held.iter().all(|said| held.get(&said.execution).is_some_and(|(attempt, _)| *attempt == said.attempt))
+fn agrees(held: &BTreeMap<ExecutionId, (u32, ExecutionState)>, said: &[Held]) -> bool {
+    held.len() == said.len()
+        && said.iter().all(|said| held.get(&said.execution).is_some_and(|(attempt, _)| *attempt == said.attempt))
 }
+
+#[cfg(test)]
+mod tests;
