@@ -116,7 +116,9 @@ fn constants() -> Option<&'static [u8]> {
 
 fn share(constants: &'static [u8]) -> rustix::io::Result<()> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(rustix::fs::memfd_create("constants", flags)?);
+    // Kernels of before Linux 6.3 do not know that files in memory can be closed to execution.
+    let made = rustix::fs::memfd_create("constants", flags | MemfdFlags::NOEXEC_SEAL);
+    let mut file = File::from(made.or_else(|_| rustix::fs::memfd_create("constants", flags))?);
     file.write_all(constants).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     let place = constants.as_ptr().cast_mut().cast();

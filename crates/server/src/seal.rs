@@ -76,13 +76,8 @@ fn keep(path: &Path) -> std::io::Result<Vec<u8>> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(mut file) => {
-            writeln!(file, "{:032x}{:032x}", random(), random())?;
-            file.sync_all()?;
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(error),
+    if !path.try_exists()? {
+        make(path)?;
     }
     let mut text = Vec::new();
     std::fs::File::open(path)?.take(MAX_KEY_BYTES).read_to_end(&mut text)?;
@@ -90,6 +85,25 @@ fn keep(path: &Path) -> std::io::Result<Vec<u8>> {
         return Err(std::io::Error::other("it holds fewer than 32 bytes"));
     }
     Ok(text)
+}
+
+/// Makes a key's file, which has its name only once it is whole: who is killed meanwhile leaves none, or all of it.
+fn make(path: &Path) -> std::io::Result<()> {
+    let draft = path.with_extension(format!("{:032x}", random()));
+    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).and_then(|mut file| {
+        writeln!(file, "{:032x}{:032x}", random(), random())?;
+        file.sync_all()?;
+        match std::fs::hard_link(&draft, path) {
+            // Whoever was sooner has made it.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            // Not every file system has links.
+            Err(_) => std::fs::rename(&draft, path),
+            Ok(()) => Ok(()),
+        }
+    });
+    let _ = std::fs::remove_file(&draft);
+    written?;
+    path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
 }
 
 #[cfg(test)]
@@ -119,6 +133,17 @@ mod tests {
     }
 
     #[test]
+    fn many_that_make_a_key_at_once_have_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("secret.key");
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let makers: Vec<_> = (0..16).map(|_| scope.spawn(|| keep(&path).expect("is made"))).collect();
+            makers.into_iter().map(|maker| maker.join().expect("ends")).collect()
+        });
+        assert!(made.iter().all(|key| *key == made[0]), "{made:?}");
+    }
+
+    #[test]
     fn the_key_of_a_folder_is_made_once_and_for_its_owner_alone() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().expect("a folder");
@@ -126,6 +151,7 @@ mod tests {
         let first = keep(&path).expect("is made");
         assert_eq!(keep(&path).expect("is there"), first);
         assert_eq!(std::fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path().join("inner")).expect("is there").count(), 1, "no draft is left");
         std::fs::write(&path, "short").expect("writes");
         assert!(keep(&path).is_err());
     }

@@ -1,3 +1,5 @@
+//! What is known of a session, when its syncs come in one order or another.
+
 use super::*;
 use model::image::Platform;
 use model::{LimitSet, Network, NodeId, Offer, SandboxKind};
