@@ -37,6 +37,15 @@ pub(crate) enum Need {
     Nothing,
 }
 
+/// What had happened when the need of a sync was found: what comes later the database may not know when it is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// How much had come into the queue.
+    queue: u64,
+    /// How often the session had been woken for something.
+    rung: u64,
+}
+
 /// A session, as far as this server knows.
 #[derive(Debug)]
 struct Entry {
@@ -51,6 +60,8 @@ struct Entry {
     free: u32,
     /// The state of the queue at which there was nothing more for it; none if there may be.
     sated_at: Option<u64>,
+    /// How often it was woken for something that came into the queue.
+    rung: u64,
     /// Whether something happened that its node must be told.
     is_stirred: bool,
     told: Option<(NodeState, bool)>,
@@ -134,15 +145,18 @@ impl Sessions {
         self.lock().doors.get(&turn.session).is_some_and(|door| door.turn == turn.number)
     }
 
-    /// Tells what has to be done about a sync, and how much had come into the queue by now. What a sync says that is new is
-    /// kept; one that has waited says what was said since.
-    pub(crate) fn need(&self, sync: &mut Sync, is_new: bool, owner: (TenantId, &str), now: Timestamp) -> (Need, u64) {
+    /// Tells what has to be done about a sync, and what had happened by now. What a sync says that is new is kept; one that
+    /// has waited says what was said since.
+    pub(crate) fn need(&self, sync: &mut Sync, is_new: bool, owner: (TenantId, &str), now: Timestamp) -> (Need, Seen) {
         let says = !(sync.chunks.is_empty() && sync.finished.is_empty() && sync.used.is_empty())
             || sync.trouble.is_some()
             || sync.leaving;
         let mut inner = self.lock();
         let queue = inner.queue;
-        let Some(entry) = inner.entries.get_mut(&sync.session) else { return (Need::Exchange, queue) };
+        let Some(entry) = inner.entries.get_mut(&sync.session) else {
+            return (Need::Exchange, Seen { queue, rung: 0 });
+        };
+        let seen = Seen { queue, rung: entry.rung };
         if is_new {
             (entry.said, entry.free) = (sync.held.clone(), sync.free);
         } else {
@@ -163,7 +177,7 @@ impl Sessions {
         } else {
             Need::Nothing
         };
-        (need, queue)
+        (need, seen)
     }
 
     /// Takes in what the database said of a session. After a mere renewal, what does not fit is asked for again. Of what
@@ -172,7 +186,7 @@ impl Sessions {
         &self,
         sync: &Sync,
         heard: &Heard,
-        (need, queue): (Need, u64),
+        (need, seen): (Need, Seen),
         about: (Option<TenantId>, SignedDuration),
     ) {
         let (serves, lease) = about;
@@ -187,9 +201,10 @@ impl Sessions {
         // What its node has said meanwhile is newer than this.
         let newer = old.as_ref().filter(|old| (&old.said, old.free) != (&sync.held, sync.free));
         let newer = newer.map(|old| (old.said.clone(), old.free));
-        let (told, told_to_stop, mut images, sated) = match old {
-            Some(old) => (old.told, old.told_to_stop, old.images, old.sated_at),
-            None => (None, (BTreeSet::new(), None), VecDeque::new(), None),
+        let (rung, sated) = old.as_ref().map_or((0, None), |old| (old.rung, old.sated_at));
+        let (told, told_to_stop, mut images) = match old {
+            Some(old) => (old.told, old.told_to_stop, old.images),
+            None => (None, (BTreeSet::new(), None), VecDeque::new()),
         };
         for image in heard.assigned.iter().filter_map(|assigned| assigned.execution.recipe.image_id) {
             if !images.contains(&image) {
@@ -204,7 +219,8 @@ impl Sessions {
         let is_past = newer.as_ref().is_some_and(|(said, _)| !agrees(&held, said));
         let is_stirred = is_past || (need == Need::Renew && !agrees(&held, &sync.held));
         let sated_at = match need {
-            Need::Exchange => heard.is_sated.then_some(queue),
+            // Woken meanwhile, there is more.
+            Need::Exchange => (heard.is_sated && rung == seen.rung).then_some(seen.queue),
             Need::Renew | Need::Nothing => sated,
         };
         let given = heard.assigned.iter().map(|assigned| &assigned.execution);
@@ -224,6 +240,7 @@ impl Sessions {
             said,
             free,
             sated_at,
+            rung,
             is_stirred,
             told,
             told_to_stop,
@@ -374,6 +391,7 @@ impl Inner {
         self.cursor = Some(session);
         if let Some(entry) = self.entries.get_mut(&session) {
             entry.sated_at = None;
+            entry.rung += 1;
         }
         self.rouse(session);
         true

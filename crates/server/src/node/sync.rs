@@ -7,7 +7,7 @@ use crate::caller::Caller;
 use crate::error::Answer;
 use crate::execution::core::left;
 use crate::session::watch::moved;
-use crate::session::{Need, TELL_AGAIN, Turn, Word};
+use crate::session::{Need, Seen, TELL_AGAIN, Turn, Word};
 use jiff::Timestamp;
 use model::image::{Credential, ImageOrder};
 use model::limits::MAX_HOLD;
@@ -78,7 +78,7 @@ pub(super) async fn answer(
         }
         report.at = app.clock.now();
         let is_new = std::mem::take(&mut is_first);
-        let (need, queue) = app.sessions.need(&mut report.sync, is_new, caller.owner(), report.at);
+        let (need, seen) = app.sessions.need(&mut report.sync, is_new, caller.owner(), report.at);
         let heard = match need {
             Need::Exchange => Some(app.store.node_exchange(report.clone()).await),
             Need::Renew => Some(app.store.session_renew(report.clone()).await),
@@ -86,7 +86,7 @@ pub(super) async fn answer(
         };
         if let Some(heard) = heard {
             let heard = heard.inspect_err(|_| app.sessions.forget(report.sync.session))?;
-            said = take_in(app, &mut report, &heard, (need, queue));
+            said = take_in(app, &mut report, &heard, (need, seen));
             if report.sync.leaving {
                 return Ok(farewell(&heard, said));
             }
@@ -128,7 +128,7 @@ async fn hold(app: &App, turn: &Turn, until: Instant) {
 }
 
 /// Keeps what the database said, and wakes whom it concerns.
-fn take_in(app: &App, report: &mut Report, heard: &Heard, need: (Need, u64)) -> Said {
+fn take_in(app: &App, report: &mut Report, heard: &Heard, need: (Need, Seen)) -> Said {
     let sync = &mut report.sync;
     let is_heard =
         !(sync.chunks.is_empty() && sync.finished.is_empty() && sync.used.is_empty()) || sync.trouble.is_some();

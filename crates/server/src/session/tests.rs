@@ -86,12 +86,12 @@ impl Stand {
         stand
     }
 
-    fn need(&self, sync: &mut Sync, is_new: bool) -> (Need, u64) {
+    fn need(&self, sync: &mut Sync, is_new: bool) -> (Need, Seen) {
         let node = node(self.session);
         self.sessions.need(sync, is_new, (node.tenant, &node.by), Timestamp::UNIX_EPOCH)
     }
 
-    fn learn(&self, sync: &Sync, held: &[Held], need: (Need, u64)) {
+    fn learn(&self, sync: &Sync, held: &[Held], need: (Need, Seen)) {
         self.sessions.learn(sync, &heard(self.session, held), need, (None, LEASE));
     }
 
@@ -127,4 +127,18 @@ fn what_waits_is_woken_if_what_it_said_was_overtaken() {
     stand.learn(&report, &[], need);
     assert!(!stand.sessions.wait(&turn), "it is not left to wait");
     assert_eq!(stand.need(&mut waiting, false).0, Need::Exchange, "and hears what it holds no more");
+}
+
+#[test]
+fn what_is_woken_while_a_report_is_on_its_way_asks_again() {
+    let stand = Stand::new();
+    let (turn, mut waiting) = (stand.waits(), says(stand.session, &[stand.one], 0, 9));
+    assert_eq!(stand.need(&mut waiting, true).0, Need::Nothing);
+    assert!(stand.sessions.wait(&turn));
+    let mut report = says(stand.session, &[], 1, 0);
+    let need = stand.need(&mut report, true);
+    // The report's transaction is over, and has found nothing, when something comes in for the one that waits.
+    stand.sessions.stir();
+    stand.learn(&report, &[], need);
+    assert_eq!(stand.need(&mut waiting, false).0, Need::Exchange);
 }
