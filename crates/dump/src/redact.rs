@@ -142,8 +142,13 @@ impl Redactor {
         }
     }
 
-    /// Leaves out what the rules say of what comes next.
-    pub(crate) fn redact(&mut self, start: u64, bytes: &mut [u8]) -> Result<(), Refusal> {
+    /// Returns how much of what follows must be known to leave out what stands across a border.
+    pub(crate) fn ahead(&self) -> usize {
+        if self.plan.as_ref().is_some_and(|plan| !plan.echoes.is_empty()) { echo::AHEAD_BYTES } else { 0 }
+    }
+
+    /// Leaves out what the rules say of what comes next; `ahead` is how that goes on.
+    pub(crate) fn redact(&mut self, start: u64, bytes: &mut [u8], ahead: &[u8]) -> Result<(), Refusal> {
         let end = start + bytes.len() as u64;
         self.reached = self.reached.max(end);
         let touches = |load: &Load| load.offset < end && start < load.offset.saturating_add(load.bytes);
@@ -155,7 +160,7 @@ impl Redactor {
             self.plan = Some(self.make()?);
         }
         let Some(plan) = &mut self.plan else { return Ok(()) };
-        plan.apply(start, bytes, &mut self.done, &self.rules);
+        plan.apply(start, bytes, ahead, &mut self.done, &self.rules);
         Ok(())
     }
 
@@ -244,6 +249,8 @@ struct Plan {
     word: Word,
     /// What of the environment is left out wherever it stands.
     echoes: Echoes,
+    /// Up to where a copy reaches of which the beginning went.
+    echoed: u64,
 }
 
 /// How far a word of the environment has come.
@@ -262,7 +269,7 @@ impl Default for Word {
 }
 
 impl Plan {
-    fn apply(&mut self, start: u64, bytes: &mut [u8], done: &mut Redaction, rules: &RedactionRules) {
+    fn apply(&mut self, start: u64, bytes: &mut [u8], ahead: &[u8], done: &mut Redaction, rules: &RedactionRules) {
         let end = start + bytes.len() as u64;
         let within = |range: &Range<u64>| {
             let (from, to) = (range.start.max(start), range.end.min(end));
@@ -279,7 +286,10 @@ impl Plan {
             done.bytes += place.len() as u64;
             bytes[place].fill(0);
         }
-        done.bytes += self.echoes.silence(bytes);
+        let carried = usize::try_from(self.echoed.saturating_sub(start)).unwrap_or(0);
+        let (gone, carried) = self.echoes.silence(bytes, ahead, carried);
+        done.bytes += gone;
+        self.echoed = end + carried as u64;
     }
 }
 
@@ -319,7 +329,7 @@ mod tests {
         let mut done = Redaction { rules: String::new(), values: 0, ranges: 0, bytes: 0 };
         let (mut bytes, mut at) = (text.to_vec(), 10);
         for piece in bytes.chunks_mut(piece) {
-            plan.apply(at, piece, &mut done, rules);
+            plan.apply(at, piece, &[], &mut done, rules);
             at += piece.len() as u64;
         }
         (bytes, done.values, done.bytes)
@@ -348,7 +358,7 @@ mod tests {
                 if heard {
                     redactor.hear(10, &[0; 10]);
                 }
-                redactor.redact(100, &mut [1; 10])
+                redactor.redact(100, &mut [1; 10], &[])
             });
             let expected = expected.map(|why| format!("what the rules leave out cannot be found: {why}"));
             assert_eq!(made.err().map(|error| error.to_string()), expected);

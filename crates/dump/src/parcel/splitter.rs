@@ -22,6 +22,8 @@ const LEVEL: i32 = 1;
 
 /// How much of a stream is read at once of which only the name is sought.
 const PIECE_BYTES: usize = 64 << 10;
+/// Bytes that are looked at before they are taken, at most.
+const MAX_AHEAD_BYTES: usize = 64;
 
 /// Why a dump could not be split.
 #[derive(Debug, thiserror::Error)]
@@ -178,6 +180,11 @@ trait Source: Send {
     /// Fills `into` with what comes next, or says that all of it is a hole.
     fn next(&mut self, into: &mut [u8]) -> io::Result<Next>;
 
+    /// Looks at what follows without taking it; returns how many bytes that are, none where it cannot be known yet.
+    fn ahead(&self, _into: &mut [u8]) -> io::Result<usize> {
+        Ok(0)
+    }
+
     /// Told what was read, and where.
     fn pass(&mut self, _start: u64, _bytes: &[u8]) {}
 
@@ -208,6 +215,11 @@ impl Source for Holed<'_> {
         let read = fill(&mut |into, at| self.file.read_at(into, self.at + at), &mut into[..wanted])?;
         self.at += read as u64;
         Ok(Next::Bytes(read))
+    }
+
+    fn ahead(&self, into: &mut [u8]) -> io::Result<usize> {
+        let wanted = usize::try_from(self.size.saturating_sub(self.at)).map_or(into.len(), |left| left.min(into.len()));
+        fill(&mut |into, at| self.file.read_at(into, self.at + at), &mut into[..wanted])
     }
 }
 
@@ -341,7 +353,9 @@ impl Reader {
                 Next::Bytes(read) => read,
             };
             if let Some(redactor) = &mut self.redactor {
-                redactor.redact(at, &mut chunk[..read])?;
+                let mut ahead = [0; MAX_AHEAD_BYTES];
+                let known = source.ahead(&mut ahead[..redactor.ahead()]).map_err(SplitError::Unreadable)?;
+                redactor.redact(at, &mut chunk[..read], &ahead[..known])?;
             }
             let bytes = &chunk[..read];
             self.hasher.update(bytes);

@@ -6,6 +6,8 @@ use std::collections::HashSet;
 
 /// Bytes of the shortest piece that is known again: shorter ones are anybody's.
 pub(super) const PIECE_BYTES: usize = 8;
+/// Bytes behind a border by which a piece that begins before it is known.
+pub(super) const AHEAD_BYTES: usize = PIECE_BYTES - 1;
 /// Bytes of all values together that are looked for.
 const MAX_BYTES: usize = 1 << 20;
 /// Bits of the sieve that most places do not pass.
@@ -53,31 +55,37 @@ impl Echoes {
         }
     }
 
-    /// Writes zeros over every piece; returns how many bytes went.
-    pub(super) fn silence(&self, bytes: &mut [u8]) -> u64 {
+    /// Tells whether there is anything to look for.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Writes zeros over every piece, and over what `carried` says of the beginning; returns how many bytes went, and how
+    /// many go of what follows. `ahead` is how that begins: a copy that stands across the border is known by it.
+    pub(super) fn silence(&self, bytes: &mut [u8], ahead: &[u8], carried: usize) -> (u64, usize) {
         if self.pieces.is_empty() {
-            return 0;
+            return (0, 0);
         }
-        let (mut gone, mut at) = (0, 0);
-        // Up to where the last piece that was found reaches, which may go on beyond it.
-        let mut until = 0;
-        while let Some(piece) = bytes.get(at..at + PIECE_BYTES) {
-            let piece = u64::from_le_bytes(piece.try_into().expect("it is that long"));
-            let (slot, bit) = slot(piece);
-            if self.sieve[slot] & bit != 0 && self.pieces.contains(&piece) {
+        let border = bytes.len().saturating_sub(AHEAD_BYTES);
+        let last: Vec<u8> = bytes[border..].iter().chain(ahead).copied().collect();
+        let (mut gone, mut until) = (0, carried);
+        for at in 0..bytes.len() {
+            // What was written over before is never looked at again.
+            let piece = if at < border { bytes.get(at..) } else { last.get(at - border..) };
+            if piece.and_then(<[u8]>::first_chunk).is_some_and(|piece| self.knows(u64::from_le_bytes(*piece))) {
                 until = at + PIECE_BYTES;
             }
             if at < until {
                 bytes[at] = 0;
                 gone += 1;
             }
-            at += 1;
         }
-        for byte in &mut bytes[at..until.max(at)] {
-            *byte = 0;
-            gone += 1;
-        }
-        gone
+        (gone, until.saturating_sub(bytes.len()))
+    }
+
+    fn knows(&self, piece: u64) -> bool {
+        let (slot, bit) = slot(piece);
+        self.sieve[slot] & bit != 0 && self.pieces.contains(&piece)
     }
 }
 
@@ -91,10 +99,21 @@ mod tests {
         let echoes =
             Echoes::of(b"a\0HOME=/root/of/all\0A_TOKEN=0123456789abcdef\0TOKEN=short\0", &rules).expect("fits");
         let check = |text: &[u8], expected: &[u8]| {
-            let mut bytes = text.to_vec();
-            let gone = echoes.silence(&mut bytes);
-            assert_eq!(bytes, expected, "{}", String::from_utf8_lossy(text));
-            assert_eq!(gone, text.iter().zip(expected).filter(|(a, b)| a != b).count() as u64);
+            // Wherever borders are, the same goes.
+            for piece in 1..=text.len().max(1) {
+                let (mut bytes, mut gone, mut carried) = (Vec::new(), 0, 0);
+                for start in (0..text.len()).step_by(piece) {
+                    let end = text.len().min(start + piece);
+                    let mut part = text[start..end].to_vec();
+                    let (went, left) =
+                        echoes.silence(&mut part, &text[end..text.len().min(end + AHEAD_BYTES)], carried);
+                    (gone, carried) = (gone + went, left);
+                    bytes.extend(part);
+                }
+                assert_eq!(bytes, expected, "{} in pieces of {piece}", String::from_utf8_lossy(text));
+                assert_eq!(gone, text.iter().zip(expected).filter(|(a, b)| a != b).count() as u64);
+                assert_eq!(carried, 0);
+            }
         };
         check(b"x0123456789abcdefy", b"x\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0y");
         check(b"3456789a", b"\0\0\0\0\0\0\0\0");

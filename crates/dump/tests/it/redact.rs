@@ -122,6 +122,26 @@ fn no_secret_gets_out_wherever_a_core_is_cut() {
 }
 
 #[test]
+fn a_copy_across_a_border_goes() {
+    const PAGE: usize = 4096;
+    const HEAP: usize = 100 * PAGE;
+    let heap_at =
+        |bytes: &[u8]| bytes.windows(PAGE).position(|part| part.iter().all(|byte| *byte == 3)).expect("is there");
+    let first = heap_at(&core(&vec![3; HEAP]).bytes);
+    let mut heap = vec![3; HEAP];
+    // Half of each stands before a border that a pass over the core may have, by addresses or by places in the file.
+    let borders = (PAGE..HEAP - PAGE).filter(|at| at.is_multiple_of(PAGE) || (at + first).is_multiple_of(PAGE));
+    borders.for_each(|at| heap[at - 7..at + 7].copy_from_slice(b"hunter2hunter2"));
+    let Core { bytes, .. } = core(&heap);
+    let (split, handed) = split(&bytes, RULES, false);
+    let told = put_together(&split.expect("is taken"), &handed);
+    let rest = &told[first..first + HEAP];
+    let left = rest.iter().position(|byte| *byte != 3 && *byte != 0);
+    assert!(left.is_none(), "something is left of a copy at {left:?}");
+    assert_eq!(rest.iter().filter(|byte| **byte == 0).count(), heap.iter().filter(|byte| **byte != 3).count());
+}
+
+#[test]
 fn a_core_that_is_cut_too_early_says_so() {
     let Core { bytes, environment_end } = core(&[3; 500]);
     let check = |bytes: &[u8], rules: &str, expected: &str| {
