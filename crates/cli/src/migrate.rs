@@ -5,11 +5,12 @@
 //! broke off is simply begun again. Nothing is taken away from the folder that is moved.
 
 use crate::exit::{Exit, Failure};
-use crate::server::{PlaceArgs, explain};
+use crate::server::{PlaceArgs, explain, explain_at};
 use crate::session::Session;
 use clap::Args;
 use futures_util::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
 use server::config::{Config, Database};
 use server::log::{Log, LogOutput};
 use server::{blob_config, store_config};
@@ -54,8 +55,7 @@ impl Migrate {
         if !self.check && schema.found < schema.known {
             // A large database takes minutes, and the store says how far it is.
             Log::start(&log, LogOutput::Stderr, Clock::System)?;
-            let store = Store::open(&config, Clock::System.now()).await.map_err(|error| explain(&error.into()))?;
-            store.close().await;
+            open(&config, Clock::System.now()).await?.close().await;
         }
         let output = &mut session.output;
         let Schema { engine, found, known } = schema;
@@ -77,7 +77,7 @@ impl Migrate {
 
 /// Looks at a schema, and refuses one that is newer than this program.
 async fn look(place: &Place) -> anyhow::Result<Schema> {
-    let schema = Schema::look(place).await.map_err(|error| explain(&error.into()))?;
+    let schema = Schema::look(place).await.map_err(|error| unusable(place, error))?;
     if schema.found > schema.known {
         let error = StoreError::Newer { found: schema.found, known: schema.known };
         return Err(Failure::new(Exit::Refused, "schema_newer", error.to_string())
@@ -85,6 +85,17 @@ async fn look(place: &Place) -> anyhow::Result<Schema> {
             .into());
     }
     Ok(schema)
+}
+
+async fn open(config: &StoreConfig, now: Timestamp) -> anyhow::Result<Store> {
+    Store::open(config, now).await.map_err(|error| unusable(&config.place, error))
+}
+
+fn unusable(place: &Place, error: StoreError) -> anyhow::Error {
+    match place {
+        Place::Folder(folder) => explain_at(folder, &error.into()),
+        Place::Postgres { .. } => explain(&error.into()),
+    }
 }
 
 /// Refuses a folder in which no house stands.
@@ -105,10 +116,9 @@ async fn move_all(session: &mut Session, from: &Path, config: &Config) -> anyhow
             .into());
     }
     let now = Clock::System.now();
-    let open = |config| async move { Store::open(&config, now).await.map_err(|error| explain(&error.into())) };
-    let source = open(StoreConfig::new(Place::Folder(from.to_owned()))).await?;
+    let source = open(&StoreConfig::new(Place::Folder(from.to_owned())), now).await?;
     let moved = async {
-        let target = open(store_config(config)).await?;
+        let target = open(&store_config(config), now).await?;
         let moved = copy(session, from, &source, &target, config).await;
         target.close().await;
         moved

@@ -2,12 +2,15 @@
 
 use jiff::SignedDuration;
 
-/// Reads a number of bytes: `4096`, `512M`, `16MiB`, `1G`; the units are powers of 1024.
+/// Digits behind the point of a number of bytes.
+const MAX_DECIMALS: usize = 9;
+
+/// Reads a number of bytes: `4096`, `512M`, `16MiB`, `1.5G`; the units are powers of 1024.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
-    let refuse = || format!("`{text}` is not a number of bytes such as `4096`, `512M` or `1G`");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let refuse = || format!("`{text}` is not a number of bytes such as `4096`, `512M` or `1.5G`");
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let shift = match unit.to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
+    let shift = match unit.trim_start().to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
         "" => 0,
         "K" => 10,
         "M" => 20,
@@ -15,8 +18,16 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
         "T" => 40,
         _ => return Err(refuse()),
     };
-    let number: u64 = number.parse().map_err(|_| refuse())?;
-    number.checked_mul(1 << shift).ok_or_else(refuse)
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let is_whole = number.len() == whole.len();
+    // A part of a byte is none.
+    if part.contains('.') || part.len() > MAX_DECIMALS || (!is_whole && (part.is_empty() || shift == 0)) {
+        return Err(refuse());
+    }
+    let scale = 10_u128.pow(u32::try_from(part.len()).unwrap_or(0));
+    let whole: u64 = whole.parse().map_err(|_| refuse())?;
+    let part: u64 = if is_whole { 0 } else { part.parse().map_err(|_| refuse())? };
+    u64::try_from(((u128::from(whole) * scale + u128::from(part)) << shift) / scale).map_err(|_| refuse())
 }
 
 /// Reads a time span: `500ms`, `30s`, `10m`, `1h30m`, `90d`, `2w`.
@@ -99,7 +110,12 @@ mod tests {
         check("16MiB", Some(16 << 20));
         check("1gb", Some(1 << 30));
         check("2T", Some(2 << 40));
-        for bad in ["", "M", "-1", "1.5G", "1X", "1 M", "99999999999T", "1é"] {
+        check("1.5G", Some(3 << 29));
+        check("0.001K", Some(1));
+        check("1.5 GiB", Some(3 << 29));
+        for bad in
+            ["", "M", "-1", "1.5", "1.G", ".5G", "1.5.5G", "1.0123456789G", "1X", "99999999999T", "1é", "+1K", "1.+5K"]
+        {
             check(bad, None);
         }
     }

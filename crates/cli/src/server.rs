@@ -253,7 +253,7 @@ fn write_token(file: &Path, token: &str) -> std::io::Result<()> {
 }
 
 /// Says what to do about a start that failed in a folder.
-fn explain_at(data: &Path, error: &StartError) -> anyhow::Error {
+pub(crate) fn explain_at(data: &Path, error: &StartError) -> anyhow::Error {
     let StartError::Store(error @ StoreError::Sqlite { .. }) = error else { return explain(error) };
     let message = format!("the database `{}` cannot be used: {}", data.join("quarry.db").display(), chain(error));
     let failure = Failure::new(Exit::Failed, "start_failed", message);

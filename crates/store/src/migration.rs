@@ -137,6 +137,7 @@ impl Schema {
     /// Looks at a database and changes nothing; a SQLite file that is not there yet has schema 0.
     pub async fn look(place: &Place) -> Result<Self, StoreError> {
         const FOUND: &str = "SELECT max(version) FROM migration";
+        const IS_THERE: &str = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'migration'";
         match place {
             Place::Folder(folder) => {
                 let engine = format!("SQLite {}", rusqlite::version());
@@ -146,6 +147,9 @@ impl Schema {
                     return Ok(Self { engine, found: 0, known });
                 }
                 let connection = sqlite::reader(&path)?;
+                if sqlite::rows(&connection, IS_THERE, &[])?.first().map_or(Ok(0), |row| row.count(0))? == 0 {
+                    return Ok(Self { engine, found: 0, known });
+                }
                 let rows = sqlite::rows(&connection, FOUND, &[])?;
                 let found = rows.first().map(|row| row.maybe_int(0)).transpose()?.flatten().unwrap_or(0);
                 Ok(Self { engine, found, known })

@@ -79,3 +79,22 @@ fn a_folder_moves_into_a_database() {
 fn a_folder_moves_into_another() {
     moves_into(Engine::Sqlite);
 }
+
+#[test]
+fn a_file_that_is_no_database_is_named() {
+    let folder = tempfile::tempdir().expect("is made");
+    let file = folder.path().join("quarry.db");
+    let migrate = || {
+        let mut command = quarry(&["migrate", "--check", "--data"], folder.path());
+        command.arg(folder.path());
+        run_with(command, b"")
+    };
+    std::fs::write(&file, [0xa5; 8_192]).expect("is written");
+    let ran = migrate();
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert!(ran.err.contains(&format!("the database `{}` cannot be used", file.display())), "{}", ran.err);
+    // What a start left that was killed before anything else: nothing is there yet.
+    std::fs::write(&file, []).expect("is written");
+    let ran = migrate();
+    assert_eq!((ran.code, ran.out.contains("schema 0, would become")), (0, true), "{}{}", ran.out, ran.err);
+}
