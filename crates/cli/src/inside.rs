@@ -35,7 +35,12 @@ pub(crate) struct Inside {
 
 impl InsideArgs {
     /// Starts the node, unless there is to be none.
-    pub(crate) async fn start(&self, server: &mut Server, data: &Path) -> anyhow::Result<Inside> {
+    pub(crate) async fn start(
+        &self,
+        server: &mut Server,
+        data: &Path,
+        token_file: Option<&Path>,
+    ) -> anyhow::Result<Inside> {
         let mut inside = Inside { stop: CancellationToken::new(), tasks: JoinSet::new() };
         if self.no_node {
             return Ok(inside);
@@ -49,7 +54,7 @@ impl InsideArgs {
             Some(&token),
             Options { socket: Some(socket), retry, ..Options::default() },
         )?;
-        match Agent::open(self.settings(data), client).await {
+        match Agent::open(self.settings(data, token_file), client).await {
             Ok(agent) => {
                 for note in agent.notes() {
                     tracing::info!(note, "what this machine has not");
@@ -64,12 +69,12 @@ impl InsideArgs {
         Ok(inside)
     }
 
-    fn settings(&self, data: &Path) -> Settings {
+    fn settings(&self, data: &Path, token_file: Option<&Path>) -> Settings {
         self.offered.settings(Home {
             name: offer::machine_name(),
             state: data.join("node"),
             drain: DRAIN,
-            hidden: vec![data.to_owned()],
+            hidden: std::iter::once(data).chain(token_file).map(Path::to_owned).collect(),
         })
     }
 }

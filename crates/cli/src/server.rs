@@ -119,7 +119,7 @@ impl ServerArgs {
         tracing::info!(address = %server.address, version = env!("CARGO_PKG_VERSION"), "ready");
         let mut node = match inside {
             None => None,
-            Some(inside) => Some(inside.start(&mut server, &data).await?),
+            Some(inside) => Some(inside.start(&mut server, &data, self.token_file.as_deref()).await?),
         };
         let mut broken = None;
         loop {

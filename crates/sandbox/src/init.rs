@@ -25,6 +25,8 @@ use std::sync::Arc;
 const MAX_COMMAND_BYTES: usize = 256;
 /// How much sooner than the machine's own processes those of a sandbox are killed when memory runs out.
 const OOM_ADJUSTMENT: &str = "500";
+/// Changes among what runs inside that are looked at before the spawner is heard again.
+const MAX_TURNS: u32 = 256;
 
 /// What a sandbox is born with.
 #[derive(Debug)]
@@ -206,18 +208,27 @@ fn watch(birth: &Birth, program: i32, mut eye: Option<Eye>) -> Infallible {
     let mut buffer = [0; MAX_COMMAND_BYTES];
     let mut status = None;
     loop {
-        let is_childless = loop {
+        let (mut is_childless, mut left) = (false, MAX_TURNS);
+        while status.is_none() && left > 0 {
             match system::wait_any(libc::WNOHANG) {
                 Waited::State(pid, state) => {
                     let is_end = eye.as_mut().is_none_or(|eye| eye.is_end(control, pid, state));
                     if is_end && pid == program {
-                        status = read(state).or(status);
+                        status = read(state);
                     }
                 }
-                Waited::Nothing => break false,
-                Waited::Childless => break true,
+                Waited::Nothing => break,
+                Waited::Childless => {
+                    is_childless = true;
+                    break;
+                }
             }
-        };
+            left -= 1;
+        }
+        if is_childless && status.is_none() {
+            // Nobody will ever tell how it ended.
+            status = Some(Status::Signalled(libc::SIGKILL));
+        }
         if let Some(status) = status {
             if !is_childless {
                 // What the program left behind goes with it; the report is to be true when it is read.
@@ -229,7 +240,8 @@ fn watch(birth: &Birth, program: i32, mut eye: Option<Eye>) -> Infallible {
         }
         let listener = eye.as_ref().and_then(|eye| eye.listener.as_ref()).map(AsFd::as_fd);
         let fds: Vec<_> = std::iter::once(control).chain(listener).collect();
-        if system::poll_signals(&fds) {
+        // Where more has happened than was looked at, nothing interrupts a sleep.
+        if left == 0 || system::poll_signals(&fds) {
             if let Some(eye) = &mut eye {
                 eye.answer();
             }

@@ -52,6 +52,7 @@ pub fn main() -> ExitCode {
     // Ctrl-C in the node's terminal, or a signal to its group, is for the node: it lets go in its own order, and this ends
     // when the socket does. Failing means that it is on its own already.
     let _ = rustix::process::setsid();
+    system::ignore_no_signals();
     // `Spawner` says so before the first touch of memory; whoever starts this otherwise is to have it too.
     system::use_huge_pages(0);
     lean::share_constants();
@@ -250,10 +251,10 @@ impl Keeper {
         let (orders, init_orders) = message::pair().map_err(&what)?;
         let ids = self.place.take_ids().map_err(&what)?;
         let spare = self.place.take_spare(&plan);
-        let limits = plan.limits;
-        let is_ordered = order.is_some();
+        let (limits, is_ordered) = (plan.limits, order.is_some());
+        let keeps_notes = spare.is_some() && plan.is_alone();
         let birth = Birth {
-            means: self.place.means(&plan, self.cells.limits().pids, spare.is_some()),
+            means: self.place.means(&plan, self.cells.limits().pids, keeps_notes),
             spare: spare.as_ref().map(Pair::try_clone).transpose().map_err(|_| what(Errno::MFILE))?,
             plan,
             order,
@@ -284,7 +285,7 @@ impl Keeper {
         let pid = rustix::process::Pid::from_raw(init).expect("a child's id is not 0");
         let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(&what);
         let mut sandbox = Sandbox::new(number, init, control, orders, limits, is_ordered);
-        (sandbox.cell, sandbox.ids, sandbox.spare) = (cell, ids, spare);
+        (sandbox.cell, sandbox.ids, sandbox.spare, sandbox.keeps_notes) = (cell, ids, spare, keeps_notes);
         let watched = process.and_then(|process| {
             self.watch(&sandbox.control, id, CONTROL)
                 .and_then(|()| self.watch(&sandbox.orders, id, ORDERS))
@@ -492,7 +493,8 @@ impl Keeper {
         if let Some(mut sandbox) = self.sandboxes.remove(&id) {
             system::wait_for(sandbox.init, 0);
             self.place.give_back_ids(sandbox.ids.take());
-            let untouched = sandbox.report.as_ref().map(|report| report.untouched).unwrap_or_default();
+            let told = sandbox.report.as_ref().filter(|_| sandbox.keeps_notes);
+            let untouched = told.map(|report| report.untouched).unwrap_or_default();
             self.place.give_back_spare(sandbox.spare.take(), untouched);
             if let Some(cell) = sandbox.cell.take() {
                 self.cells.give_back(cell);

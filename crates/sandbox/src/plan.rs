@@ -60,6 +60,13 @@ pub struct Plan {
     pub file_capabilities: bool,
 }
 
+impl Plan {
+    /// Tells whether its programs see nothing of the machine's but their root, so that nothing can be handed to anybody.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.binds.is_empty()
+    }
+}
+
 /// What is to run in a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {

@@ -10,6 +10,7 @@
 //! `/home`, `/srv`, `/opt` and `/var` are seen as far as the machine's other users may read them.
 
 mod patchwork;
+pub(crate) mod private;
 pub(crate) mod stock;
 pub(crate) mod veil;
 
@@ -34,6 +35,8 @@ const HIDDEN: [&str; 9] = ["root", "run", "tmp", "var/tmp", "var/run", "boot", "
 const BYTES_A_FILE: u64 = 4096;
 /// Files that even the smallest sandbox may make.
 const MIN_FILES: u64 = 1024;
+/// Terminals that a sandbox may open: those of the whole machine are counted together.
+const MAX_TERMINALS: u32 = 64;
 /// Parents that are made for one mount.
 const MAX_PARENTS: usize = 64;
 
@@ -51,6 +54,8 @@ pub(crate) struct Ground {
     pub(crate) mounts: Vec<PathBuf>,
     /// What the settings hide.
     pub(crate) hidden: Vec<PathBuf>,
+    /// What a privileged builder covers by mounts, since nothing else hides it.
+    pub(crate) covered: Vec<PathBuf>,
     /// Whether ids inside are other than outside, and the builder is the machine's superuser.
     pub(crate) is_privileged: bool,
     /// The id inside that owns what is made, as the machine counts it.
@@ -65,6 +70,11 @@ impl Ground {
     }
 }
 
+/// Returns what is hidden of every machine.
+pub(crate) fn always_hidden() -> impl Iterator<Item = PathBuf> {
+    HIDDEN.iter().map(|path| Path::new("/").join(path))
+}
+
 /// Builds the root and makes it this process's own; nothing of what was there before can be reached afterwards. Nothing of
 /// it shows outside meanwhile either: in the spawner's namespace, as in that of a less privileged user, every mount only
 /// receives.
@@ -76,11 +86,8 @@ pub(crate) fn enter(ground: &Ground, plan: &Plan) -> Result<(), Fault> {
         make_root(ground, plan)?
     } else if ground.is_privileged {
         let root = make_root(ground, plan)?;
-        if ground.cover().is_none() {
-            let named = HIDDEN.iter().map(PathBuf::from);
-            patchwork::cover(ground, named, root.as_fd())?;
-        }
         ground.mounts.iter().try_for_each(|path| bind_host(root.as_fd(), path))?;
+        patchwork::cover(&ground.covered, root.as_fd())?;
         root
     } else {
         patchwork::make(ground)?
@@ -257,7 +264,7 @@ fn make_dev(ground: &Ground, root: BorrowedFd<'_>) -> Result<(), Fault> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let place = rustix::fs::openat(&dev, "shm", flags, Mode::empty()).map_err(&what)?;
     move_to(shm.as_fd(), place.as_fd()).map_err(&what)?;
-    let mut options = String::from("newinstance,ptmxmode=0666,mode=0620");
+    let mut options = format!("newinstance,ptmxmode=0666,mode=0620,max={MAX_TERMINALS}");
     if ground.is_privileged {
         write!(options, ",uid={0},gid={0}", ground.owner).expect("a string takes what it is given");
     }

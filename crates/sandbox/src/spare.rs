@@ -1,9 +1,10 @@
 //! Namespaces made ahead for sandboxes that have no wire: one of the network, with its loopback up, and one of System V's and
 //! POSIX's queues, semaphores and shared memory. To make the first takes a third of a millisecond and to take it down about
 //! as long, the second a tenth for both, all of it in the kernel. So a thread makes them beside the spawner's work, and those
-//! that come back are used again if nothing was ever in them. For that the filter tells init of what is made (`trace.rs`). Of
-//! queues and their like that is all there is to know. A network in which there were sockets is used again if all its counters
-//! still are what they are in a new one. Nobody inside could have changed anything else, as neither belongs to anybody inside.
+//! that come back are used again if nothing was ever in them. For that the filter tells init of what is made (`trace.rs`).
+//! Nobody inside could have changed anything else, as neither belongs to anybody inside. Sockets of the machine's own sort are
+//! not told of, and one that has a name would live on with whoever was handed it: so a sandbox that sees anything of the
+//! machine's besides its root, through which it could hand one on, leaves nothing to be used again.
 //!
 //! The thread does nothing but system calls: it takes no lock and no memory, so that the spawner may clone at any moment.
 
@@ -21,12 +22,6 @@ const MAX_SPARE: usize = 32;
 const STACK_BYTES: usize = 256 * 1024;
 /// The number of a namespace that is to be made.
 const NEW: RawFd = -1;
-/// What the kernel counts in a network.
-const COUNTERS: [&str; 3] =
-    ["/proc/thread-self/net/dev", "/proc/thread-self/net/snmp", "/proc/thread-self/net/netstat"];
-/// Bytes of all that together; a namespace whose counters are longer is not used again.
-const MAX_COUNTER_BYTES: usize = 16 * 1024;
-
 /// What is known to be as new after a sandbox: nobody inside has made a socket, nor a queue or its like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Untouched {
@@ -127,13 +122,13 @@ impl Spare {
         if self.ready.len() + self.wished >= MAX_SPARE {
             return;
         }
-        if untouched.net && untouched.ipc {
-            self.ready.push(pair);
-            return;
-        }
         let Pair { net, ipc } = pair;
-        let ipc = if untouched.ipc { ipc.into_raw_fd() } else { NEW };
-        self.ask([net.into_raw_fd(), ipc]);
+        match untouched {
+            Untouched { net: true, ipc: true } => self.ready.push(Pair { net, ipc }),
+            Untouched { net: true, ipc: false } => self.ask([net.into_raw_fd(), NEW]),
+            Untouched { net: false, ipc: true } => self.ask([NEW, ipc.into_raw_fd()]),
+            Untouched { net: false, ipc: false } => self.ask([NEW, NEW]),
+        }
     }
 
     fn wish(&mut self) {
@@ -151,42 +146,13 @@ impl Spare {
 
 fn serve(wished: &OwnedFd, makes: &OwnedFd) {
     prompt::end();
-    // Each page written between two clones would be copied once more.
-    let Ok(memory) = system::uncopied(2 * MAX_COUNTER_BYTES) else { return };
-    let (fresh, present) = memory.split_at_mut(MAX_COUNTER_BYTES);
-    let mut fresh_bytes = None;
     while let Some([net, ipc]) = hear(wished) {
-        let net = net.filter(|old| fresh_bytes.is_some_and(|bytes| is_fresh(old, &fresh[..bytes], present)));
         let net = net.map_or_else(make_network, Ok);
-        if net.is_ok() && fresh_bytes.is_none() {
-            fresh_bytes = count(fresh);
-        }
         let ipc = ipc.map_or_else(make_queues, Ok);
         if !say(makes, [net, ipc].map(|made| made.map_or(NEW, IntoRawFd::into_raw_fd))) {
             return;
         }
     }
-}
-
-/// Tells whether nothing ever moved in a network; the calling thread is in it afterwards.
-fn is_fresh(network: &OwnedFd, fresh: &[u8], present: &mut [u8]) -> bool {
-    enter(network, LinkNameSpaceType::Network).is_ok() && count(present).is_some_and(|bytes| present[..bytes] == *fresh)
-}
-
-/// Reads the counters of the calling thread's network; returns their length if they fit.
-fn count(counters: &mut [u8]) -> Option<usize> {
-    let mut length = 0;
-    for path in COUNTERS {
-        let file = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        loop {
-            match rustix::io::read(&file, &mut counters[length..]).ok()? {
-                0 if length == counters.len() => return None,
-                0 => break,
-                bytes => length += bytes,
-            }
-        }
-    }
-    Some(length)
 }
 
 fn make_network() -> rustix::io::Result<OwnedFd> {

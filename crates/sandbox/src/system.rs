@@ -68,18 +68,6 @@ pub(crate) fn clone_process(
     i32::try_from(pid).map_err(|_| Errno::RANGE)
 }
 
-/// Returns memory that stays out of every process this one clones: the kernel neither copies it nor marks it to be copied.
-pub(crate) fn uncopied(bytes: usize) -> Answer<&'static mut [u8]> {
-    let access = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
-    // SAFETY: the kernel chooses the place, so nothing that is there is replaced; it is never unmapped, and there is one
-    // reference to it in the one process that has it.
-    unsafe {
-        let place = rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, access, rustix::mm::MapFlags::PRIVATE)?;
-        rustix::mm::madvise(place, bytes, rustix::mm::Advice::LinuxDontFork)?;
-        Ok(std::slice::from_raw_parts_mut(place.cast(), bytes))
-    }
-}
-
 /// Waits until a word is another than this; nothing but the kernel is called meanwhile.
 pub(crate) fn wait_while(word: &AtomicU32, value: u32, flags: futex::Flags) -> u32 {
     loop {
@@ -321,6 +309,15 @@ pub(crate) fn block(signal: i32) {
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, signal);
         libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// Has no signal ignored that whoever started this process had ignored, as a shell does for what runs in its background;
+/// every process made from now on has that from this one. A broken pipe stays an error where we write ourselves.
+pub(crate) fn ignore_no_signals() {
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
+        // SAFETY: the default touches no memory; what cannot be set is refused.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
 

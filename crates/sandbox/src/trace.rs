@@ -242,7 +242,8 @@ impl Tracer {
         // Again and again, because a thread that still runs may start another.
         loop {
             let fresh: Vec<_> = self.threads(pid).into_iter().filter(|other| seen.insert(*other)).collect();
-            if fresh.is_empty() {
+            // One that starts others as fast as they are stopped shall not be waited for.
+            if fresh.is_empty() || Instant::now() >= end {
                 return stopped;
             }
             for other in fresh {
@@ -359,16 +360,32 @@ impl Process {
     }
 }
 
-/// Waits until a thread has stopped; none if it is gone, or does not in time.
+/// Waits until a thread has stopped; none if it is gone, or does not in time. How it ended is left for init's loop to learn:
+/// it may be the program.
 fn wait(tid: i32, end: Instant) -> Option<i32> {
+    const STOPPED: i32 = 0x7f;
     loop {
-        let mut status = 0;
-        // SAFETY: the kernel writes one status.
-        match unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | libc::WNOHANG) } {
-            0 if Instant::now() < end => std::thread::sleep(STOP_LOOK),
-            got if got == tid && libc::WIFSTOPPED(status) => return Some(status),
-            _ => return None,
+        match look(tid, libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT)? {
+            Some((libc::CLD_TRAPPED | libc::CLD_STOPPED, _)) => {
+                let (_, code) = look(tid, libc::WSTOPPED)??;
+                return Some((code << 8) | STOPPED);
+            }
+            Some(_) => return None,
+            None if Instant::now() < end => std::thread::sleep(STOP_LOOK),
+            None => return None,
         }
+    }
+}
+
+/// Asks what became of a thread: how its state changed, if it did; none if it is nobody's to ask for.
+#[expect(clippy::option_option, reason = "no such thread, and nothing new of it, are two answers of the kernel's")]
+fn look(tid: i32, what: i32) -> Option<Option<(i32, i32)>> {
+    let id = libc::id_t::try_from(tid).ok()?;
+    // SAFETY: zeroes are a valid account, which the kernel fills; of a child the fields that are read are those it fills.
+    unsafe {
+        let mut told: libc::siginfo_t = zeroed();
+        let asked = libc::waitid(libc::P_PID, id, &raw mut told, what | libc::__WALL | libc::WNOHANG);
+        (asked == 0).then(|| (told.si_pid() != 0).then(|| (told.si_code, told.si_status())))
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Sandbox {
     pub(super) cell: Option<Cell>,
     pub(super) ids: Option<OwnedFd>,
     pub(super) spare: Option<Pair>,
+    /// Whether its init knows what was made in those.
+    pub(super) keeps_notes: bool,
     pub(super) terminal: Option<OwnedFd>,
     pub(super) core: Option<OwnedFd>,
     pub(super) life: Life,
@@ -74,6 +76,7 @@ impl Sandbox {
             cell: None,
             ids: None,
             spare: None,
+            keeps_notes: false,
             terminal: None,
             core: None,
             life: if is_ordered { Life::Starting } else { Life::Building },

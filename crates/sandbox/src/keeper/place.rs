@@ -5,9 +5,9 @@ use crate::confine::{self, Means};
 use crate::core;
 use crate::message::{self, Command};
 use crate::plan::{self, Plan};
-use crate::root::Ground;
 use crate::root::stock::Stock;
 use crate::root::veil::Veil;
+use crate::root::{self, Ground};
 use crate::spare::{Pair, Spare, Untouched};
 use crate::spawner::{Abilities, Settings};
 use crate::{ids, network, system};
@@ -60,8 +60,18 @@ impl Place {
         system::adopt_orphans();
         let is_privileged = uid == 0;
         let mut notes = Vec::new();
-        let mut hidden = settings.hidden.clone();
-        hidden.push(state.clone());
+        let mut hidden = Vec::new();
+        for path in settings.hidden.iter().chain([&state]) {
+            let path = std::path::absolute(path).map_err(|error| format!("`{}`: {error}", path.display()))?;
+            // Both what leads there and where it leads; of what is not there yet only the first is known.
+            hidden.extend(path.canonicalize().ok().filter(|real| *real != path));
+            hidden.push(path);
+        }
+        if !is_privileged {
+            // Who is the same inside and outside could read there what strangers may not.
+            hidden.extend(root::private::find(&hidden));
+        }
+        let mounts = other_mounts(&hidden);
         let mut stock = None;
         if is_privileged {
             let said = |errno| format!("the spawner could not get mounts of its own: {errno}");
@@ -91,12 +101,14 @@ impl Place {
             plan::Place::Range { first, .. } => (first, first),
             plan::Place::Own => (uid, gid),
         };
+        let covered = covered(stock.as_ref(), &mounts, &hidden);
         let ground = Ground {
             scratch: state.join("scratch"),
             root: state.join("root"),
             stock,
             veil: Veil::find(),
-            mounts: other_mounts(),
+            mounts,
+            covered,
             hidden,
             is_privileged,
             owner,
@@ -204,17 +216,29 @@ fn lock(state: &Path) -> Result<OwnedFd, String> {
     Ok(file)
 }
 
-/// Returns where other file systems of the machine are mounted, those above before those below.
-fn other_mounts() -> Vec<PathBuf> {
+/// Returns where other file systems of the machine are mounted, those above before those below, but for those that are hidden.
+fn other_mounts(hidden: &[PathBuf]) -> Vec<PathBuf> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let hidden: Vec<_> = root::always_hidden().chain(hidden.iter().cloned()).collect();
     text.lines()
         .filter_map(|line| {
             let (left, right) = line.split_once(" - ")?;
             let (point, kind) = (left.split(' ').nth(4)?, right.split(' ').next()?);
-            let is_seen = point != "/" && FILE_SYSTEMS.contains(&kind) && !point.contains('\\');
+            let is_seen = point != "/"
+                && FILE_SYSTEMS.contains(&kind)
+                && !point.contains('\\')
+                && !hidden.iter().any(|hidden| Path::new(point).starts_with(hidden));
             is_seen.then(|| PathBuf::from(point))
         })
         .collect()
+}
+
+/// Returns what each sandbox has to cover by mounts of its own: all that is hidden, or, where there is a cover for all of
+/// them, what another file system shows that is mounted over that.
+fn covered(stock: Option<&Stock>, mounts: &[PathBuf], hidden: &[PathBuf]) -> Vec<PathBuf> {
+    let has_cover = stock.is_some_and(|stock| stock.cover.is_some());
+    let is_shown = |path: &PathBuf| mounts.iter().any(|mount| path.starts_with(mount));
+    root::always_hidden().chain(hidden.iter().cloned()).filter(|path| !has_cover || is_shown(path)).collect()
 }
 
 /// Returns a number that tells one state folder from others on this machine.

@@ -45,8 +45,9 @@ pub(super) fn make(ground: &Ground) -> Result<OwnedFd, Fault> {
         }
     }
     // What lies less deep was left out above.
-    let deep = HIDDEN.iter().map(PathBuf::from).filter(|path| path.iter().count() > 1);
-    cover(ground, deep, tree.as_fd())?;
+    let deep = super::always_hidden().filter(|path| path.iter().count() > 2);
+    let hidden: Vec<_> = deep.chain(ground.hidden.iter().cloned()).collect();
+    cover(&hidden, tree.as_fd())?;
     Ok(tree)
 }
 
@@ -62,17 +63,23 @@ fn bind(root: BorrowedFd<'_>, path: &Path) -> Result<(), Fault> {
     move_to(tree.as_fd(), place.as_fd()).map_err(&what)
 }
 
-/// Mounts empty folders over these and over what the ground hides, as far as it is there.
-pub(super) fn cover(ground: &Ground, named: impl Iterator<Item = PathBuf>, root: BorrowedFd<'_>) -> Result<(), Fault> {
+/// Mounts empty folders over these, as far as they are there, and nothing over what is no folder; a link leads to something
+/// that is hidden or shown in its own right.
+pub(super) fn cover(paths: &[PathBuf], root: BorrowedFd<'_>) -> Result<(), Fault> {
     let what = machine("a folder could not be hidden");
-    let chosen = ground.hidden.iter().filter_map(|path| path.strip_prefix("/").ok().map(Path::to_owned));
-    for (index, path) in named.chain(chosen).enumerate() {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    for (index, path) in paths.iter().enumerate() {
+        let Ok(inner) = path.strip_prefix("/") else { continue };
         let resolve = inside() | rustix::fs::ResolveFlags::NO_SYMLINKS;
-        // A link leads to something that is hidden or shown in its own right.
-        let Ok(place) = rustix::fs::openat2(root, &path, flags, Mode::empty(), resolve) else { continue };
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let Ok(place) = rustix::fs::openat2(root, inner, flags, Mode::empty(), resolve) else { continue };
+        let found = rustix::fs::fstat(&place).map_err(&what)?;
         let name = format!("cover-{index}");
-        make_folder(CWD, &name, if path.ends_with("tmp") { 0o1777 } else { 0o755 }).map_err(&what)?;
+        if FileType::from_raw_mode(found.st_mode).is_dir() {
+            make_folder(CWD, &name, if inner.ends_with("tmp") { 0o1777 } else { 0o755 }).map_err(&what)?;
+        } else {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            rustix::fs::openat(CWD, &name, flags, Mode::empty()).map_err(&what)?;
+        }
         let tree = clone_tree(CWD, Path::new(&name), 0).map_err(&what)?;
         move_to(tree.as_fd(), place.as_fd()).map_err(&what)?;
     }

@@ -1,8 +1,12 @@
 //! Namespaces that are used for more than one sandbox, as long as nothing was ever in them.
 
 use crate::bench::{Bench, order, plan, shell};
-use sandbox::{Plan, Status};
+use model::Access;
+use sandbox::{Bind, Plan, Status};
 use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 
 /// Sandboxes one after the other, more than a spawner keeps namespaces for at first.
 const RUNS: usize = 12;
@@ -19,11 +23,26 @@ fn namespaces_in_which_nothing_was_are_used_again() {
         assert!(seen.iter().all(|line| line.starts_with(&format!("{name}:["))), "{seen:?}");
         assert!(BTreeSet::from_iter(&seen).len() < RUNS, "{seen:?}");
     }
-    // A socket alone moves nothing, and where processes may trace each other no notes are kept: the counters then tell.
-    for ptrace in [false, true] {
-        let script = "python3 -c 'import socket; socket.socket()'; readlink /proc/self/ns/net";
-        let seen = outputs(&mut bench, &Plan { ptrace, ..plan() }, script);
-        assert!(BTreeSet::from_iter(&seen).len() < RUNS, "ptrace {ptrace}: {seen:?}");
+}
+
+#[test]
+fn a_name_that_was_handed_on_is_free_for_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let place = folder.path().join("place");
+    // Whoever is handed something here keeps it: what waits to be accepted is never taken.
+    let _listener = UnixListener::bind(&place).unwrap();
+    fs::set_permissions(&place, Permissions::from_mode(0o777)).unwrap();
+    let shared = Bind { source: folder.path().to_owned(), target: "/share".into(), access: Access::ReadOnly };
+    let hand_on = "import socket; named, to = socket.socket(1), socket.socket(1); named.bind('\\0name'); \
+                   to.connect('/share/place'); socket.send_fds(to, [b'x'], [named.fileno()])";
+    let take = "import socket; socket.socket(1).bind('\\0name')";
+    let mut bench = Bench::new();
+    for round in 0..RUNS / 2 {
+        for (script, binds) in [(hand_on, vec![shared.clone()]), (take, Vec::new())] {
+            let ran = bench.run(&Plan { binds, ..plan() }, &order(&["python3", "-c", script]));
+            assert_eq!(ran.ending.status, Status::Exited(0), "round {round}, {script}: {ran:?}");
+        }
     }
 }
 

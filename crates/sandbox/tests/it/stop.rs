@@ -1,8 +1,10 @@
 //! Stops: the ladder of signals, and that nothing survives it.
 
 use crate::bench::{Bench, Who, plan, shell, streams, text};
+use crate::house::{House, Keeper, compile, shown};
 use sandbox::{Ending, Order, Status, Stop};
 use std::io::Read;
+use std::time::{Duration, Instant};
 
 /// Runs a program that says `ready`, stops it, and returns how it ended and what it said after that.
 fn stopped(bench: &mut Bench, order: &Order, stop: Stop) -> (Ending, String) {
@@ -75,4 +77,35 @@ fn what_was_never_started_can_be_stopped() {
     bench.stop(number, Stop::Gently);
     let fault = bench.end(number).expect_err("it never ran");
     assert!(fault.cause.contains("stopped before"), "{fault}");
+}
+
+/// Programs that keep init busy, or from hearing of the program's end: while a child asks whether it may trace it, and when
+/// those that it left behind do nothing but stop.
+const BUSY: &str = "#define _GNU_SOURCE\n#include <signal.h>\n#include <stdlib.h>\n#include <sys/ptrace.h>\n\
+    #include <sys/wait.h>\n#include <unistd.h>\n\
+    int main(int count, char **words) {\n\
+      pid_t me = getpid();\n\
+      if (words[1][0] == 'k') {\n\
+        if (!fork()) { usleep(300000); kill(me, SIGKILL); _exit(0); }\n\
+        if (!vfork()) { usleep(100000); ptrace(PTRACE_SEIZE, me, 0, 0); pause(); }\n\
+        return 1; }\n\
+      signal(SIGUSR1, SIG_IGN);\n\
+      for (int i = 0; i < 100; i++) if (!fork()) for (;;) raise(SIGUSR1);\n\
+      usleep(300000); return 0; }\n";
+
+#[test]
+fn an_end_is_told_whatever_keeps_init_busy() {
+    let folder = tempfile::tempdir().unwrap();
+    compile(folder.path(), "busy", BUSY, &[]);
+    for keeper in Keeper::all() {
+        let mut house = House::new(keeper);
+        let mut plan = house.plan();
+        plan.binds.push(shown(folder.path(), "/ground"));
+        for (word, expected) in [("killed", Status::Signalled(libc::SIGKILL)), ("left", Status::Exited(0))] {
+            let begun = Instant::now();
+            let (ending, _) = house.run(&plan, &house.order(&["/ground/busy", word], "0"));
+            assert_eq!(ending.status, expected, "{keeper:?}, {word}");
+            assert!(begun.elapsed() < Duration::from_secs(5), "{keeper:?}, {word}: {:?}", begun.elapsed());
+        }
+    }
 }
