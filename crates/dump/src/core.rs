@@ -28,6 +28,9 @@ use note::{Account, Mapping, Note, Notes, Person, Status};
 use std::cell::Cell;
 use std::ops::Range;
 
+/// Bytes of notes that are read of one core, all segments together.
+const MAX_NOTES_BYTES: usize = 256 << 20;
+
 /// Returns the files with a build id that were mapped in a core: the path of each, and its build id. Of anything else, or of
 /// a core that cannot be read, there are none. Some writers of cores do not tell what was executable, so that is not asked.
 pub fn mapped_modules(file: &std::fs::File) -> std::io::Result<Vec<(String, Vec<u8>)>> {
@@ -67,6 +70,8 @@ pub(crate) struct Core<'a> {
     /// Bits of a return address that are its signature and not its place.
     pub(crate) signed_bits: Option<u64>,
     pub(crate) is_truncated: bool,
+    /// Bytes of notes that may yet be read.
+    note_bytes_left: usize,
     pub(crate) notes: Vec<(NoteCode, String)>,
     /// The piece that was read last; the next read is mostly of the same.
     last: Cell<usize>,
@@ -90,6 +95,7 @@ impl<'a> Core<'a> {
             extra: None,
             signed_bits: None,
             is_truncated: false,
+            note_bytes_left: MAX_NOTES_BYTES,
             notes: Vec::new(),
             last: Cell::new(0),
         };
@@ -168,6 +174,15 @@ impl<'a> Core<'a> {
     }
 
     fn read_notes(&mut self, segment: &Segment, place: Range<usize>) {
+        // Many segments may tell of the same bytes.
+        let Some(rest) = self.note_bytes_left.checked_sub(place.len()) else {
+            self.note(
+                NoteCode::Cut,
+                format!("more than {MAX_NOTES_BYTES} bytes of notes are announced; the rest is not read"),
+            );
+            return;
+        };
+        self.note_bytes_left = rest;
         let bytes = &self.bytes[place];
         let mut notes = Notes::new(self.header.layout, bytes, segment.align);
         for note in notes.by_ref() {

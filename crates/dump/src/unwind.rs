@@ -21,8 +21,9 @@ use cfi::{Base, Row, Rule, Table};
 use expression::{evaluate, read_number};
 use fuel::Fuel;
 use gimli::UnwindContext;
-use guess::{Around, is_trampoline};
+use guess::{Around, is_trampoline, unsigned};
 use model::report::{MAX_FRAMES, MAX_TAIL_FRAMES, Trust};
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
@@ -34,6 +35,10 @@ const MAX_STEPS: u64 = 1 << 20;
 const MAX_TURNS: u32 = 64;
 /// Frames in a row that were found by looking for them.
 const MAX_SCANNED: u32 = 64;
+/// What a frame costs at least, and each word that is looked at where nothing tells its caller: honest stacks of a million
+/// frames are walked, and nobody's for more than some seconds.
+const FRAME_COST: u64 = 512;
+const LOOK_COST: u64 = 16;
 /// Places in the code that are remembered.
 const MAX_KNOWN: usize = 1 << 16;
 
@@ -166,7 +171,7 @@ impl<'a> Unwinder<'a> {
                     break;
                 }
             };
-            let is_turn = caller.registers.sp() < Some(frame.sp) && !caller.is_interrupted;
+            let is_turn = caller.registers.sp() < Some(frame.sp);
             turns += u32::from(is_turn);
             walk.broken = if caller.registers.sp() == Some(frame.sp) && caller.registers.pc() == Some(frame.address) {
                 Some("it leads to itself".to_owned())
@@ -206,6 +211,7 @@ impl<'a> Unwinder<'a> {
     /// Returns the caller of a frame, none if it was the thread's first, or why it cannot be told.
     fn outer<M: Memory + ?Sized>(&mut self, step: &Step, frame: &Walked, memory: &M) -> Result<Option<Step>, String> {
         let mut why = None;
+        self.fuel.spend(FRAME_COST).ok_or("walking takes too long")?;
         let known = self.known(step, frame, memory);
         if let Known::Row(row) = &known {
             match self.by_row(row, &step.registers, memory) {
@@ -230,6 +236,8 @@ impl<'a> Unwinder<'a> {
             memory,
             is_executable: &|address| is_executable(executable, modules, address),
             is_big: self.is_big,
+            signed_bits: self.signed_bits,
+            looked: Cell::new(0),
         };
         if matches!(known, Known::Trampoline)
             && let Some(registers) = around.interrupted(&step.registers)
@@ -243,7 +251,9 @@ impl<'a> Unwinder<'a> {
             // Nothing was looked for: the registers say where the call returns to, and a call stands there.
             return Ok(Some(Step { registers, trust: Trust::Context, is_interrupted: false, is_exact: false }));
         }
-        match around.caller(&step.registers, step.is_exact) {
+        let caller = around.caller(&step.registers, step.is_exact);
+        self.fuel.spend(around.looked.get() * LOOK_COST).ok_or("walking takes too long")?;
+        match caller {
             Some((mut registers, trust)) => {
                 self.unsign(&mut registers);
                 Ok(Some(Step { registers, trust, is_interrupted: false, is_exact: false }))
@@ -303,7 +313,6 @@ impl<'a> Unwinder<'a> {
         let base = arch.cut(base.ok_or("the address of a frame cannot be told")?);
         let mut caller = registers.clone();
         caller.set(arch.sp(), base);
-        self.fuel.spend(1).ok_or("walking takes too long")?;
         // Where nothing is said of it, the return address is still in the register that a call put it in.
         let mut has_return = arch.link() == Some(row.return_register);
         for (register, rule) in &row.rules {
@@ -362,9 +371,7 @@ impl<'a> Unwinder<'a> {
         if self.signed_bits != 0
             && let Some(pc) = registers.pc()
         {
-            // Bit 55 tells the kernel's half of all addresses, whose unused bits are ones.
-            let is_high = pc & 1 << 55 != 0;
-            registers.set(arch.pc(), if is_high { pc | self.signed_bits } else { pc & !self.signed_bits });
+            registers.set(arch.pc(), unsigned(pc, self.signed_bits));
         }
     }
 }

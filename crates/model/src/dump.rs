@@ -328,6 +328,18 @@ impl DumpChange {
         }
     }
 
+    /// Returns how many values it sets or takes away, those within others counted one by one.
+    pub fn values(&self) -> usize {
+        fn leaves(value: &Value) -> usize {
+            match value {
+                Value::Object(fields) => fields.values().map(leaves).sum::<usize>().max(1),
+                Value::Array(items) => items.iter().map(leaves).sum::<usize>().max(1),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 1,
+            }
+        }
+        usize::from(self.ticket.is_some()) + self.properties.values().map(leaves).sum::<usize>()
+    }
+
     /// Returns how long it is as JSON.
     pub fn bytes(&self) -> usize {
         serde_json::to_vec(self).map_or(usize::MAX, |text| text.len())

@@ -48,6 +48,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -240,6 +241,9 @@ impl Attempt {
         };
         let making = image::make(order, &self.shop.cache, &*self.fence, &self.shop.settings.registries, &progress);
         tokio::pin!(making);
+        let patience = Duration::from_millis(self.assignment.recipe.limits.wall_ms);
+        let over = tokio::time::sleep(patience);
+        tokio::pin!(over);
         let mut last = String::new();
         let made = loop {
             tokio::select! {
@@ -253,6 +257,7 @@ impl Attempt {
                     }
                 }
                 made = &mut making => break made,
+                () = &mut over => return Ok(Product::bare(Outcome::TimedOut)),
             }
         };
         let manifest = made?;
@@ -266,6 +271,10 @@ impl Attempt {
         dump: Option<&Beside>,
         output: &mut Output,
     ) -> Result<Product, Trouble> {
+        if let (Some(id), None) = (self.assignment.recipe.image_id, image) {
+            // Without it the program would run over the machine's own files.
+            return Err(Trouble::Refused(format!("image `{id}`, in which it was to run, is not there any more")));
+        }
         let mut wish = self.wish.clone();
         let (mut prepared, mut beside) = tokio::select! {
             biased;
@@ -437,8 +446,7 @@ impl Attempt {
                     handle.stop(Stop::Gently);
                 }
                 _ = measure.tick(), if !is_measuring => {
-                    is_measuring = true;
-                    handle.measure();
+                    is_measuring = handle.measure();
                 }
                 () = &mut following, if !is_read => is_read = true,
                 fed = &mut feeding, if !is_fed => {

@@ -78,6 +78,8 @@ struct Answered {
     call: Call,
     session: SessionId,
     sent_ms: u64,
+    /// Whether it told of trouble.
+    has_told: bool,
     answer: Result<Answer, ClientError>,
 }
 
@@ -108,6 +110,8 @@ pub(crate) struct Dispatcher {
     /// When the call was sent whose answer tells the lease's length.
     lease_from_ms: u64,
     lease_ms: u64,
+    /// Whether the server has not told yet how long it lasts.
+    is_lease_assumed: bool,
     /// How long a held call waits.
     wait_ms: u64,
     state: NodeState,
@@ -153,6 +157,7 @@ impl Dispatcher {
             standing: Standing::Apart,
             lease_from_ms: 0,
             lease_ms: 0,
+            is_lease_assumed: true,
             wait_ms: 0,
             state: NodeState::Joining,
             outbox: Outbox::default(),
@@ -267,7 +272,7 @@ impl Dispatcher {
         let (client, session, sent_ms) = (self.client.clone(), self.session, boot_ms());
         self.calls.spawn(async move {
             let answer = client.node_join(&new).await.map(|node| Answer::Joined(Box::new(node)));
-            Answered { call: Call::Join, session, sent_ms, answer }
+            Answered { call: Call::Join, session, sent_ms, has_told: false, answer }
         });
     }
 
@@ -301,10 +306,11 @@ impl Dispatcher {
             trouble: self.trouble.clone(),
             leaving: matches!(call, Call::Leave(_)),
         };
+        let has_told = self.trouble.is_some();
         let (client, id, session, sent_ms) = (self.client.clone(), self.id, self.session, boot_ms());
         self.calls.spawn(async move {
             let answer = client.node_sync(id, &sync).await.map(|answer| Answer::Synced(Box::new(answer)));
-            Answered { call, session, sent_ms, answer }
+            Answered { call, session, sent_ms, has_told, answer }
         });
     }
 
@@ -332,7 +338,7 @@ impl Dispatcher {
     }
 
     fn answered(&mut self, answered: Answered) -> Result<(), NodeError> {
-        let Answered { call, session, sent_ms, answer } = answered;
+        let Answered { call, session, sent_ms, has_told, answer } = answered;
         match &call {
             Call::Wait => self.is_waiting = false,
             Call::Join | Call::Report(_) | Call::Leave(_) => self.is_busy = false,
@@ -346,7 +352,9 @@ impl Dispatcher {
                 self.pause = PAUSE;
                 match call {
                     Call::Leave(_) => self.has_left = true,
-                    Call::Report(_) => self.trouble = None,
+                    // What came up since it was sent is still to be said.
+                    Call::Report(_) if has_told => self.trouble = None,
+                    Call::Report(_) => {}
                     Call::Join | Call::Wait => {}
                 }
                 self.heed(*answer, sent_ms);
@@ -366,6 +374,7 @@ impl Dispatcher {
         self.pause = PAUSE;
         // The first sync tells the true length; until then the node holds nothing, and must not think that it has for ever.
         (self.lease_from_ms, self.lease_ms) = (sent_ms, FIRST_LEASE_MS);
+        self.is_lease_assumed = true;
         self.wait_ms = FIRST_WAIT_MS;
         tracing::info!(node = %node.id, name = node.name, "joined");
         self.joined.send_replace(Some(node.id));
@@ -373,11 +382,13 @@ impl Dispatcher {
 
     /// Does what the server says.
     fn heed(&mut self, answer: SyncAnswer, sent_ms: u64) {
-        self.wait_ms = MAX_WAIT_MS.min(answer.lease_ms / 3);
-        // Answers overtake each other; what was asked last was renewed last.
-        if sent_ms >= self.lease_from_ms {
+        // Answers overtake each other, and one to a later question may tell of an earlier end: a lease only ever grows.
+        if self.is_lease_assumed || sent_ms + answer.lease_ms >= self.lease_from_ms + self.lease_ms {
             (self.lease_from_ms, self.lease_ms) = (sent_ms, answer.lease_ms);
+            self.is_lease_assumed = false;
         }
+        let left_ms = (self.lease_from_ms + self.lease_ms).saturating_sub(boot_ms());
+        self.wait_ms = (left_ms / 3).clamp(1, MAX_WAIT_MS);
         self.state = answer.state;
         for refused in &answer.refused {
             tracing::warn!(execution = %refused.held.execution, error = %refused.error, "what was said did not count");

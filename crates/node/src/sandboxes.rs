@@ -159,9 +159,14 @@ impl Handle {
         });
     }
 
-    /// Asks what has been used inside so far; at most one such question may be open.
-    pub(crate) fn measure(&self) {
-        self.tell(self.spawner().measure(self.0.number));
+    /// Asks what has been used inside so far, and tells whether there will be an answer, which another runtime's containers do
+    /// not give; at most one such question may be open.
+    pub(crate) fn measure(&self) -> bool {
+        let is_ours = self.0.container.is_none();
+        if is_ours {
+            self.tell(self.spawner().measure(self.0.number));
+        }
+        is_ours
     }
 
     /// Notes that the sandbox has gone by itself.

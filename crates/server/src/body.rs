@@ -1,6 +1,7 @@
 //! What comes in with a request: JSON bodies, questions behind a `?`, and ids in the path, each refused by name.
 
 use crate::app::App;
+use crate::caller::Caller;
 use crate::error::{Answer, Failure};
 use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -8,7 +9,7 @@ use axum::http::{StatusCode, header, request::Parts};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use model::limits::MAX_SYNC_BYTES;
-use model::{ApiError, ErrorKind};
+use model::{ApiError, ErrorKind, Scope};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
@@ -80,6 +81,9 @@ impl<T: DeserializeOwned> FromRequest<App> for Spoken<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, app: &App) -> Answer<Self> {
+        // Nobody else's words are listened to: what is in hand is memory.
+        let caller = request.extensions().get::<Caller>();
+        caller.ok_or_else(|| ApiError::internal("a route was reached without a caller"))?.must(Scope::NodeRun)?;
         let attention = app.hearing.attend(announced(&request)).await;
         let limit = app.config.server.request_timeout;
         let read = tokio::time::timeout(limit, json(request, MAX_SYNC_BYTES)).await;

@@ -122,6 +122,13 @@ impl Sessions {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells whether a session is somebody's; nothing, if it is not known.
+    pub(crate) fn is_of(&self, session: SessionId, owner: (TenantId, &str)) -> Option<bool> {
+        let inner = self.lock();
+        let node = &inner.entries.get(&session)?.node;
+        Some((node.tenant, node.by.as_str()) == owner)
+    }
+
     /// Begins a sync. One that waits, or is the last, lets go an older one of the same session that waits; one that only
     /// reports leaves it where it is, and what waits goes on with what the node said last (see `need`).
     pub(crate) fn enter(&self, session: SessionId, replaces: bool) -> Turn {

@@ -374,3 +374,30 @@ fn what_was_said_while_the_server_was_away_is_kept() {
     assert_eq!((told.len(), child.wait().expect("ends").code()), (200_000, Some(5)));
     assert_eq!(node.stop(), Some(0));
 }
+
+#[test]
+fn a_node_keeps_its_lease_whatever_it_says_and_when() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let house = House::new(Engine::Sqlite).expect("needs nothing").with(&["--set", "node.lease=3s"]);
+    let server = house.start();
+    let node = Node::start(&house, &server);
+    let token = house.token();
+    // Each says a word at another moment of the lease, and nothing more until long after that would be over.
+    let runs = [0.1, 0.5, 0.9, 1.3].map(|pause| {
+        let script = format!("sleep {pause}; echo; sleep 4.5");
+        let ran = server.run(&token, &["run", "--detach", "--", "sh", "-c", &script]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        ran.out.trim().to_owned()
+    });
+    for id in &runs {
+        let ran = server.run(&token, &["execution", "wait", id, "--json"]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let told = server.run(&token, &["execution", "info", id, "--json"]);
+        let told: serde_json::Value = serde_json::from_str(&told.out).expect("is JSON");
+        assert_eq!((&told["attempt"], &told["losses"]), (&json!(1), &json!(0)), "{told}");
+    }
+    node.stop();
+    server.stop();
+}

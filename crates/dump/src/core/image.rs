@@ -12,6 +12,13 @@ use std::ops::Range;
 const MAX_HEADERS: u32 = 256;
 /// Bytes of one image's notes.
 const MAX_NOTE_BYTES: u64 = 64 << 10;
+/// Program headers of all images of a core together, and bytes of all their notes.
+const MAX_ALL_HEADERS: usize = 1 << 20;
+const MAX_ALL_NOTE_BYTES: usize = 256 << 20;
+/// Bytes of the largest page that there is.
+const MAX_PAGE: u64 = 1 << 16;
+/// How much farther apart, or less far, two parts of a file may be mapped than they stand in it.
+const MAX_SLACK: u64 = 256 << 20;
 /// Bytes of an image that is copied out of a core.
 const MAX_COPY_BYTES: u64 = 64 << 20;
 
@@ -33,29 +40,39 @@ pub(crate) struct Image {
     pub(super) headers: Vec<Segment>,
 }
 
+/// What may yet be read of the headers of all images of a core: a hostile one has many that share their bytes.
+struct Budget {
+    headers: usize,
+    note_bytes: usize,
+}
+
+impl Budget {
+    fn full() -> Self {
+        Self { headers: MAX_ALL_HEADERS, note_bytes: MAX_ALL_NOTE_BYTES }
+    }
+}
+
 impl Core<'_> {
     /// Returns what was mapped to be executed, by address.
     pub(crate) fn images(&self) -> Vec<Image> {
         let mut images: Vec<Image> = Vec::new();
+        let mut budget = Budget::full();
         for mapping in &self.mappings {
-            let is_part = |last: &Image| {
-                let is_same = last.path == mapping.path;
-                is_same && (mapping.offset > last.first.1 || mapping.start < last.announced_end())
-            };
+            let is_part = |last: &Image| last.path == mapping.path && last.reaches(mapping);
             if let Some(last) = images.last_mut().filter(|last| is_part(last)) {
                 last.end = last.end.max(mapping.end);
             } else if images.len() < 4 * MAX_MODULES {
-                images.push(self.image(mapping));
+                images.push(self.image(mapping, &mut budget));
             } else {
                 break;
             }
         }
         let own = self.aux(AT_SYSINFO_EHDR);
         images.retain(|image| self.is_executable(image.start, image.end) || self.unsaid(image).next().is_some());
-        let named = images.clone();
+        let named: Vec<_> = images.iter().map(|image| (image.start, image.end)).collect();
         let is_named = |piece: &Piece| {
-            let at = named.partition_point(|image| image.start <= piece.start);
-            at.checked_sub(1).is_some_and(|at| piece.start < named[at].end)
+            let at = named.partition_point(|(start, _)| *start <= piece.start);
+            at.checked_sub(1).is_some_and(|at| piece.start < named[at].1)
         };
         for piece in self.pieces.iter().filter(|piece| piece.flags & Segment::EXECUTABLE != 0) {
             if images.len() < 4 * MAX_MODULES
@@ -64,7 +81,7 @@ impl Core<'_> {
             {
                 let path = if own == Some(piece.start) { VDSO } else { "" };
                 let mapping = Mapping { start: piece.start, end: piece.end, offset: 0, path: path.to_owned() };
-                images.push(self.image(&mapping));
+                images.push(self.image(&mapping, &mut budget));
             }
         }
         images.sort_by_key(|image| image.start);
@@ -75,7 +92,8 @@ impl Core<'_> {
     /// Returns the files with a build id of which the beginning was mapped, by address.
     pub(crate) fn built(&self) -> Vec<(String, Vec<u8>)> {
         let beginnings = self.mappings.iter().filter(|mapping| mapping.offset == 0).take(4 * MAX_MODULES);
-        let images = beginnings.map(|mapping| self.image(mapping));
+        let mut budget = Budget::full();
+        let images = beginnings.map(|mapping| self.image(mapping, &mut budget));
         images.filter_map(|image| Some((image.path, image.build_id?))).collect()
     }
 
@@ -99,7 +117,7 @@ impl Core<'_> {
     }
 
     /// Reads what a core has of the image that begins with a mapping.
-    fn image(&self, mapping: &Mapping) -> Image {
+    fn image(&self, mapping: &Mapping, budget: &mut Budget) -> Image {
         let mut image = Image {
             path: mapping.path.chars().take(MAX_NAME_CHARS).collect(),
             start: mapping.start,
@@ -112,10 +130,12 @@ impl Core<'_> {
         };
         if mapping.offset == 0
             && let Some((layout, headers)) = headers(self, mapping.start)
+            && let Some(rest) = budget.headers.checked_sub(headers.len())
         {
+            budget.headers = rest;
             image.layout = layout;
             image.bias = bias(&headers, mapping.start, 0);
-            image.build_id = image.bias.and_then(|bias| build_id(self, layout, &headers, bias));
+            image.build_id = image.bias.and_then(|bias| build_id(self, layout, &headers, bias, budget));
             image.headers = headers;
         }
         image
@@ -123,6 +143,18 @@ impl Core<'_> {
 }
 
 impl Image {
+    /// Tells whether what is mapped behind it from the same file is a part of it. A program may map its own file once more,
+    /// anywhere: to a module that would be all that lies between.
+    fn reaches(&self, mapping: &Mapping) -> bool {
+        if self.bias.is_some() {
+            return mapping.start < self.announced_end().saturating_add(MAX_PAGE);
+        }
+        // Parts of a file stand as far apart as in it, but for what no file tells and how they are aligned.
+        let (start, offset) = self.first;
+        let (apart, told) = (mapping.start - start, mapping.offset.saturating_sub(offset));
+        told > 0 && apart.abs_diff(told) <= MAX_SLACK
+    }
+
     /// Returns where its own headers say it ends.
     fn announced_end(&self) -> u64 {
         let Some(bias) = self.bias else { return self.end };
@@ -213,9 +245,16 @@ fn bias(headers: &[Segment], address: u64, offset: u64) -> Option<u64> {
     Some(address.wrapping_sub(load.address.wrapping_add(offset.wrapping_sub(load.offset))))
 }
 
-fn build_id(memory: &impl Memory, layout: Layout, headers: &[Segment], bias: u64) -> Option<Vec<u8>> {
+fn build_id(
+    memory: &impl Memory,
+    layout: Layout,
+    headers: &[Segment],
+    bias: u64,
+    budget: &mut Budget,
+) -> Option<Vec<u8>> {
     headers.iter().filter(|header| header.kind == Segment::NOTE).find_map(|header| {
         let bytes = usize::try_from(header.file_bytes.min(MAX_NOTE_BYTES)).ok()?;
+        budget.note_bytes = budget.note_bytes.checked_sub(bytes)?;
         note::build_id(layout, &read_some(memory, bias.wrapping_add(header.address), bytes), header.align)
     })
 }

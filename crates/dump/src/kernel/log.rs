@@ -86,6 +86,8 @@ fn ring(info: &Info, memory: &impl Memory, tail: &mut Tail) -> Option<()> {
     let begin_at = position.checked_add(info.offset("prb_data_blk_lpos.begin")?)?;
     let next_at = position.checked_add(info.offset("prb_data_blk_lpos.next")?)?;
     let count = (last.wrapping_sub(first) & ID).min(MAX_RECORDS).min((1 << count_bits) - 1);
+    // Texts that do not lie over each other are no longer than what they are in.
+    let mut left = text.size;
     for number in 0..=count {
         if tail.left == 0 {
             break;
@@ -106,7 +108,10 @@ fn ring(info: &Info, memory: &impl Memory, tail: &mut Tail) -> Option<()> {
         let (Some(begin), Some(next)) = (begin, next) else { continue };
         let time = word(memory, within(record, "printk_info.ts_nsec")).unwrap_or(0);
         let length = short(memory, within(record, "printk_info.text_len")).unwrap_or(0);
-        tail.push(time, &text.read(memory, begin, next, u64::from(length)));
+        let text = text.read(memory, begin, next, u64::from(length));
+        let Some(rest) = left.checked_sub(text.len() as u64) else { break };
+        left = rest;
+        tail.push(time, &text);
     }
     Some(())
 }

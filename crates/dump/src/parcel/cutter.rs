@@ -38,7 +38,14 @@ impl Cutter {
     pub(super) fn chunk(&mut self, start: u64, bytes: &[u8]) -> Result<[Option<Vec<u8>>; 2], TooMany> {
         debug_assert!(bytes.len() <= MAX_FRAME_BYTES as usize, "the grid's steps are no longer than a frame");
         let is_zero = |page: &[u8]| page == &ZEROS[..page.len()];
-        if self.extents.len() >= MAX_EXTENTS - bytes.len().div_ceil(PAGE_BYTES) {
+        let count = self.extents.len();
+        if count >= MAX_EXTENTS / 4 * 3 {
+            // There are so many that zeros behind something are taken with it: they pack to nothing.
+            let goes_on = self.extents.last().is_some_and(|last| last.end() == start);
+            let is_left = !goes_on && bytes.chunks(ZEROS.len()).all(is_zero);
+            return if is_left { Ok([None, None]) } else { self.take(start, bytes, &[true]) };
+        }
+        if count >= MAX_EXTENTS / 2 {
             // There are so many already that single pages are not worth one any more.
             return if bytes.chunks(ZEROS.len()).all(is_zero) {
                 Ok([None, None])
@@ -140,5 +147,11 @@ mod tests {
             assert_eq!(cutter.chunk(number << 20, &bytes).is_ok(), there, "{number}");
         }
         assert_eq!(cutter.chunk(5 << 20, &[0; PAGE_BYTES]), Ok([None, None]));
+        // What goes on is taken with what lies between, however often it begins anew.
+        let end = cutter.extents.last().expect("there are some").end();
+        for number in 0..8 {
+            bytes.fill(u8::from(number % 2 == 1));
+            assert!(cutter.chunk(end + number * bytes.len() as u64, &bytes).is_ok(), "{number}");
+        }
     }
 }

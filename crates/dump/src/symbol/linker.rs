@@ -16,6 +16,8 @@ const MAX_SYMBOLS: usize = 4 << 20;
 const MAX_STUBS: usize = 1 << 18;
 /// Bytes of a name that are read.
 const MAX_NAME_BYTES: usize = 16 << 10;
+/// Bytes of all names of one table together, those that are shared counted each time.
+const MAX_NAMES_BYTES: usize = 1 << 30;
 
 struct Candidate<'a> {
     start: u64,
@@ -55,6 +57,7 @@ fn gather<'a>(
     code: &[Range<u64>],
     candidates: &mut Vec<Candidate<'a>>,
 ) {
+    let mut left = MAX_NAMES_BYTES;
     for symbol in symbols.take(MAX_SYMBOLS) {
         let start = symbol.address();
         let is_code_like =
@@ -63,6 +66,9 @@ fn gather<'a>(
             continue;
         }
         let Ok(name) = symbol.name_bytes() else { continue };
+        // Each is looked through to its end, and many may share one that is long.
+        let Some(rest) = left.checked_sub(name.len()) else { return };
+        left = rest;
         // `$x` and its like mark where code and constants begin, and name nothing.
         if name.is_empty() || name.starts_with(b"$") {
             continue;
@@ -91,12 +97,14 @@ fn stubs(elf: &ElfFile64<'_, Endianness>, tables: &mut Tables) {
     }
     let Some(table) = elf.dynamic_symbol_table() else { return };
     let Some(relocations) = elf.dynamic_relocations() else { return };
-    let mut words = HashMap::new();
+    let (mut words, mut left) = (HashMap::new(), MAX_NAMES_BYTES);
     for (place, relocation) in relocations.take(MAX_SYMBOLS) {
         if let RelocationTarget::Symbol(index) = relocation.target()
             && let Ok(name) = table.symbol_by_index(index).and_then(|symbol| symbol.name_bytes())
             && !name.is_empty()
         {
+            let Some(rest) = left.checked_sub(name.len()) else { break };
+            left = rest;
             words.insert(place, name);
         }
     }

@@ -95,7 +95,8 @@ pub(super) fn frame(rest: &str) -> Frame {
         }
         None => rest,
     };
-    frame.function = Some(function.trim().to_owned()).filter(|function| !function.is_empty() && function != "??");
+    let is_name = |function: &&str| !matches!(*function, "" | "??" | "(<unknown module>)");
+    frame.function = Some(function.trim()).filter(is_name).map(str::to_owned);
     frame
 }
 

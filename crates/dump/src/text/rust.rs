@@ -81,11 +81,11 @@ fn panic(lines: &[&str]) -> Option<Panic> {
     let end = begin.unwrap_or(lines.len());
     let mut place = Frame::new(Trust::Told);
     // Before 1.73 the message stood first, in quotes: `'index out of bounds', src/main.rs:3:4`.
-    let message = if told.starts_with('\'')
-        && let Some((message, source)) = told.rsplit_once("', ")
+    let message = if let Some(quoted) = told.strip_prefix('\'')
+        && let Some((message, source)) = quoted.rsplit_once("', ")
     {
         set_place(&mut place, source.trim());
-        message[1..].to_owned()
+        message.to_owned()
     } else {
         set_place(&mut place, told.trim().trim_end_matches(':'));
         let said = lines[1..end].iter().take(MAX_MESSAGE_LINES).take_while(|line| !is_note(line));

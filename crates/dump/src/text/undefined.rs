@@ -43,7 +43,8 @@ const CLASSES: [(&str, &str, Severity); 25] = [
 /// Returns the report of the first error.
 pub(super) fn report(lines: &[&str]) -> Option<Report> {
     let (at, frame_told, says) = lines.iter().enumerate().find_map(|(at, line)| {
-        let (before, says) = line.split_once(MARK)?;
+        // What a server written in Go says of a request has the same words, and a client's address before them.
+        let (before, says) = line.split_once(MARK).filter(|(before, _)| !before.contains("panic serving "))?;
         let place = place(before.trim());
         let mut frame = Frame::new(Trust::Told);
         (set_place(&mut frame, place) || place == "<unknown>").then_some((at, frame, says))

@@ -1,7 +1,7 @@
 //! A bound on work, since there is no clock here: what is spent is counted in steps, and a hostile file can ask for any
 //! number of them.
 
-/// What all stacks of one dump may cost together; a frame of an honest program costs some tens.
+/// What all stacks of one dump may cost together; a frame of an honest program costs some hundreds.
 const MAX_FUEL: u64 = 1 << 30;
 
 /// Work that may still be done.

@@ -5,6 +5,7 @@ use super::expression::read_number;
 use super::registers::{Arch, Registers};
 use crate::memory::{Memory, read_exact};
 use model::report::Trust;
+use std::cell::Cell;
 
 /// Words of the stack that are looked through for a return address.
 const MAX_SCAN_WORDS: u64 = 512;
@@ -16,16 +17,29 @@ pub(super) struct Around<'a, M: ?Sized> {
     pub(super) memory: &'a M,
     pub(super) is_executable: &'a dyn Fn(u64) -> bool,
     pub(super) is_big: bool,
+    /// Which bits of a return address are its signature.
+    pub(super) signed_bits: u64,
+    /// Words that were looked at.
+    pub(super) looked: Cell<u64>,
+}
+
+/// Returns an address without its signature.
+pub(super) fn unsigned(address: u64, signed_bits: u64) -> u64 {
+    // Bit 55 tells the kernel's half of all addresses, whose unused bits are ones.
+    let is_high = address & 1 << 55 != 0;
+    if is_high { address | signed_bits } else { address & !signed_bits }
 }
 
 impl<M: Memory + ?Sized> Around<'_, M> {
     fn word(&self, arch: Arch, address: u64) -> Option<u64> {
+        self.looked.set(self.looked.get() + 1);
         read_number(self.memory, address, arch.word_bytes(), self.is_big)
     }
 
     /// Tells whether a call might have ended at this address: it can be executed, and a call stands before it as far as
     /// that can be seen.
     fn is_return(&self, arch: Arch, address: u64) -> bool {
+        let address = unsigned(address, self.signed_bits);
         (self.is_executable)(address) && follows_call(self.memory, arch, address).unwrap_or(true)
     }
 

@@ -10,6 +10,8 @@ use utoipa::ToSchema;
 
 /// Dumps that one order may change.
 pub const MAX_BULK: usize = 10_000;
+/// Values that one step may set, those of all dumps together: nobody else writes meanwhile.
+pub const MAX_BULK_VALUES: usize = 100_000;
 /// Values that one report counts; of more, the most frequent are told.
 pub const MAX_REPORT_VALUES: usize = 10_000;
 /// Dumps that the answer to an order tells by name.

@@ -15,7 +15,7 @@ use model::node::{Assignment, Held, Refused, Work};
 use model::{NodeId, Sync, SyncAnswer, TenantId};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use store::{Assigned, Heard, Report};
+use store::{Assigned, Heard, Report, StoreError};
 use tokio::time::Instant;
 
 /// What there is to say besides how the node stands.
@@ -52,13 +52,19 @@ pub(super) async fn answer(
     let asked_at = app.clock.now();
     // A lease must outlive the wait, or the node would find itself without one when the answer comes.
     let wait = Duration::from_millis(sync.wait_ms).min(MAX_HOLD).min(app.config.node.lease / 2);
-    let until = Instant::now() + wait;
-    let turn = app.sessions.enter(sync.session, !wait.is_zero() || sync.leaving);
     let serves = (!caller.tenant.is_house()).then_some(caller.tenant.id);
     let lease = super::lease(app);
     let (tenant, by) = caller.owner();
     let dumps = BTreeMap::new();
     let mut report = Report { node, owner: (tenant, by.to_owned()), sync, dumps, serves, at: asked_at, lease };
+    // Whoever names another's session gets no further, or their words would count as its node's.
+    match app.sessions.is_of(report.sync.session, caller.owner()) {
+        Some(true) => {}
+        Some(false) => return Err(StoreError::gone(report.sync.session).into()),
+        None => drop(app.store.session_renew(report.clone()).await?),
+    }
+    let until = Instant::now() + wait;
+    let turn = app.sessions.enter(report.sync.session, !wait.is_zero() || report.sync.leaving);
     if report.sync.finished.iter().any(|finished| finished.dump.is_some()) {
         // The lease first: however long it takes to look at a dump, all that the node holds stays its own.
         let renewed = app.store.session_renew(report.clone()).await;

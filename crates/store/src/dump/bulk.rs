@@ -7,7 +7,7 @@ use crate::error::StoreError;
 use crate::store::Store;
 use crate::transaction::{Operation, Tx};
 use jiff::Timestamp;
-use model::dump::query::{DumpCursor, DumpOrder, DumpTold, DumpsChanged, Earnest, MAX_BULK, MAX_TOLD};
+use model::dump::query::{DumpCursor, DumpOrder, DumpTold, DumpsChanged, Earnest, MAX_BULK, MAX_BULK_VALUES, MAX_TOLD};
 use model::dump::spec::Specification;
 use model::dump::{DumpChange, DumpState};
 use model::{ApiError, Dump, TenantId};
@@ -62,6 +62,8 @@ impl Operation for DumpsChange {
 
     async fn run(&self, tx: &Tx<'_>) -> Result<DumpsChanged, StoreError> {
         let mut changed = DumpsChanged::default();
+        let of_each = if let DumpsOrder::Note(change) = &self.order { change.values().max(1) } else { 1 };
+        let bulk = MAX_BULK.min(MAX_BULK_VALUES / of_each).max(1);
         let most = self.of.limit.map_or(u64::MAX, u64::from);
         let (of, now) = (Specification { limit: None, ..self.of.clone() }, self.at);
         let order = DumpOrder::Oldest;
@@ -71,10 +73,14 @@ impl Operation for DumpsChange {
             let found = page(tx, &asked).await?;
             for dump in &found {
                 changed.matched += 1;
-                if changed.matched > MAX_BULK as u64 {
-                    let message = format!("more than {MAX_BULK} dumps are meant, which is the most for one step");
+                if changed.matched > bulk as u64 {
+                    let why = match bulk {
+                        MAX_BULK => "the most for one step".to_owned(),
+                        _ => format!("the most for one step that sets {of_each} values"),
+                    };
+                    let message = format!("more than {bulk} dumps are meant, which is {why}");
                     let error = ApiError::invalid("specification_too_wide", message);
-                    let hint = format!("narrow it, or take part of them with `limit={MAX_BULK}`");
+                    let hint = format!("narrow it, or take part of them with `limit={bulk}`");
                     return Err(StoreError::Refused(Box::new(error.with_hint(hint))));
                 }
                 if let Some(dump) = self.apply(tx, dump).await? {

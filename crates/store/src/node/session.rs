@@ -108,12 +108,15 @@ impl Heard {
     }
 }
 
-fn gone(session: SessionId) -> StoreError {
-    StoreError::conflict(
-        "session_gone",
-        format!("session `{session}` is not the node's, or its lease ran out"),
-        "end all that it holds, and join again with a new session",
-    )
+impl StoreError {
+    /// Makes the error of a session that is not whose who speaks under it, or is over.
+    pub fn gone(session: SessionId) -> Self {
+        Self::conflict(
+            "session_gone",
+            format!("session `{session}` is not the node's, or its lease ran out"),
+            "end all that it holds, and join again with a new session",
+        )
+    }
 }
 
 /// Hears a node, and tells it what to do.
@@ -292,7 +295,7 @@ async fn renew(tx: &Tx<'_>, report: &Report) -> Result<Heard, StoreError> {
     let (extended, node) = futures_util::try_join!(extend(tx, report), get(tx, report.node))?;
     let node = node.filter(|node| (node.tenant, &node.by) == (report.owner.0, &report.owner.1));
     let node = node.filter(|node| node.session == Some(session));
-    let (expires_at, node) = extended.zip(node).ok_or_else(|| gone(session))?;
+    let (expires_at, node) = extended.zip(node).ok_or_else(|| StoreError::gone(session))?;
     Ok(Heard {
         node,
         expires_at,
