@@ -5,9 +5,9 @@
 //! changed. One runs at a time on a machine, by a lock that nobody who has died can keep.
 
 mod candidate;
-mod packing;
 
 use crate::blob::bar;
+use crate::dump::packing::Packing;
 use crate::dump::packs::{Apart, Shipper, complain};
 use crate::dump::parcels::send;
 use crate::dump::redaction::{LeftOut, left_out};
@@ -26,7 +26,6 @@ use jiff::SignedDuration;
 use model::Dump;
 use model::dump::{Arrival, DumpChange, DumpState};
 use node::parcel::Sent;
-use packing::Packing;
 use rustix::fs::{Mode, OFlags};
 use serde_json::json;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -215,7 +214,7 @@ impl Work {
         if self.is_dry {
             return Ok(Done::Would);
         }
-        let (path, packing, bytes) = (candidate.path.clone(), candidate.packing, candidate.bytes);
+        let (packing, bytes) = (candidate.packing, candidate.bytes);
         let (bar, moved, rules) = (self.bar.clone(), AtomicU64::new(0), self.left_out.clone());
         let progress: client::blob::Progress = Arc::new(move |reached| {
             let reached = if packing == Packing::None { reached.min(bytes) } else { 0 };
@@ -226,8 +225,7 @@ impl Work {
             move |sink| match packing {
                 Packing::None => split_file_by(&opened, rules.as_deref(), sink),
                 _ => {
-                    let reader = packing.open(&path, until).map_err(std::io::Error::other);
-                    let reader = reader.map_err(dump::parcel::SplitError::Unreadable)?;
+                    let reader = packing.open(&opened, until).map_err(dump::parcel::SplitError::Unreadable)?;
                     split_stream_by(reader, rules.as_deref(), sink)
                 }
             },
@@ -256,11 +254,11 @@ impl Work {
         opened: &File,
         until: Instant,
     ) -> anyhow::Result<Option<(String, Option<u64>, bool)>> {
-        let (path, packing) = (candidate.path.clone(), candidate.packing);
+        let packing = candidate.packing;
         let (file, size) = (opened.try_clone()?, opened.metadata()?.len());
         let read = move || match packing {
             Packing::None => anyhow::Ok((head_of_file(&file)?, Some(size))),
-            _ => Ok((head_of_stream(packing.open(&path, until)?)?, None)),
+            _ => Ok((head_of_stream(packing.open(&file, until)?)?, None)),
         };
         let (head, size) = tokio::task::spawn_blocking(read).await??;
         let is_truncated = size.is_some_and(|size| head.end > size);

@@ -12,6 +12,7 @@ mod init;
 mod ls;
 mod note;
 mod object;
+pub(crate) mod packing;
 pub(crate) mod packs;
 pub(crate) mod parcels;
 pub(crate) mod redaction;

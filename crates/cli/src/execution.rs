@@ -116,13 +116,14 @@ fn bad_cursor(client: &client::Client) -> client::ClientError {
 }
 
 /// Says why nobody has an execution, each reason once; ends when somebody has it.
-pub(crate) async fn wait_reasons(session: &Session, client: &client::Client, id: ExecutionId) {
+pub(crate) async fn wait_reasons(session: &Session, client: &client::Client, id: ExecutionId, on_told: impl Fn()) {
     let mut told = String::new();
     tokio::time::sleep(QUIET).await;
     while let Ok(execution) = client.execution_get(id).await
         && execution.state == ExecutionState::Queued
     {
         if let Some(why) = execution.waiting.filter(|why| *why != told) {
+            on_told();
             session.output.say(&format!("waiting: {why}"));
             told = why;
         }

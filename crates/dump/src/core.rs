@@ -249,7 +249,7 @@ impl<'a> Core<'a> {
     }
 
     /// Returns what of a piece was kept, from an address in it on.
-    fn kept(&self, piece: &Piece, address: u64) -> &'a [u8] {
+    pub(crate) fn kept(&self, piece: &Piece, address: u64) -> &'a [u8] {
         let skip = usize::try_from(address - piece.start).unwrap_or(usize::MAX);
         let kept = self.bytes.get(piece.file_start..piece.file_end).unwrap_or_default();
         kept.get(skip..).unwrap_or_default()

@@ -9,10 +9,12 @@
 //! - `stack_overflow`, `stack_smashing`, `buffer_overflow`, `heap_corruption`, `double_free`;
 //! - `assert`, `panic`, `uncaught_exception`, `abort`: it gave up by itself;
 //! - `division_by_zero`, `arithmetic`, `illegal_instruction`, `trap`, `bus_error`, `forbidden_call`;
-//! - `killed`: somebody else ended it, or asked for the picture.
+//! - `killed`: somebody else ended it, or asked for the picture;
+//! - what a sanitizer found, by the words of its reports.
 
 mod instruction;
 mod message;
+mod sanitized;
 
 use crate::core::elf::Segment;
 use crate::core::signal::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGSYS, SIGTRAP};
@@ -77,6 +79,11 @@ pub(crate) fn crash(view: &View<'_>, report: &Report) -> Option<Crash> {
     let signal = report.signal.as_ref()?;
     let thread = report.crashed();
     let scene = Scene { view, registers: view.core.threads.first().map(|first| &first.registers), signal, thread };
+    if scene.function(sanitized::is_sanitizer).is_some()
+        && let Some(crash) = sanitized::said(view)
+    {
+        return Some(crash);
+    }
     let mut verdict = match (signal.number, signal.sender) {
         // An abort is a signal that a program sends itself.
         (SIGABRT, _) => scene.abort(),

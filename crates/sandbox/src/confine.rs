@@ -110,7 +110,11 @@ pub(crate) fn lacks() -> Vec<String> {
         (ABI::V2, "landlock is absent: device nodes inside are kept out by the mounts' flags and capabilities alone"),
         (ABI::V5, "landlock knows no devices: ioctls reach whatever device a mount shows"),
     ];
-    words.into_iter().filter(|(abi, _)| !has(*abi)).map(|(_, word)| word.to_owned()).collect()
+    let strict = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    let has_scopes = strict.scope(Scope::from_all(ABI::V6)).and_then(Ruleset::create).is_ok();
+    let unscoped = "landlock has no scopes: with the network `host`, abstract sockets of the machine are reached";
+    let lacking = words.into_iter().filter(|(abi, _)| !has(*abi)).map(|(_, word)| word);
+    lacking.chain((!has_scopes).then_some(unscoped)).map(str::to_owned).collect()
 }
 
 /// Installs the filter of system calls.

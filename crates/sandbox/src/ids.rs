@@ -3,7 +3,7 @@
 //! Host id 0 is never mapped.
 
 use crate::plan::Place;
-use crate::system::{self, NEW_USER};
+use crate::system;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,24 +25,43 @@ pub(crate) fn check(place: Place, is_superuser: bool) -> Result<(), String> {
     }
 }
 
-/// Makes a user namespace with a range of ids.
-pub(crate) fn make(first: u32, count: u32) -> rustix::io::Result<OwnedFd> {
+/// Makes a user namespace with a range of ids, which belongs to one of them: what the kernel counts for each user, such as
+/// watches, queues and signals that wait, it counts for a namespace's owner too, and the superuser would share it with all
+/// sandboxes. Nobody inside is the owner to the kernel, which wants that of a process outside.
+pub(crate) fn make(first: u32, count: u32, owner: u32) -> rustix::io::Result<OwnedFd> {
     let (held, holds) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let child = system::clone_process(NEW_USER, None, || {
-        system::die_with_parent();
-        // Its own copy of the writing end would keep it waiting for itself.
+    let (told, tells) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let child = system::clone_process(0, None, || {
+        // Its own copies of the other ends would keep it, and the spawner, waiting for itself.
         system::close_one(&holds);
-        let _ = rustix::io::read(&held, &mut [0_u8; 1]);
+        system::close_one(&told);
+        if own(owner).and_then(|()| system::unshare_ids()).is_ok() {
+            system::die_with_parent();
+            let _ = rustix::io::write(&tells, &[1]);
+            let _ = rustix::io::read(&held, &mut [0_u8; 1]);
+        }
         system::leave(0)
     })?;
+    drop(tells);
+    let is_made = rustix::io::read(&told, &mut [0_u8; 1]) == Ok(1);
     let map = format!("0 {first} {count}");
-    let written =
-        ["uid_map", "gid_map"].iter().try_for_each(|name| std::fs::write(format!("/proc/{child}/{name}"), &map));
+    let written = ["uid_map", "gid_map"].iter().try_for_each(|name| match is_made {
+        true => std::fs::write(format!("/proc/{child}/{name}"), &map),
+        false => Err(std::io::ErrorKind::PermissionDenied.into()),
+    });
     let namespace = rustix::fs::open(format!("/proc/{child}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     drop(holds);
     system::wait_for(child, 0);
     written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     namespace
+}
+
+/// Becomes somebody else by name, with all privileges: some machines let nobody without make namespaces.
+fn own(owner: u32) -> rustix::io::Result<()> {
+    let sets = rustix::thread::capabilities(None)?;
+    let superuser = rustix::process::Uid::ROOT;
+    rustix::thread::set_thread_res_uid(superuser, rustix::process::Uid::from_raw(owner), superuser)?;
+    rustix::thread::set_capabilities(None, sets)
 }
 
 /// Maps the one id that an ordinary user has to the superuser of the inside; to be called in a new user namespace.

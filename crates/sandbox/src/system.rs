@@ -340,6 +340,12 @@ pub(crate) fn unshare_mounts() -> Answer<()> {
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
 }
 
+/// Gives the calling process, which has one thread, a new user namespace.
+pub(crate) fn unshare_ids() -> Answer<()> {
+    // SAFETY: no descriptor table is unshared, so no owned descriptor changes its meaning.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWUSER) }
+}
+
 /// Puts the calling thread into a new network namespace.
 pub(crate) fn unshare_network() -> Answer<()> {
     // SAFETY: no descriptor table is unshared, so no owned descriptor changes its meaning.

@@ -3,7 +3,7 @@
 //! Links are not followed: whoever may write into a folder of dumps must not have other files sent. Attributes are those
 //! that systemd-coredump writes (`user.coredump.*`); a name may hold segments `key=value`, as it could for `sdc-thoth`.
 
-use super::packing::Packing;
+use crate::dump::packing::Packing;
 use crate::dump::upload::instant;
 use jiff::Timestamp;
 use model::dump::{DumpFacts, MAX_WORD_CHARS};

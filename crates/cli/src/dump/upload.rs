@@ -1,6 +1,7 @@
 //! `quarry dump upload`: hash, ask, send what is missing, make known.
 
-use super::object::hash_of;
+use super::object::{hash_of, packing_of};
+use super::packing::Packing;
 use super::packs;
 use super::parcels::send;
 use super::redaction::{LeftOut, left_out};
@@ -10,7 +11,7 @@ use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
 use client::{Client, ClientError};
-use dump::parcel::{Split, split_file_by, split_stream_by};
+use dump::parcel::{Split, SplitError, split_file_by, split_stream_by};
 use jiff::Timestamp;
 use model::dump::{Arrival, DumpArrived, DumpFacts, MAX_WORD_CHARS};
 use model::{Digest, Dump, DumpId, ErrorKind, NewDump};
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 /// Uploads dumps, unless they are there already
 ///
 /// What of a dump is there is not sent again: not when an upload that broke off is repeated, nor when another dump has
-/// the same memory. Holes and zero pages are never sent.
+/// the same memory. Holes and zero pages are never sent. What is packed, by its name (.zst, .lz4, .xz, .gz), is unpacked.
 #[derive(Args)]
 #[command(after_help = "Example:
   quarry dump upload core.1234 core.1235
@@ -77,7 +78,7 @@ impl Upload {
 /// Returns what a file is called, as far as a dump's name may be long.
 pub(crate) fn name_of(path: &Path) -> String {
     let name = path.file_name().filter(|name| *name != "-").map(|name| name.to_string_lossy());
-    name.map_or_else(|| "stdin".to_owned(), |name| name.chars().take(MAX_WORD_CHARS).collect())
+    name.map_or_else(|| "stdin".to_owned(), |name| Packing::of(&name).1.chars().take(MAX_WORD_CHARS).collect())
 }
 
 /// A dump, and the JSON that tells of it.
@@ -98,10 +99,16 @@ async fn from_file(
     let file = File::open(path).with_context(cannot)?;
     let metadata = file.metadata()?;
     let (hash, head) = hash_of(path).await?;
-    let (size, is_truncated) = (metadata.len(), head.end > metadata.len());
-    if let Some(there) = there(client, &hash).await?.filter(|there| is_as_full(there, size, is_truncated)) {
+    let (packing, size) = (packing_of(path), metadata.len());
+    let is_truncated = head.end > size;
+    let is_enough = |there: &Dump| match packing {
+        Packing::None => is_as_full(there, size, is_truncated),
+        // How long it is unpacked is not known before it is read.
+        _ => there.manifest.is_some() && !there.is_truncated,
+    };
+    if let Some(there) = there(client, &hash).await?.filter(is_enough) {
         session.output.say(&format!("{name} is already there as {hash}"));
-        if has_packs {
+        if has_packs && packing == Packing::None {
             packs::ship(session, client, path).await;
         }
         let shown = serde_json::to_value(DumpArrived { dump: there.clone(), arrival: Arrival::Known })?;
@@ -110,10 +117,17 @@ async fn from_file(
     session.output.say(&format!("creating {hash}"));
     session.output.say(&format!("uploading {name} to {hash}"));
     let bar = bar(session, Some(size));
-    let sent = send(client, move |sink| split_file_by(&file, rules.as_deref(), sink), &progress(&bar)).await;
+    let split = move |sink: &mut dyn FnMut(_) -> _| match packing {
+        Packing::None => split_file_by(&file, rules.as_deref(), sink),
+        _ => {
+            let reader = packing.open(&file, Packing::patience()).map_err(SplitError::Unreadable)?;
+            split_stream_by(reader, rules.as_deref(), sink)
+        }
+    };
+    let sent = send(client, split, &progress(&bar)).await;
     bar.finish_and_clear();
     let sent = sent?;
-    if has_packs {
+    if has_packs && packing == Packing::None {
         // Before anybody looks into the dump, who would miss them.
         packs::ship(session, client, path).await;
     }

@@ -107,7 +107,7 @@ pub(super) async fn make(
     let image = client.image_create(&new).await?;
     let patient = session.patient_client()?;
     let mut telling = pin!(tell(session, &patient, image.execution));
-    let mut waiting = pin!(execution::wait_reasons(session, &patient, image.execution).fuse());
+    let mut waiting = pin!(execution::wait_reasons(session, &patient, image.execution, || {}).fuse());
     loop {
         tokio::select! {
             told = &mut telling => break told?,

@@ -17,6 +17,7 @@ use model::{Execution, ExecutionId, Outcome};
 use std::io;
 use std::pin::pin;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 /// What shells end with when nobody reads what a program writes.
 const NOBODY_READS: Exit = Exit::Program(128 + 13);
@@ -72,9 +73,11 @@ impl Attendance<'_> {
     pub(super) async fn run(self, feed: Option<Feed>, terminal: Option<Terminal>) -> anyhow::Result<End> {
         let mut signals = Signals::new()?;
         let output = &self.output.output;
-        let raw = terminal.as_ref().map(|terminal| terminal.raw(output)).transpose()?;
+        let make_raw = || terminal.as_ref().map(|terminal| terminal.raw(output)).transpose();
+        let mut raw = make_raw()?;
         let mut follow = pin!(self.follow());
-        let mut wait = pin!(execution::wait_reasons(self.output, self.client, self.id).fuse());
+        let told = Notify::new();
+        let mut wait = pin!(execution::wait_reasons(self.output, self.client, self.id, || told.notify_one()).fuse());
         let mut cancel = pin!(Fuse::terminated());
         let mut fed = pin!(self.feed(feed).fuse());
         let mut stopped: Option<Exit> = None;
@@ -99,7 +102,13 @@ impl Attendance<'_> {
                     drop(raw);
                     return self.ended(ended, stopped).await;
                 }
-                () = &mut wait => {}
+                // Whoever waits for a place has no program yet that keys could mean: Ctrl-C is for us.
+                () = told.notified(), if raw.is_some() => raw = None,
+                () = &mut wait => {
+                    if raw.is_none() {
+                        raw = make_raw()?;
+                    }
+                }
                 () = &mut fed => {}
             }
         }

@@ -132,6 +132,28 @@ fn a_dump_is_kept_once_and_comes_back(scene: &Scene<'_>) {
     assert_eq!(there.code, 3, "{}", there.err);
     let missing = scene.run(&["dump", "download", "0123456789abcdef"]);
     assert_eq!((missing.code, missing.err.lines().next()), (2, Some("error: dump `0123456789abcdef` does not exist")));
+    // What is packed is what it holds, and has its name.
+    let packed = |name: &str, bytes: Vec<u8>| std::fs::write(scene.path(name), bytes).expect("is written");
+    packed("core.bc.24388.zst", zstd::encode_all(&bytes[..], 1).expect("is packed"));
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, &bytes).expect("is packed");
+    packed("core.bc.24388.gz", gzip.finish().expect("is packed"));
+    for name in ["core.bc.24388.zst", "core.bc.24388.gz"] {
+        assert_eq!(scene.run(&["dump", "object", name]).out.trim(), hash, "{name}");
+        let known = scene.run(&["dump", "upload", name]);
+        assert_eq!((known.code, known.err), (0, format!("core.bc.24388 is already there as {hash}\n")), "{name}");
+    }
+    packed("note.gz", b"\x1f\x8b no gzip".to_vec());
+    let broken = scene.run(&["dump", "upload", "note.gz"]);
+    assert_eq!((broken.code, broken.out.as_str()), (1, ""), "{}", broken.err);
+    core(&scene.path("other"), b"another note", &noise(2, 200_000));
+    packed(
+        "other.xz.zst",
+        zstd::encode_all(&std::fs::read(scene.path("other")).expect("is read")[..], 1).expect("is packed"),
+    );
+    let new = json(&scene.run(&["dump", "upload", "--json", "other.xz.zst"]));
+    assert_eq!((&new["arrival"], &new["dump"]["kind"]), (&"new".into(), &"core".into()), "{new}");
+    assert_eq!(scene.run(&["dump", "object", "other"]).out.trim(), new["dump"]["hash"].as_str().expect("is text"));
     // One that cannot be read does not keep the others from being uploaded.
     std::fs::write(scene.path("note"), "panicked at src/main.rs:1").expect("is written");
     let some = scene.run(&["dump", "upload", "nowhere", "note"]);

@@ -36,6 +36,8 @@ pub(super) struct Place {
     pub(super) group: String,
     state: PathBuf,
     spare_ids: Vec<OwnedFd>,
+    /// How many of those were made.
+    owners: u32,
     spares: Option<Spare>,
     notes: Vec<String>,
     networks: Vec<Network>,
@@ -120,6 +122,7 @@ impl Place {
             group: format!("quarry-{:016x}", fingerprint(&state)),
             state,
             spare_ids: Vec::new(),
+            owners: 0,
             spares,
             notes,
             networks,
@@ -155,7 +158,13 @@ impl Place {
     /// Takes a user namespace; none if sandboxes make their own.
     pub(super) fn take_ids(&mut self) -> rustix::io::Result<Option<OwnedFd>> {
         let plan::Place::Range { first, count } = self.ids else { return Ok(None) };
-        self.spare_ids.pop().map_or_else(|| ids::make(first, count), Ok).map(Some)
+        if let Some(spare) = self.spare_ids.pop() {
+            return Ok(Some(spare));
+        }
+        // From the highest on: ids inside are mostly low, and what is theirs is counted by them as well.
+        let owner = first + (count - 1 - self.owners % count);
+        self.owners = self.owners.wrapping_add(1);
+        ids::make(first, count, owner).map(Some)
     }
 
     /// Takes the namespaces for a plan that is to reach nothing, if they are ready.

@@ -6,7 +6,7 @@ use crate::statement::statements;
 use crate::store::Store;
 use crate::transaction::{Operation, Tx};
 use jiff::Timestamp;
-use model::{Execution, ExecutionId, ExecutionState, Origin, OriginKind, Shape, TenantId};
+use model::{Execution, ExecutionId, ExecutionState, Input, Origin, OriginKind, Shape, TenantId};
 use std::sync::Arc;
 
 statements! {
@@ -40,6 +40,13 @@ impl Operation for ExecutionRetry {
         }
         if old.origin.kind == OriginKind::Dump {
             return refuse("execution_of_dump", "analysed a dump", "upload the dump again if it was not whole");
+        }
+        if old.recipe.input == Input::Stream {
+            return refuse(
+                "execution_of_input",
+                "read what its user sent while it ran",
+                "run it again, with its input",
+            );
         }
         if old.recipe.sandbox.dump.is_some() {
             return refuse("execution_of_dump", "looked at a dump", "`quarry dump analyze --again` looks at it again");
