@@ -409,3 +409,17 @@ fn damaged_cores_break_nothing() {
     let program = Program::compile("sig.c", &["-O1", "-g"]);
     check_damage(&program.crash(&[]), here(), if is_soak() { 10_000 } else { 60 });
 }
+
+#[test]
+fn what_a_sanitizer_found_is_the_class_of_its_core() {
+    let program = Program::compile("sanitized.c", &["-g", "-O0", "-fsanitize=address", "-Wl,--build-id=sha1"]);
+    for (arguments, class) in [(&["freed"][..], "heap_use_after_free"), (&[], "heap_buffer_overflow")] {
+        let report = analyse(&program.crash(arguments), &Places { roots: vec!["/".into()], ..Places::default() });
+        let crash = report.crash.as_ref().expect("it crashed");
+        assert_eq!((crash.class.as_str(), crash.severity), (class, Severity::High), "{:?}", crash.reasons);
+        assert_eq!(report.signal.as_ref().expect("it was ended").number, 6);
+        let functions: Vec<_> =
+            report.crashed().expect("a thread").frames.iter().filter_map(|frame| frame.function.as_deref()).collect();
+        assert!(functions.contains(&"store"), "{functions:?}");
+    }
+}

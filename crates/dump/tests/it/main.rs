@@ -6,6 +6,7 @@ mod accuracy;
 mod arm;
 mod core;
 mod document;
+mod hostile;
 mod illumos;
 mod kernel;
 mod locate;

@@ -266,6 +266,25 @@ fn what_is_no_report_is_nothing() {
 }
 
 #[test]
+fn words_that_others_say_too_are_not_misread() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text");
+    // A server in Go, of a request; its stack follows.
+    let go = "2026/11/22 10:00:00 http: panic serving 127.0.0.1:1234: runtime error: index out of range [5] with length 3\n\
+              goroutine 7 [running]:\nmain.serve(0x1)\n\t/src/main.go:12 +0x1d\n";
+    let report = analyse_text(&path, go);
+    assert_ne!(report.crash.map(|crash| crash.class).as_deref(), Some("undefined_behavior"));
+    // A call of nothing: what stands in the program comes behind it.
+    let null = "==7==ERROR: AddressSanitizer: SEGV on unknown address 0x000000000000 (pc 0x000000000000 T0)\n\
+                ==7==Hint: pc points to the zero page.\n    #0 0x0  (<unknown module>)\n    #1 0x4f in main /src/n.cpp:5:3\n";
+    let report = analyse_text(&path, null);
+    let frames = &report.crashed().unwrap().frames;
+    assert_eq!((frames[0].function.as_deref(), frames[1].function.as_deref()), (None, Some("main")));
+    // A panic of the old form, of which nothing but a quote is left.
+    analyse_text(&path, "thread 'main' panicked at ', src/main.rs:3:4\nnote: run with `RUST_BACKTRACE=1`\n");
+}
+
+#[test]
 fn long_texts_are_bounded_and_quick() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("text");
