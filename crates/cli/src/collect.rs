@@ -26,7 +26,7 @@ use jiff::SignedDuration;
 use model::Dump;
 use model::dump::{Arrival, DumpChange, DumpState};
 use node::parcel::Sent;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use serde_json::json;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -189,7 +189,7 @@ impl Work {
 
     async fn bring(&self, candidate: &Candidate, until: Instant) -> Result<Done, Failed> {
         let at = |stage| move |error: anyhow::Error| Failed(stage, error);
-        let opened = open(&candidate.path).map_err(at("open"))?;
+        let opened = candidate.open().map_err(at("open"))?;
         let told = candidate::Told::of(candidate, &opened);
         if self.program.as_ref().is_some_and(|name| !told.is_of(name, candidate)) {
             return Ok(Done::Passed);
@@ -284,15 +284,6 @@ fn modules(candidate: &Candidate, told: &candidate::Told) -> Apart {
         Packing::None => Apart { dumps: vec![candidate.path.clone()], modules: Vec::new() },
         _ => Apart { dumps: Vec::new(), modules: told.program.clone().into_iter().collect() },
     }
-}
-
-/// Opens a file, and nothing that has taken its place since it was found.
-fn open(path: &Path) -> anyhow::Result<File> {
-    let cannot = || format!("`{}` cannot be read", path.display());
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).with_context(cannot)?);
-    anyhow::ensure!(file.metadata()?.is_file(), "`{}` is not a file any more", path.display());
-    Ok(file)
 }
 
 /// Takes the lock; who has died holds none.

@@ -218,11 +218,18 @@ impl Redactor {
     /// Returns the parts of the file that rules on memory leave out, in their order and apart from each other.
     fn ranges(&self, files: &[Mapping], on_stack: Option<u64>) -> Vec<Range<u64>> {
         let mut ranges = Vec::new();
+        let mut files: Vec<_> = files.iter().collect();
+        files.sort_by_key(|file| file.start);
+        // How far those up to each reach.
+        let reach = files.iter().scan(0, |reach, file| {
+            *reach = file.end.max(*reach);
+            Some(*reach)
+        });
+        let reach: Vec<u64> = reach.collect();
         for load in &self.outline.loads {
             let is_stack = on_stack.is_some_and(|at| load.holds(at));
-            let file = files
-                .iter()
-                .find(|file| file.start < load.address.saturating_add(load.bytes) && load.address < file.end);
+            let first = files.get(reach.partition_point(|reach| *reach <= load.address));
+            let file = first.filter(|file| file.start < load.address.saturating_add(load.bytes));
             if self.rules.leaves_out_load(file.map(|file| file.path.as_str()), is_stack) {
                 ranges.push(load.offset..load.offset.saturating_add(load.bytes));
             }

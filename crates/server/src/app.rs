@@ -13,7 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
 use store::blob::Blobs;
 use store::{Clock, Store};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
 /// What every handler shares.
@@ -37,6 +37,8 @@ pub(crate) struct Parts {
     pub(crate) hearing: Hearing,
     /// Rung when a dump has come that nobody has looked into.
     pub(crate) arrivals: Notify,
+    /// Held by whoever removes content: another's list would go on to name what has been stored anew since.
+    pub(crate) removing: Mutex<()>,
     /// Rung when a dump has been analysed.
     pub(crate) analysed: Notify,
     pub(crate) seal: Seal,

@@ -13,6 +13,7 @@ use model::image::ImageFreed;
 use model::limits::MAX_IMAGE_CHARS;
 use model::{ApiError, Image, ImageId, ImageQuery, NewImage, Page, Scope, Shape};
 use std::str::FromStr;
+use std::time::Duration;
 use store::{ImageKey, chain};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -131,8 +132,13 @@ async fn gc(State(app): State<App>, caller: Caller, Asked(asked): Asked<TenantQu
     Ok(Json(freed))
 }
 
+/// How long whoever removes content waits for another who does.
+const MAX_TURN: Duration = Duration::from_secs(2);
+
 /// Removes the content that nobody has any more; what fails is tried again by the next pass.
 pub(crate) async fn remove_contents(app: &App) {
+    // Whoever has the turn for long is about to remove this too, or the next pass does.
+    let Ok(_turn) = tokio::time::timeout(MAX_TURN, app.removing.lock()).await else { return };
     if let Err(error) = app.store.removal_give_up(app.clock.now()).await {
         return tracing::warn!(error = error.chain(), "cannot tell which content somebody has after all");
     }

@@ -37,7 +37,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::blob::{BlobConfig, BlobError, Blobs};
 use store::{Bearer, Clock, Place, Store, StoreConfig, StoreError, TenantKey, TokenRow, UserKey, chain, random};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -174,6 +174,7 @@ impl Server {
             followers: Followers::default(),
             hearing: Hearing::default(),
             arrivals: Notify::default(),
+            removing: Mutex::default(),
             analysed: Notify::default(),
             seal,
             metrics: metrics_handle(),

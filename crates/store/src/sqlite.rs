@@ -195,11 +195,18 @@ pub(crate) struct Readers {
     path: PathBuf,
     idle: Arc<Mutex<Vec<Mutex<Connection>>>>,
     turns: Arc<Semaphore>,
+    /// Those of them that questions may have which take long.
+    asking: Arc<Semaphore>,
 }
 
 impl Readers {
     pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), idle: Arc::default(), turns: Arc::new(Semaphore::new(READERS)) }
+        Self {
+            path: path.to_owned(),
+            idle: Arc::default(),
+            turns: Arc::new(Semaphore::new(READERS)),
+            asking: Arc::new(Semaphore::new(READERS / 2)),
+        }
     }
 
     /// Returns the file.
@@ -209,12 +216,13 @@ impl Readers {
 
     /// Runs an operation that only reads.
     pub(crate) async fn run<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
-        let turns = Arc::clone(&self.turns);
-        let turn = turns.acquire_owned().await.map_err(|_| StoreError::Unavailable { source: None })?;
+        let closed = |_| StoreError::Unavailable { source: None };
+        let asking = if O::ASKS { Some(Arc::clone(&self.asking).acquire_owned().await.map_err(closed)?) } else { None };
+        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(closed)?;
         let readers = self.clone();
         let work = move || {
             // The turn is the work's: whoever asked may go, and the thread goes on.
-            let _turn = turn;
+            let _turns = (turn, asking);
             let connection = readers.take()?;
             let answer = now(operation.run(&Tx::new(Session::Sqlite(&connection))));
             readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);

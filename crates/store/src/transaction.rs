@@ -26,6 +26,9 @@ pub(crate) trait Operation: Send + Sync + 'static {
     /// Whether it may share round trips with its equals: what it does must not depend on what they do.
     const OVERLAPS: bool = false;
 
+    /// Whether it may take long, since it answers what somebody made up: such may not hold all that reads.
+    const ASKS: bool = false;
+
     /// Does it. It may run more than once, each time as if it had never run before.
     fn run(&self, tx: &Tx<'_>) -> impl Future<Output = Result<Self::Answer, StoreError>> + Send;
 }

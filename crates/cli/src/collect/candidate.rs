@@ -5,12 +5,15 @@
 
 use crate::dump::packing::Packing;
 use crate::dump::upload::instant;
+use anyhow::Context;
 use jiff::Timestamp;
 use model::dump::{DumpFacts, MAX_WORD_CHARS};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How deep folders are looked through.
 const MAX_DEPTH: usize = 8;
@@ -34,6 +37,8 @@ pub(super) enum Sort {
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
     pub(super) path: PathBuf,
+    /// The folder that was looked through.
+    root: Arc<Path>,
     /// Its name without what tells of its packing.
     pub(super) name: String,
     pub(super) packing: Packing,
@@ -44,6 +49,7 @@ pub(super) struct Candidate {
 
 /// Looks a folder through; what cannot be looked at is named.
 pub(super) fn find(folder: &Path, found: &mut Vec<Candidate>) -> Vec<(PathBuf, std::io::Error)> {
+    let root: Arc<Path> = folder.into();
     let (mut left, mut failed, mut seen) = (vec![(folder.to_owned(), 0)], Vec::new(), 0);
     while let Some((folder, depth)) = left.pop() {
         let entries = match std::fs::read_dir(&folder) {
@@ -64,7 +70,7 @@ pub(super) fn find(folder: &Path, found: &mut Vec<Candidate>) -> Vec<(PathBuf, s
             if metadata.is_dir() && depth < MAX_DEPTH {
                 left.push((entry.path(), depth + 1));
             } else if metadata.is_file() {
-                found.extend(Candidate::of(entry.path(), &metadata));
+                found.extend(Candidate::of(&root, entry.path(), &metadata));
             }
         }
     }
@@ -73,14 +79,27 @@ pub(super) fn find(folder: &Path, found: &mut Vec<Candidate>) -> Vec<(PathBuf, s
 
 impl Candidate {
     /// Takes a file if its name is a dump's.
-    fn of(path: PathBuf, metadata: &Metadata) -> Option<Self> {
+    fn of(root: &Arc<Path>, path: PathBuf, metadata: &Metadata) -> Option<Self> {
         let name = path.file_name()?.to_string_lossy().into_owned();
         let (packing, stem) = Packing::of(&name);
         let is_core = stem == "core" || stem.starts_with("core.") || stem.ends_with(".core") || stem.ends_with(".dmp");
         let is_crash = stem.starts_with("vmcore") || stem.starts_with("vmdump.");
         let sort = if is_core { Sort::Core } else { Sort::Crash };
         let name = stem.chars().take(MAX_WORD_CHARS).collect();
-        (is_core || is_crash).then_some(Self { path, name, packing, sort, bytes: metadata.len() })
+        let (root, bytes) = (Arc::clone(root), metadata.len());
+        (is_core || is_crash).then_some(Self { path, root, name, packing, sort, bytes })
+    }
+
+    /// Opens the file: a link that has taken its place since, or that of a folder on the way to it, is not followed.
+    pub(super) fn open(&self) -> anyhow::Result<File> {
+        let cannot = || format!("`{}` cannot be read", self.path.display());
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let root = File::open(&self.root).with_context(cannot)?;
+        let inner = self.path.strip_prefix(&self.root).with_context(cannot)?;
+        let file = File::from(openat2(&root, inner, flags, Mode::empty(), resolve).with_context(cannot)?);
+        anyhow::ensure!(file.metadata()?.is_file(), "`{}` is not a file any more", self.path.display());
+        Ok(file)
     }
 }
 
@@ -193,7 +212,7 @@ mod tests {
     fn names_tell_of_dumps() {
         let file = tempfile::tempfile().expect("is made").metadata().expect("is there");
         let check = |name: &str, expected: Option<(&str, Sort)>| {
-            let found = Candidate::of(Path::new("/a").join(name), &file);
+            let found = Candidate::of(&Path::new("/a").into(), Path::new("/a").join(name), &file);
             assert_eq!(found.as_ref().map(|found| (&*found.name, found.sort)), expected, "{name}");
         };
         check("core", Some(("core", Sort::Core)));

@@ -19,6 +19,7 @@ use dump::parcel::{Packed, SplitError};
 use jiff::SignedDuration;
 use model::dump::DumpChange;
 use model::limits::MAX_CREDENTIAL_CHARS;
+use model::parcel::ParcelError;
 use model::{Digest, DumpId, ErrorKind, NewDump};
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -109,7 +110,7 @@ async fn all(
                 }
             }
             Err(error) => {
-                let is_broken = error.chain().any(<dyn std::error::Error>::is::<BrokenFrame>);
+                let is_broken = is_broken(&error);
                 let is_away = matches!(
                     error.chain().find_map(|cause| cause.downcast_ref::<ClientError>()),
                     Some(error) if error.api().is_none_or(|api| api.kind == ErrorKind::Unavailable)
@@ -125,6 +126,13 @@ async fn all(
         }
     }
     Ok(exit)
+}
+
+/// Tells whether what is in the spool is not what was put there, as after a loss of power; then no sending will do.
+fn is_broken(error: &anyhow::Error) -> bool {
+    let is_servers = error.chain().any(<dyn std::error::Error>::is::<ClientError>);
+    let is_unreadable = error.chain().any(|cause| cause.is::<serde_json::Error>() || cause.is::<ParcelError>());
+    error.chain().any(<dyn std::error::Error>::is::<BrokenFrame>) || (is_unreadable && !is_servers)
 }
 
 async fn one(

@@ -332,13 +332,24 @@ fn what_is_not_there_speaks_against_no_node() {
     let Some(hand) = Hand::open() else { return };
     let (url, token) = (format!("{}/v1/executions", hand.server.url), hand.token.clone());
     let runtime = tokio::runtime::Runtime::new().expect("is made");
+    let done = |words: &[&str]| {
+        let ran = run_with(hand.command(words), b"what is lost");
+        assert_eq!(ran.code, 0, "{words:?}: {ran:?}");
+    };
+    done(&["blob", "put", "-"]);
+    done(&["node", "cordon", "hand"]);
     // One more than the failures of its own after which a node is held back.
-    for number in 0..6 {
-        let id = format!("exe_{number:026}");
-        let body = json!({ "id": id, "command": ["true"], "input": { "kind": "blob", "digest": "0".repeat(64) } });
+    let ids = (0..6).map(|number| format!("exe_{number:026}"));
+    for id in ids.clone() {
+        let digest = blake3::hash(b"what is lost").to_string();
+        let body = json!({ "id": id, "command": ["true"], "input": { "kind": "blob", "digest": digest } });
         let asked = http().post(&url).bearer_auth(&token).json(&body).send();
         let asked = async { asked.await?.error_for_status() };
         runtime.block_on(asked).expect("is taken");
+    }
+    hand.house.sql("DELETE FROM blob");
+    done(&["node", "uncordon", "hand"]);
+    for id in ids {
         let ran = run_with(hand.command(&["execution", "wait", &id]), b"");
         assert!(ran.code == 125 && ran.out.contains("does not exist"), "{ran:?}");
     }

@@ -68,7 +68,18 @@ impl Core<'_> {
             }
         }
         let own = self.aux(AT_SYSINFO_EHDR);
-        images.retain(|image| self.is_executable(image.start, image.end) || self.unsaid(image).next().is_some());
+        // How many pieces up to each could be executed.
+        let counts = self.pieces.iter().scan(0_u32, |count, piece| {
+            *count += u32::from(piece.flags & Segment::EXECUTABLE != 0);
+            Some(*count)
+        });
+        let counts: Vec<u32> = std::iter::once(0).chain(counts).collect();
+        let is_executable = |image: &Image| {
+            let from = self.pieces.partition_point(|piece| piece.end <= image.start);
+            let to = self.pieces.partition_point(|piece| piece.start < image.end);
+            counts[from.min(to)] < counts[to]
+        };
+        images.retain(|image| is_executable(image) || self.unsaid(image).next().is_some());
         let named: Vec<_> = images.iter().map(|image| (image.start, image.end)).collect();
         let is_named = |piece: &Piece| {
             let at = named.partition_point(|(start, _)| *start <= piece.start);
@@ -95,13 +106,6 @@ impl Core<'_> {
         let mut budget = Budget::full();
         let images = beginnings.map(|mapping| self.image(mapping, &mut budget));
         images.filter_map(|image| Some((image.path, image.build_id?))).collect()
-    }
-
-    /// Tells whether something between two addresses could be executed.
-    fn is_executable(&self, start: u64, end: u64) -> bool {
-        let from = self.pieces.partition_point(|piece| piece.end <= start);
-        let mut pieces = self.pieces[from..].iter().take_while(|piece| piece.start < end);
-        pieces.any(|piece| piece.flags & Segment::EXECUTABLE != 0)
     }
 
     /// Returns where the headers of an image say there is code of which the core says nothing at all: debuggers that write

@@ -19,6 +19,7 @@ mod privilege;
 mod rate;
 mod raw;
 mod refusal;
+mod session;
 mod signature;
 mod stop;
 mod stream;

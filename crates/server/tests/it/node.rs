@@ -25,7 +25,6 @@ on_both_engines!(
     hears_of_a_cancellation_at_once,
     loses_what_it_holds_when_it_falls_silent,
     keeps_what_others_may_not_touch,
-    hears_no_stranger_in_its_place,
     is_cordoned_drained_and_quarantined,
     grows_no_older_than_it_may_and_is_replaced,
     takes_only_what_it_fits,
@@ -41,10 +40,10 @@ on_postgres!(serves_what_another_server_accepted);
 
 /// A node that speaks and runs nothing.
 #[derive(Clone)]
-struct Sim {
-    id: NodeId,
+pub(crate) struct Sim {
+    pub(crate) id: NodeId,
     session: SessionId,
-    token: String,
+    pub(crate) token: String,
     held: Vec<Held>,
 }
 
@@ -65,7 +64,7 @@ fn offer() -> Offer {
 }
 
 impl Sim {
-    async fn join(app: &TestApp, token: &str, name: &str) -> Self {
+    pub(crate) async fn join(app: &TestApp, token: &str, name: &str) -> Self {
         let id = NodeId::new(app.clock.now(), random());
         let sim =
             Self { id, session: SessionId::new(app.clock.now(), random()), token: token.to_owned(), held: vec![] };
@@ -77,7 +76,7 @@ impl Sim {
         NewNode { id: self.id, name: name.to_owned(), session: self.session, offer: offer() }
     }
 
-    fn says(&self) -> Sync {
+    pub(crate) fn says(&self) -> Sync {
         Sync {
             used: Vec::new(),
             session: self.session,
@@ -100,7 +99,7 @@ impl Sim {
         answer
     }
 
-    async fn ask(&mut self, app: &TestApp) -> SyncAnswer {
+    pub(crate) async fn ask(&mut self, app: &TestApp) -> SyncAnswer {
         self.sync(app, &self.says()).await
     }
 
@@ -334,37 +333,6 @@ async fn keeps_what_others_may_not_touch(place: &Place) {
     // The house's node serves both.
     let mut house = Sim::join(&app, &app.house, "house").await;
     assert_eq!(house.ask(&app).await.assigned[0].held.execution, theirs.id);
-    app.stop().await;
-}
-
-async fn hears_no_stranger_in_its_place(place: &Place) {
-    let app = TestApp::start(place).await;
-    app.admin("other").await;
-    let eve = app.somebody("other", "eve", Role::Admin).await;
-    let mut sim = Sim::join(&app, &app.house, "house").await;
-    sim.ask(&app).await;
-    let path = format!("/v1/nodes/{}/sync", sim.id);
-    let waits = Sync { free: 1, wait_ms: 10_000, ..sim.says() };
-    let stranger = Sync { free: 4_000, ..sim.says() };
-    let leaves = Sync { leaving: true, ..sim.says() };
-    let begun = Instant::now();
-    let (answer, ()) = tokio::join!(app.post(&sim.token, &path, &waits), async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        for words in [&stranger, &leaves] {
-            app.post(&eve.secret, &path, words).await.error(409, "session_gone");
-        }
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        for _ in 0..3 {
-            app.execution(&app.house).await;
-        }
-    });
-    let answer: SyncAnswer = answer.must(200).json();
-    assert_eq!(answer.assigned.len(), 1, "it is given what it said that it takes");
-    assert!(begun.elapsed() >= Duration::from_millis(600), "nobody else lets it go");
-    // Who may not speak for nodes at all is not even listened to.
-    let vera = app.somebody("other", "vera", Role::Viewer).await;
-    let said = app.request(Method::POST, &vera.secret, &path).header("content-type", "application/json").body("{");
-    app.send(said).await.must(403);
     app.stop().await;
 }
 

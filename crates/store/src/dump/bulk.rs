@@ -59,6 +59,7 @@ impl DumpsChange {
 
 impl Operation for DumpsChange {
     type Answer = DumpsChanged;
+    const ASKS: bool = true;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<DumpsChanged, StoreError> {
         let mut changed = DumpsChanged::default();

@@ -160,6 +160,7 @@ fn shown(field: &Field, value: Value) -> Option<String> {
 
 impl Operation for DumpsCount {
     type Answer = DumpReport;
+    const ASKS: bool = true;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<DumpReport, StoreError> {
         let demands = demands(tx, &self.of, (self.tenant, self.now)).await?;

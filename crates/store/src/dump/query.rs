@@ -543,6 +543,7 @@ struct DumpsFind(DumpsAsked);
 
 impl Operation for DumpsFind {
     type Answer = (Vec<Dump>, u64);
+    const ASKS: bool = true;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
         let head = crate::change::bounds(tx).await?.head;

@@ -64,6 +64,7 @@ impl StacksFind {
 
 impl Operation for StacksFind {
     type Answer = (Vec<SignedStack>, u64);
+    const ASKS: bool = true;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
         let head = crate::change::bounds(tx).await?.head;

@@ -166,7 +166,11 @@ impl Spool {
         let mut accounts = self.accounts()?;
         self.sweep(&mut accounts)?;
         let account = accounts.seen(&found.program, at.as_millisecond());
-        let refused = if account.admit(at.as_millisecond(), self.rate) { self.refusal()? } else { Some(Drop::Rate) };
+        // Room first: what is not kept takes nothing of how many are.
+        let refused = match self.refusal()? {
+            None => (!account.admit(at.as_millisecond(), self.rate)).then_some(Drop::Rate),
+            refused => refused,
+        };
         if let Some(why) = refused {
             accounts.of(&found.program).drop(why);
             self.write_accounts(&accounts)?;
