@@ -263,11 +263,11 @@ impl Operation for ExecutionCreate {
         let execution = &self.execution;
         for digest in execution.recipe.blobs() {
             // To know a digest proves nothing: a node hands out by digest what it has.
-            match crate::content::name(tx, execution.tenant, digest).await {
+            match crate::content::must_have(tx, execution.tenant, digest).await {
                 Err(StoreError::NotFound { .. }) if get(tx, execution.id).await?.is_some() => {
                     return self.again(tx).await;
                 }
-                named => named.map(drop)?,
+                found => found?,
             }
         }
         let inserted = match &execution.lane {
