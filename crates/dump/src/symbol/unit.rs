@@ -72,12 +72,17 @@ pub(crate) struct Walk<'a> {
     steps: u64,
     open: HashMap<(bool, usize), Open<'a>>,
     names: HashMap<(bool, usize), u32>,
+    /// Of units in which it was asked for, what functions are in: namespaces and types, by the function's place.
+    around: HashMap<(bool, usize), Rc<Around>>,
 }
+
+/// What the functions of a unit are in, by their places.
+type Around = HashMap<usize, Rc<[u8]>>;
 
 impl<'a> Walk<'a> {
     /// Begins to read, with as many steps as may be taken.
     pub(crate) fn new(sources: &'a Sources<'a>, code: &'a [Range<u64>], steps: u64) -> Self {
-        Self { sources, code, steps, open: HashMap::new(), names: HashMap::new() }
+        Self { sources, code, steps, open: HashMap::new(), names: HashMap::new(), around: HashMap::new() }
     }
 
     /// Returns how many steps are left.
@@ -239,7 +244,7 @@ impl<'a> Walk<'a> {
     fn name(&mut self, open: &Open<'a>, offset: UnitOffset, tables: &mut Tables) -> Result<u32, Fault> {
         let mut place = Some((open.clone(), offset));
         let mut passed = Vec::new();
-        let mut found = NONE;
+        let (mut found, mut plain) = (NONE, None);
         while let Some((open, offset)) = place.take() {
             self.spend(4)?;
             let key = open.unit.debug_info_offset().map(|unit| (open.is_supplementary, unit.0.wrapping_add(offset.0)));
@@ -254,20 +259,101 @@ impl<'a> Walk<'a> {
             let Ok(entry) = open.unit.entry(offset) else { break };
             let unit = self.reference(&open);
             if let Some(name) = text(unit, &entry, &[gimli::DW_AT_linkage_name, gimli::DW_AT_MIPS_linkage_name]) {
-                found = tables.intern(name.slice());
+                (found, plain) = (tables.intern(name.slice()), None);
                 break;
             }
-            if found == NONE
-                && let Some(name) = text(unit, &entry, &[gimli::DW_AT_name])
-            {
-                found = tables.intern(name.slice());
+            if let Some(name) = text(unit, &entry, &[gimli::DW_AT_name]) {
+                plain = Some((open.clone(), offset, name));
             }
             let origins = [gimli::DW_AT_abstract_origin, gimli::DW_AT_specification];
             let origin = origins.iter().find_map(|name| entry.attr_value(*name));
             place = origin.and_then(|origin| self.follow(&open, origin));
         }
+        // The linker knows nothing of what is nowhere but inlined.
+        if let Some((open, offset, name)) = plain {
+            found = match self.around(&open, offset)? {
+                Some(around) => tables.intern(&[&around, name.slice()].concat()),
+                None => tables.intern(name.slice()),
+            };
+        }
         for key in passed {
             self.names.insert(key, found);
+        }
+        Ok(found)
+    }
+
+    /// Returns the namespaces and types that a function is in, with what stands between them and its name.
+    fn around(&mut self, open: &Open<'a>, offset: UnitOffset) -> Result<Option<Rc<[u8]>>, Fault> {
+        let Some(start) = open.unit.debug_info_offset() else { return Ok(None) };
+        let key = (open.is_supplementary, start.0);
+        let there = match self.around.get(&key) {
+            Some(there) => Rc::clone(there),
+            None => {
+                if self.around.len() >= MAX_OPEN_UNITS {
+                    self.around.clear();
+                }
+                let there = Rc::new(self.all_around(open)?);
+                self.around.insert(key, Rc::clone(&there));
+                there
+            }
+        };
+        Ok(there.get(&offset.0).cloned())
+    }
+
+    /// Reads what all functions of a unit are in that are in anything; nothing where the language has no such things.
+    fn all_around(&mut self, open: &Open<'a>) -> Result<Around, Fault> {
+        let unit = self.reference(open);
+        let mut found = HashMap::new();
+        let mut entries = unit.entries_raw(None)?;
+        // How deep each is, and its name behind those of all around it; within a function nothing has one.
+        let mut around: Vec<(isize, Option<Rc<[u8]>>)> = Vec::new();
+        while !entries.is_empty() {
+            let (depth, offset) = (entries.next_depth(), entries.next_offset());
+            let Some(abbreviation) = entries.read_abbreviation()? else { continue };
+            self.spend(1 + abbreviation.attributes().len() as u64)?;
+            while around.last().is_some_and(|(last, _)| *last >= depth) {
+                around.pop();
+            }
+            let (tag, mut name, mut is_flat) = (abbreviation.tag(), None, false);
+            for specification in abbreviation.attributes() {
+                let attribute = entries.read_attribute(*specification)?;
+                match attribute.name() {
+                    gimli::DW_AT_name => name = unit.attr_string(attribute.value()).ok(),
+                    gimli::DW_AT_language => is_flat = is_flat_language(attribute.value()),
+                    _ => {}
+                }
+            }
+            if is_flat && depth == 0 {
+                return Ok(found);
+            }
+            let name = match (tag, &name) {
+                (gimli::DW_TAG_subprogram, _) => {
+                    if let Some((_, Some(around))) = around.last() {
+                        found.insert(offset.0, Rc::clone(around));
+                    }
+                    around.push((depth, None));
+                    continue;
+                }
+                (gimli::DW_TAG_namespace, None) => &b"(anonymous namespace)"[..],
+                (
+                    gimli::DW_TAG_namespace
+                    | gimli::DW_TAG_class_type
+                    | gimli::DW_TAG_structure_type
+                    | gimli::DW_TAG_union_type
+                    | gimli::DW_TAG_enumeration_type,
+                    Some(name),
+                ) => name.slice(),
+                _ => continue,
+            };
+            let path = match around.last() {
+                None => Some([name, b"::"].concat()),
+                Some((_, Some(outer))) => {
+                    Some([outer, name, b"::"].concat()).filter(|path| path.len() <= MAX_PATH_BYTES)
+                }
+                Some((_, None)) => None,
+            };
+            self.spend(path.as_ref().map_or(0, |path| path.len() as u64 / 16))?;
+            around.push((depth, path.map(Rc::from)));
         }
         Ok(found)
     }
@@ -346,6 +432,14 @@ impl<'a> Facts<'a> {
         }
         Ok(())
     }
+}
+
+/// Tells whether a language has no names within names.
+fn is_flat_language(value: AttributeValue<Slice<'_>>) -> bool {
+    use gimli::{DW_LANG_C, DW_LANG_C11, DW_LANG_C17, DW_LANG_C89, DW_LANG_C99, DW_LANG_Go, DW_LANG_Mips_Assembler};
+    let AttributeValue::Language(language) = value else { return false };
+    [DW_LANG_C, DW_LANG_C89, DW_LANG_C99, DW_LANG_C11, DW_LANG_C17, DW_LANG_Go, DW_LANG_Mips_Assembler]
+        .contains(&language)
 }
 
 fn narrow(value: &AttributeValue<Slice<'_>>) -> u32 {

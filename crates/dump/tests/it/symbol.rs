@@ -46,6 +46,27 @@ fn a_program_in_rust_is_told_as_elfutils_tells_it() {
 }
 
 #[test]
+fn what_the_linker_never_hears_of_is_told_with_what_it_is_in() {
+    let programs = Programs::new();
+    for compiler in ["g++", "clang++"] {
+        let path = programs.build(compiler, "spaces.cpp", compiler, &["-O2", "-g"]);
+        let symbols = open(&path, &places());
+        let functions = |address| -> Vec<_> {
+            find(&symbols, address).into_iter().map(|place| place.function.unwrap_or_default()).collect()
+        };
+        let all: Vec<_> = addresses(&path, 2_000).into_iter().map(functions).collect();
+        let deepest = all.iter().max_by_key(|functions| functions.len()).unwrap();
+        let bare: Vec<_> = deepest.iter().map(|name| name.split(['(', '<']).next().unwrap().to_owned()).collect();
+        assert_eq!(bare.last().map(String::as_str), Some("shop::total"), "{compiler}: {deepest:?}");
+        let hidden = ["shop::price", "shop::(anonymous namespace)::hidden", "shop::(anonymous namespace)::Till::count"];
+        for (name, expected) in deepest.iter().zip(hidden) {
+            assert!(name.starts_with(expected), "{compiler}: {deepest:?}");
+        }
+        assert_eq!(deepest.len(), 4, "{compiler}: {deepest:?}");
+    }
+}
+
+#[test]
 fn libraries_of_this_machine_are_told_as_elfutils_tells_them() {
     // Where a cleanup is a nested copy of its function elfutils tells both; and it reads some code of which the unit's ranges
     // say nothing.
@@ -293,7 +314,23 @@ fn addresses(path: &Path, count: usize) -> Vec<u64> {
 
 fn told(place: Place) -> Told {
     let name = place.symbol.or(place.function).unwrap_or_else(|| "??".to_owned());
-    entry(&name, &place.file.unwrap_or_default(), place.line.unwrap_or(0))
+    // Of what the linker has no name for, others do not say what it is in.
+    let name = if name.starts_with('_') { &name } else { last_part(&name) };
+    entry(name, &place.file.unwrap_or_default(), place.line.unwrap_or(0))
+}
+
+/// Returns a name without what it is in.
+fn last_part(name: &str) -> &str {
+    let (mut depth, mut start) = (0, 0);
+    for (at, letter) in name.char_indices() {
+        match letter {
+            '<' | '(' => depth += 1,
+            '>' | ')' => depth -= 1,
+            ':' if depth == 0 => start = at + 1,
+            _ => {}
+        }
+    }
+    &name[start..]
 }
 
 fn nothing() -> Told {
