@@ -232,13 +232,17 @@ impl Work {
             &progress,
         );
         let (split, sent) = split.await.map_err(at("upload"))?;
-        let unsent = match &self.shipper {
+        let shipped = match &self.shipper {
             // Before anybody looks into the dump, who would miss them.
-            Some(shipper) if sent.frames > 0 => shipper.ship(&modules(candidate, &told)).await.err(),
-            _ => None,
+            Some(shipper) => shipper.ship(&modules(candidate, &told)).await,
+            None => Ok(Vec::new()),
         };
-        let arrived =
-            announce(&self.client, &split, &candidate.name, told.facts.clone()).await.map_err(at("upload"))?;
+        let (packs, unsent) = match shipped {
+            Ok(packs) => (packs, None),
+            Err(why) => (Vec::new(), Some(why)),
+        };
+        let facts = (candidate.name.as_str(), told.facts.clone(), packs);
+        let arrived = announce(&self.client, &split, facts).await.map_err(at("upload"))?;
         self.note(&arrived.dump, &told).await.map_err(at("note"))?;
         Ok(if arrived.arrival == Arrival::Known && sent.frames == 0 {
             Done::Known

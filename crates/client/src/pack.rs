@@ -4,15 +4,15 @@ use crate::blob::{BlobReader, Content, Fence};
 use crate::{Client, ClientError};
 use bytes::Bytes;
 use model::Digest;
-use model::pack::{Pack, PackPlaces, PackQuery, PacksMissing};
+use model::pack::{Pack, PackNames, PackPlaces, PackQuery, PacksMissing};
 
 impl Client {
-    /// Returns those of some build ids of which the tenant has no pack.
-    pub async fn packs_missing(&self, query: &PackQuery) -> Result<PacksMissing, ClientError> {
+    /// Returns those of some packs that the tenant does not have.
+    pub async fn packs_missing(&self, query: &PackNames) -> Result<PacksMissing, ClientError> {
         self.create("/v1/modules/missing", query).await
     }
 
-    /// Stores the pack of a module, unless there is one of it.
+    /// Stores a pack of a module.
     pub async fn pack_put(&self, build_id: &str, pack: Bytes) -> Result<Pack, ClientError> {
         let (path, size) = (format!("/v1/modules/{}", crate::request::segment(build_id)), pack.len() as u64);
         self.put_named(&path, &Content::Bytes(pack), size, std::sync::Arc::new(|_| ())).await
@@ -28,7 +28,7 @@ impl Client {
         self.ask_fenced(fence, "modules", query).await
     }
 
-    /// Opens the pack of a module, which has this digest.
+    /// Opens the first pack of a module, which has this digest.
     pub async fn pack_get(&self, build_id: &str, digest: Digest) -> Result<BlobReader, ClientError> {
         self.get_named(format!("/v1/modules/{}", crate::request::segment(build_id)), digest, None).await
     }

@@ -86,7 +86,7 @@ pub fn module(sought: &Sought<'_>, places: &Places) -> Located {
         let Some(file) = open_module(place, &path, &mut located.notes) else { continue };
         match crate::pack::prove(&file, id) {
             Ok(()) => {
-                located.file = Some(file);
+                located.file = Some(file.sent());
                 return located;
             }
             Err(error) => located.notes.push(format!("`{}` is refused: {error}", file.path().display())),

@@ -80,6 +80,8 @@ pub struct ModuleFile {
     home: Option<Home>,
     /// When it was written and last changed, where no build id tells one file from another.
     times: [i64; 4],
+    /// Whether somebody sent it, who may have made it look like another from outside.
+    is_sent: bool,
 }
 
 impl ModuleFile {
@@ -110,7 +112,12 @@ impl ModuleFile {
         let build_id = elf.build_id().unwrap_or(None);
         let build_id = build_id.filter(|id| !id.is_empty() && id.len() <= MAX_BUILD_ID_BYTES).map(<[u8]>::to_vec);
         let times = metadata.map_or([0; 4], |m| [m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()]);
-        Ok(Self { path: path.to_owned(), bytes: Arc::new(bytes), build_id, home, times })
+        Ok(Self { path: path.to_owned(), bytes: Arc::new(bytes), build_id, home, times, is_sent: false })
+    }
+
+    /// Has it told from others by all that is in it.
+    pub(crate) fn sent(self) -> Self {
+        Self { is_sent: true, ..self }
     }
 
     /// Returns where it was found.
@@ -208,8 +215,11 @@ impl ModuleFile {
     }
 
     /// Returns what tells this file from any other without reading it: its build id, its length and its headers, and where
-    /// there is no build id the times at which it was changed, the last of which no program can set.
+    /// there is no build id the times at which it was changed, the last of which no program can set. What was sent is read.
     pub(crate) fn stamp(&self) -> [u8; 32] {
+        if self.is_sent {
+            return *blake3::hash(&self.bytes).as_bytes();
+        }
         let mut hasher = blake3::Hasher::new();
         let length = self.bytes.len() as u64;
         hasher.update(&length.to_le_bytes());

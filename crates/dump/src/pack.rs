@@ -1,8 +1,9 @@
 //! Unwind packs: of a module's file only what it takes to walk stacks through it and to name what is found.
 //!
 //! A pack is an ELF file itself, so `ModuleFile` reads it like any other: the module's headers, its notes, `.eh_frame` and
-//! its index, `.debug_frame`, both tables of symbols and what tells where debug information is. Every other section that is
-//! in memory is there without content, so that code is still known to be code; segments keep their addresses and file
+//! its index, `.debug_frame`, both tables of symbols, what tells where debug information is, and that itself if it is in the
+//! module and not too long: inlined functions and lines are part of what a stack is called by, wherever it is looked at.
+//! Every other section that is in memory is there without content, so that code is still known to be code; segments keep their addresses and file
 //! offsets, and those that are loaded have no content. It is made on the machine that has the module, sent once per build id,
 //! and refused on arrival unless it is what `write` makes: one that says less may be read, but one that holds anything else,
 //! or has its parts anywhere else, is no pack. That what it says is true cannot be seen from it: whoever
@@ -14,8 +15,10 @@ use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 use object::{Endian, Endianness};
 use std::path::Path;
 
-/// Bytes of a pack; symbols are left out of one that would be longer.
+/// Bytes of a pack; debug information, and then symbols, are left out of one that would be longer.
 pub const MAX_PACK_BYTES: usize = 192 << 20;
+/// Bytes of debug information in a pack, as it lies in the module; of more there is none.
+const MAX_DEBUG_BYTES: usize = 64 << 20;
 /// Sections, and segments, of a module or a pack.
 const MAX_HEADERS: usize = 4096;
 /// Bytes of one section's name.
@@ -41,6 +44,21 @@ const PACKED: [&[u8]; 10] = [
 ];
 /// How many of them are symbols that may be left out.
 const OPTIONAL: usize = 2;
+/// Debug information that tells functions, files and lines, packed with its content if all of it can be.
+const DEBUG: [&[u8]; 12] = [
+    b".debug_abbrev",
+    b".debug_addr",
+    b".debug_aranges",
+    b".debug_info",
+    b".debug_line",
+    b".debug_line_str",
+    b".debug_ranges",
+    b".debug_rnglists",
+    b".debug_str",
+    b".debug_str_offsets",
+    b".debug_types",
+    b".debug_sup",
+];
 
 type Header = elf::FileHeader64<Endianness>;
 type Segment = elf::ProgramHeader64<Endianness>;
@@ -85,8 +103,11 @@ pub enum PackError {
 /// Returns the pack of a module; it will be accepted, since a module whose headers contradict each other has none.
 pub fn write(file: &ModuleFile) -> Result<Vec<u8>, PackError> {
     let build_id = file.build_id().ok_or_else(|| PackError::Nameless(shown(file)))?;
-    let parts = match Parts::of(file, &PACKED) {
-        Err(PackError::Long(_)) => Parts::of(file, &PACKED[..PACKED.len() - OPTIONAL])?,
+    let parts = match Parts::of(file, (&PACKED, &DEBUG)) {
+        Err(PackError::Long(_)) => match Parts::of(file, (&PACKED, &[])) {
+            Err(PackError::Long(_)) => Parts::of(file, (&PACKED[..PACKED.len() - OPTIONAL], &[]))?,
+            other => other?,
+        },
         other => other?,
     };
     Ok(accept(file.path(), parts.write(), build_id)?.into_bytes())
@@ -107,7 +128,7 @@ pub(crate) fn prove(file: &ModuleFile, build_id: &[u8]) -> Result<(), PackError>
     if file.bytes().len() > MAX_PACK_BYTES + (MAX_HEADERS * (SECTION_BYTES + SEGMENT_BYTES)) {
         return Err(PackError::Long(file.bytes().len()));
     }
-    let parts = Parts::of(file, &PACKED)?;
+    let parts = Parts::of(file, (&PACKED, &DEBUG))?;
     let found = file.build_id().ok_or_else(|| PackError::Nameless(shown(file)))?;
     if found != build_id {
         let (found, expected) = (crate::locate::hex(found), crate::locate::hex(build_id));
@@ -133,24 +154,25 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Looks a file's headers through; `packed` are the sections that are packed with their content.
-    fn of(file: &'a ModuleFile, packed: &[&[u8]]) -> Result<Self, PackError> {
-        let bytes = file.bytes();
+    /// Looks a file's headers through; `packed` are the sections that are packed with their content, and so are those of
+    /// `debug`, of which there may be less.
+    fn of(file: &'a ModuleFile, (packed, debug): (&[&[u8]], &[&[u8]])) -> Result<Self, PackError> {
+        let whole = file.bytes();
         let foreign = || PackError::Foreign(shown(file));
         let broken = |cause: object::Error| PackError::Headers { path: shown(file), cause: cause.to_string() };
-        let header = Header::parse(bytes).map_err(|_| foreign())?;
+        let header = Header::parse(whole).map_err(|_| foreign())?;
         let endian = header.endian().map_err(|_| foreign())?;
         if endian.is_big_endian() {
             return Err(foreign());
         }
-        let segments = header.program_headers(endian, bytes).map_err(broken)?;
-        let table = header.sections(endian, bytes).map_err(broken)?;
+        let segments = header.program_headers(endian, whole).map_err(broken)?;
+        let table = header.sections(endian, whole).map_err(broken)?;
         if segments.len() > MAX_HEADERS || table.len() > MAX_HEADERS || table.len() < 2 {
             let cause = format!("{} segments and {} sections", segments.len(), table.len());
             return Err(PackError::Headers { path: shown(file), cause });
         }
         let mut parts = Self { header, segments, sections: Vec::new(), numbers: vec![0; table.len()] };
-        let (mut note_bytes, mut all_bytes) = (0, 0_usize);
+        let (mut note_bytes, mut debug_bytes, mut all_bytes) = (0, 0_usize, 0_usize);
         for (index, section) in table.enumerate().skip(1) {
             let name = table.section_name(endian, section).map_err(broken)?;
             if name.len() > MAX_NAME_BYTES {
@@ -158,20 +180,23 @@ impl<'a> Parts<'a> {
                 return Err(PackError::Headers { path: shown(file), cause });
             }
             let is_note = section.sh_type(endian) == elf::SHT_NOTE;
-            let has_content = section.sh_type(endian) != elf::SHT_NOBITS && (is_note || packed.contains(&name));
-            let mut content = if has_content { Some(section.data(endian, bytes).map_err(broken)?) } else { None };
+            let (is_packed, is_debug) = (is_note || packed.contains(&name), debug.contains(&name));
+            let has_content = section.sh_type(endian) != elf::SHT_NOBITS && (is_packed || is_debug);
+            let mut content = if has_content { Some(section.data(endian, whole).map_err(broken)?) } else { None };
             if is_note {
                 note_bytes += content.map_or(0, <[u8]>::len);
                 content = content.filter(|_| note_bytes <= MAX_NOTE_BYTES);
             }
-            all_bytes = all_bytes.saturating_add(content.map_or(0, <[u8]>::len));
+            let bytes = content.map_or(0, <[u8]>::len);
+            all_bytes = all_bytes.saturating_add(bytes);
+            debug_bytes = debug_bytes.saturating_add(if is_debug { bytes } else { 0 });
             let is_loaded = section.sh_flags(endian).0 & elf::SHF_ALLOC.0 != 0;
             if content.is_some() || is_loaded {
                 parts.sections.push((name, section, content));
                 parts.numbers[index.0] = u32::try_from(parts.sections.len()).unwrap_or(0);
             }
         }
-        if all_bytes > MAX_PACK_BYTES {
+        if all_bytes > MAX_PACK_BYTES || debug_bytes > MAX_DEBUG_BYTES {
             return Err(PackError::Long(all_bytes));
         }
         Ok(parts)

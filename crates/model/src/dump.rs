@@ -12,6 +12,7 @@ use crate::digest::Digest;
 use crate::error::ApiError;
 use crate::id::{DumpId, ExecutionId, TenantId};
 use crate::limits::{MAX_NAME_CHARS, MAX_ROW_BYTES};
+use crate::pack::PackName;
 use crate::parcel::MAX_DUMP_BYTES;
 use crate::report::{DumpKind, Severity};
 use crate::signature::Signed;
@@ -262,6 +263,10 @@ pub struct NewDump {
     /// What was left out of it by rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redaction: Option<Redaction>,
+    /// The packs that tell of its modules: its analysis believes no others of theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 1024)]
+    pub packs: Vec<PackName>,
 }
 
 impl NewDump {
@@ -271,6 +276,7 @@ impl NewDump {
             return Err(refuse(format!("the hash of dump `{}` is not 32 lower-case hexadecimal digits", self.id)));
         }
         check_text("name", &self.name, MAX_WORD_CHARS)?;
+        crate::pack::check_names(&self.packs)?;
         self.redaction.as_ref().map_or(Ok(()), |redaction| check_text("rules", &redaction.rules, MAX_NAME_CHARS))?;
         self.facts.check()
     }

@@ -1,6 +1,7 @@
-//! Unwind packs: what of a module's file it takes to walk stacks through it, kept once per build id in a tenant.
+//! Unwind packs: what of a module's file it takes to walk stacks through it, and to name what is found.
 //!
-//! What a pack holds is the `dump` crate's business, and proved where it is used; here it is bytes under a build id.
+//! A pack goes by its module's build id and its own digest: who has another file with the same build id sends another pack,
+//! and whoever sends a dump names the packs that tell of it. What a pack holds is the `dump` crate's business, and proved where it is used; here it is bytes under a build id.
 
 use crate::digest::Digest;
 use crate::error::ApiError;
@@ -12,7 +13,7 @@ use utoipa::ToSchema;
 pub const MAX_PACK_BYTES: u64 = 200 << 20;
 /// Bytes of a build id, which is twice as many hexadecimal digits.
 pub const MAX_BUILD_ID_BYTES: usize = 64;
-/// Build ids that one question may be about.
+/// Packs that one question may be about, or one dump name.
 pub const MAX_ASKED_PACKS: usize = 1_024;
 
 /// A pack that is kept.
@@ -30,6 +31,47 @@ pub struct Pack {
     pub created_at: Timestamp,
 }
 
+/// What one pack goes by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PackName {
+    /// The build id of its module.
+    #[schema(pattern = "^([0-9a-f]{2}){2,64}$")]
+    pub build_id: String,
+    /// The BLAKE3 of its content.
+    pub digest: Digest,
+}
+
+/// Some packs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PackNames {
+    /// Which.
+    #[schema(max_items = 1024)]
+    pub packs: Vec<PackName>,
+}
+
+impl PackNames {
+    /// Refuses too many, and what is no build id.
+    pub fn check(&self) -> Result<(), ApiError> {
+        check_names(&self.packs)
+    }
+}
+
+/// Refuses too many names of packs, and what is no build id.
+pub(crate) fn check_names(packs: &[PackName]) -> Result<(), ApiError> {
+    check_count(packs.len())?;
+    packs.iter().try_for_each(|pack| check_build_id(&pack.build_id))
+}
+
+fn check_count(count: usize) -> Result<(), ApiError> {
+    if count <= MAX_ASKED_PACKS {
+        return Ok(());
+    }
+    let message = format!("{count} packs are asked for; at most {MAX_ASKED_PACKS} are allowed");
+    Err(ApiError::invalid("packs_too_many", message).with_hint("ask in several requests"))
+}
+
 /// A question about packs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -42,11 +84,7 @@ pub struct PackQuery {
 impl PackQuery {
     /// Refuses a question about too many, or about what is no build id.
     pub fn check(&self) -> Result<(), ApiError> {
-        if self.build_ids.len() > MAX_ASKED_PACKS {
-            let message =
-                format!("{} packs are asked for; at most {MAX_ASKED_PACKS} are allowed", self.build_ids.len());
-            return Err(ApiError::invalid("packs_too_many", message).with_hint("ask in several requests"));
-        }
+        check_count(self.build_ids.len())?;
         self.build_ids.iter().try_for_each(|id| check_build_id(id))
     }
 }
@@ -55,7 +93,7 @@ impl PackQuery {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PacksMissing {
     /// Those of the question, in its order.
-    pub missing: Vec<String>,
+    pub missing: Vec<PackName>,
 }
 
 /// Packs that are there.

@@ -37,7 +37,7 @@ pub(crate) struct Parts {
     pub(crate) hearing: Hearing,
     /// Rung when a dump has come that nobody has looked into.
     pub(crate) arrivals: Notify,
-    /// Held by whoever removes content: another's list would go on to name what has been stored anew since.
+    /// Held by whoever removes content, so that who asked for it answers when it is gone.
     pub(crate) removing: Mutex<()>,
     /// Rung when a dump has been analysed.
     pub(crate) analysed: Notify,

@@ -125,7 +125,8 @@ async fn frame_places(
     Ok(Json(FramePlaces { places: app.store.frame_places(query.digests, tenant).await? }))
 }
 
-/// Tells which unwind packs the tenant of an execution has that the caller's node holds; they are blobs.
+/// Tells the unwind packs of some modules that the tenant of an execution has which the caller's node holds: those that the
+/// dump's sender named, else those that came first. They are blobs.
 #[utoipa::path(
     post, path = "/v1/executions/{id}/modules", tag = "execution", operation_id = "execution_pack_places",
     params(("id" = ExecutionId, Path, description = "Which execution."), FenceQuery), request_body = PackQuery,
@@ -170,7 +171,7 @@ async fn frames_missing(
     caller.must(Scope::NodeRun)?;
     query.check()?;
     let tenant = fenced(&app, &caller, id, asked).await?;
-    Ok(Json(FramesMissing { missing: app.store.frames_missing(query.digests, tenant).await? }))
+    Ok(Json(FramesMissing { missing: app.store.frames_missing(query.digests, tenant, app.clock.now()).await? }))
 }
 
 /// Stores a parcel of frames for the tenant of an execution that the caller's node holds.

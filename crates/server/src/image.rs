@@ -142,11 +142,16 @@ pub(crate) async fn remove_contents(app: &App) {
     if let Err(error) = app.store.removal_give_up(app.clock.now()).await {
         return tracing::warn!(error = error.chain(), "cannot tell which content somebody has after all");
     }
-    let pending = match app.store.removal_list().await {
+    let pending = match app.store.removal_list(app.clock.now()).await {
         Ok(pending) => pending,
         Err(error) => return tracing::warn!(error = error.chain(), "cannot tell which content is to be removed"),
     };
     for digest in pending {
+        match app.store.removal_take(digest, app.clock.now()).await {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(error) => return tracing::warn!(error = error.chain(), "content that nobody has could not be taken"),
+        }
         if let Err(error) = app.blobs.delete(digest).await {
             return tracing::warn!(error = chain(&error), %digest, "content that nobody has could not be removed");
         }

@@ -1,7 +1,7 @@
 //! Routes of modules: their unwind packs, in and out as they are, by build id.
 //!
-//! Nothing is looked into: whoever uses a pack proves that it is one, of that module, in a sandbox. So who sends packs can
-//! spoil the stacks of their own tenant and nobody else's.
+//! Nothing is looked into: whoever uses a pack proves that it is one, of that module, in a sandbox. What it says may be a lie
+//! all the same, so a dump is told by the packs that its sender named; others' are for those who had none.
 
 use crate::app::App;
 use crate::body::{Asked, Body, Made, Named, TenantQuery};
@@ -12,7 +12,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::response::Response;
-use model::pack::{MAX_PACK_BYTES, Pack, PackPlaces, PackQuery, PacksMissing, check_build_id};
+use model::pack::{MAX_PACK_BYTES, Pack, PackNames, PackPlaces, PackQuery, PacksMissing, check_build_id};
 use model::{ApiError, Blob, Purpose, Scope};
 use std::str::FromStr;
 use utoipa_axum::router::OpenApiRouter;
@@ -40,12 +40,12 @@ impl FromStr for BuildId {
     }
 }
 
-/// Tells of which modules the tenant has no pack.
+/// Tells which packs the tenant does not have.
 #[utoipa::path(
     post, path = "/v1/modules/missing", tag = "dump", operation_id = "packs_missing",
-    params(TenantQuery), request_body = PackQuery,
+    params(TenantQuery), request_body = PackNames,
     responses(
-        (status = 200, description = "Those of which there is none.", body = PacksMissing),
+        (status = 200, description = "Those that are not there.", body = PacksMissing),
         (status = "default", description = "Refused.", body = ApiError),
     )
 )]
@@ -53,15 +53,15 @@ async fn missing(
     State(app): State<App>,
     caller: Caller,
     Asked(asked): Asked<TenantQuery>,
-    Body(query): Body<PackQuery>,
+    Body(query): Body<PackNames>,
 ) -> Answer<Json<PacksMissing>> {
     caller.must(Scope::DumpWrite)?;
     query.check()?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    Ok(Json(PacksMissing { missing: app.store.packs_missing(query.build_ids, tenant, app.clock.now()).await? }))
+    Ok(Json(PacksMissing { missing: app.store.packs_missing(query.packs, tenant, app.clock.now()).await? }))
 }
 
-/// Tells which packs of some modules there are: each is a blob, whose digest proves it.
+/// Tells the first packs of some modules: each is a blob, whose digest proves it.
 #[utoipa::path(
     post, path = "/v1/modules/places", tag = "dump", operation_id = "pack_places",
     params(TenantQuery), request_body = PackQuery,
@@ -82,7 +82,7 @@ async fn places(
     Ok(Json(PackPlaces { packs: app.store.packs_find(query.build_ids, tenant, None, app.clock.now()).await? }))
 }
 
-/// Stores the unwind pack of a module, unless the tenant has one of it, which then stays.
+/// Stores an unwind pack of a module.
 #[utoipa::path(
     put, path = "/v1/modules/{build_id}", tag = "dump", operation_id = "pack_put",
     params(
@@ -92,7 +92,7 @@ async fn places(
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
         (status = 201, description = "Stored.", body = Pack),
-        (status = 200, description = "There was one.", body = Pack),
+        (status = 200, description = "It was there.", body = Pack),
         (status = "default", description = "Refused.", body = ApiError),
     )
 )]
@@ -105,16 +105,12 @@ async fn put(
 ) -> Answer<Made<Pack>> {
     caller.must(Scope::DumpWrite)?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    let there = app.store.packs_missing(vec![build_id.clone()], tenant, app.clock.now()).await?.is_empty();
-    if there {
-        return Ok((app.store.pack_get(&build_id, tenant).await?, false).into());
-    }
     let sent = Sent { digest: None, purpose: Purpose::Kept };
     let made = content::store_at_most(&app, &caller.user, tenant, (sent, MAX_PACK_BYTES), request).await?;
     Ok(app.store.pack_put(&build_id, made.thing, tenant, &caller.user).await?.into())
 }
 
-/// Fetches the unwind pack of a module.
+/// Fetches the unwind pack of a module that came first.
 #[utoipa::path(
     get, path = "/v1/modules/{build_id}", tag = "dump", operation_id = "pack_get",
     params(

@@ -65,7 +65,7 @@ async fn frames_missing(
     caller.must(Scope::DumpWrite)?;
     query.check()?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    Ok(Json(FramesMissing { missing: app.store.frames_missing(query.digests, tenant).await? }))
+    Ok(Json(FramesMissing { missing: app.store.frames_missing(query.digests, tenant, app.clock.now()).await? }))
 }
 
 /// Tells where frames stand: in which parcel, and where in it.

@@ -285,7 +285,7 @@ struct DumpCreate {
 
 impl DumpCreate {
     async fn insert(&self, tx: &Tx<'_>) -> Result<bool, StoreError> {
-        let NewDump { id, hash, manifest, kind, is_truncated, name, facts, execution, redaction } = &self.new;
+        let NewDump { id, hash, manifest, kind, is_truncated, name, facts, execution, redaction, packs: _ } = &self.new;
         let [time, cmd, psargs, pid, node, platform] = facts_values(facts);
         let values = [
             (*id).into(),
@@ -330,6 +330,8 @@ impl DumpCreate {
             let values = [digest.into(), size.into(), (*manifest).into(), word(kind), truncated, redaction, id.clone()];
             tx.execute(REPLACE, &values).await?;
             parcel::name(tx, self.tenant, &id, &self.parcels, self.at).await?;
+            pack::let_go(tx, there.id).await?;
+            pack::name(tx, self.tenant, there.id, &self.new.packs, self.at).await?;
         }
         let facts = there.facts.clone().or(self.new.facts.clone());
         let execution = self.new.execution.filter(|_| there.execution.is_none());
@@ -388,6 +390,7 @@ impl Operation for DumpCreate {
             };
         }
         parcel::name(tx, self.tenant, &id.into(), &self.parcels, self.at).await?;
+        pack::name(tx, self.tenant, id, &self.new.packs, self.at).await?;
         let dump = again(tx, id).await?;
         note(tx, &dump, (&self.by, self.at));
         Ok(DumpArrived { dump, arrival: Arrival::New })

@@ -89,6 +89,8 @@ const MIGRATIONS: &[Migration] = &[
             DO $$ BEGIN IF EXISTS (SELECT 1 FROM dump) THEN ANALYZE dump; END IF; END $$;",
     ),
     Migration::shared(17, "dump reports", include_str!("migration/0017_dump_reports.sql")),
+    Migration::shared(18, "removals", include_str!("migration/0018_removals.sql")),
+    Migration::shared(19, "pack digests", include_str!("migration/0019_pack_digests.sql")),
 ];
 
 const GROUND: Migration = Migration {

@@ -12,17 +12,17 @@ use crate::statement::statements;
 use crate::store::Store;
 use crate::transaction::{Operation, Session, Tx};
 use crate::value::{Row, Value};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use model::parcel::{Frame, FramePlace, Index, Parcel};
 use model::{ApiError, Blob, Digest, ErrorKind, Purpose, TenantId};
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write;
 
 statements! {
-    FIND_SQLITE = "SELECT f.digest, p.digest, f.place, f.packed, f.raw, f.parcel FROM json_each($1) AS j \
+    FIND_SQLITE = "SELECT f.digest, p.digest, f.place, f.packed, f.raw, f.parcel, p.loose_at FROM json_each($1) AS j \
                    CROSS JOIN frame AS f ON f.tenant = $2 AND f.digest = unhex(j.value) \
                    CROSS JOIN parcel AS p ON p.tenant = f.tenant AND p.number = f.parcel";
-    FIND_POSTGRES = "SELECT f.digest, p.digest, f.place, f.packed, f.raw, f.parcel \
+    FIND_POSTGRES = "SELECT f.digest, p.digest, f.place, f.packed, f.raw, f.parcel, p.loose_at \
                      FROM json_array_elements_text(cast(cast($1 AS text) AS json)) AS j(value) \
                      JOIN frame AS f ON f.tenant = $2 AND f.digest = decode(j.value, 'hex') \
                      JOIN parcel AS p ON p.tenant = f.tenant AND p.number = f.parcel";
@@ -50,6 +50,9 @@ statements! {
     REMOVE_FRAMES = "DELETE FROM frame WHERE tenant = $1 AND parcel = $2";
 }
 
+/// How long ago a parcel may have become loose that needs no note of being asked for.
+const FRESH: SignedDuration = SignedDuration::from_mins(10);
+
 /// Returns the number that stands for a digest in rows: 63 bits of it. Whoever made two parcels of one number would only
 /// see the second refused.
 pub(crate) fn number(digest: &[u8; 32]) -> i64 {
@@ -66,7 +69,16 @@ fn list(digests: &[Digest]) -> String {
     if text.is_empty() { "[]".to_owned() } else { text + "]" }
 }
 
-async fn find(tx: &Tx<'_>, tenant: TenantId, digests: &[Digest]) -> Result<Vec<(FramePlace, i64)>, StoreError> {
+/// A frame that is there.
+struct Standing {
+    place: FramePlace,
+    /// The number of its parcel.
+    parcel: i64,
+    /// Since when no dump names that.
+    loose_at: Option<Timestamp>,
+}
+
+async fn find(tx: &Tx<'_>, tenant: TenantId, digests: &[Digest]) -> Result<Vec<Standing>, StoreError> {
     let sql = match tx.session() {
         Session::Sqlite(_) => FIND_SQLITE,
         Session::Postgres(_) => FIND_POSTGRES,
@@ -74,7 +86,7 @@ async fn find(tx: &Tx<'_>, tenant: TenantId, digests: &[Digest]) -> Result<Vec<(
     tx.rows(sql, &[list(digests).into(), tenant.into()]).await?.iter().map(read).collect()
 }
 
-fn read(row: &Row) -> Result<(FramePlace, i64), StoreError> {
+fn read(row: &Row) -> Result<Standing, StoreError> {
     let broken = |column, why| StoreError::Broken { column, why };
     let short = |column| u32::try_from(row.int(column)?).map_err(|_| broken(column, "is too long for a frame"));
     let digest: [u8; 32] = row.bytes(0)?.try_into().map_err(|_| broken(0, "is no digest"))?;
@@ -85,7 +97,7 @@ fn read(row: &Row) -> Result<(FramePlace, i64), StoreError> {
         packed: short(3)?,
         raw: short(4)?,
     };
-    Ok((place, row.int(5)?))
+    Ok(Standing { place, parcel: row.int(5)?, loose_at: row.maybe_time(6)? })
 }
 
 /// Says where frames stand.
@@ -95,10 +107,33 @@ struct FrameFind {
 }
 
 impl Operation for FrameFind {
-    type Answer = Vec<(FramePlace, i64)>;
+    type Answer = Vec<Standing>;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
         find(tx, self.tenant, &self.digests).await
+    }
+}
+
+/// Has parcels stay that somebody was told are there and is about to name; returns those that went meanwhile.
+struct ParcelTouch {
+    parcels: BTreeSet<i64>,
+    tenant: TenantId,
+    at: Timestamp,
+}
+
+impl Operation for ParcelTouch {
+    type Answer = BTreeSet<i64>;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
+        let mut gone = BTreeSet::new();
+        for parcel in &self.parcels {
+            let touched = tx.execute(TOUCH, &[self.at.into(), self.tenant.into(), (*parcel).into()]).await?;
+            // What was named meanwhile is loose no more, and there.
+            if touched == 0 && tx.row(GET, &[self.tenant.into(), (*parcel).into()]).await?.is_none() {
+                gone.insert(*parcel);
+            }
+        }
+        Ok(gone)
     }
 }
 
@@ -281,17 +316,31 @@ impl Operation for ParcelDrop {
 }
 
 impl Store {
-    /// Returns those of some frames that a tenant does not have, in their order.
-    pub async fn frames_missing(&self, digests: Vec<Digest>, tenant: TenantId) -> Result<Vec<Digest>, StoreError> {
+    /// Returns those of some frames that a tenant does not have, in their order. The others stay for a while: whoever asks
+    /// means to name them.
+    pub async fn frames_missing(
+        &self,
+        digests: Vec<Digest>,
+        tenant: TenantId,
+        at: Timestamp,
+    ) -> Result<Vec<Digest>, StoreError> {
         let found = self.read(FrameFind { digests: digests.clone(), tenant }).await?;
-        let found: HashSet<_> = found.into_iter().map(|(place, _)| place.digest).collect();
+        let is_old = |loose_at: Timestamp| at.duration_since(loose_at) > FRESH;
+        let parcels: BTreeSet<_> =
+            found.iter().filter(|frame| frame.loose_at.is_some_and(is_old)).map(|frame| frame.parcel).collect();
+        let gone = match parcels.is_empty() {
+            true => BTreeSet::new(),
+            false => self.write(ParcelTouch { parcels, tenant, at }).await?,
+        };
+        let found = found.into_iter().filter(|frame| !gone.contains(&frame.parcel));
+        let found: HashSet<_> = found.map(|frame| frame.place.digest).collect();
         Ok(digests.into_iter().filter(|digest| !found.contains(digest)).collect())
     }
 
     /// Says where frames stand; those that a tenant does not have are left out.
     pub async fn frame_places(&self, digests: Vec<Digest>, tenant: TenantId) -> Result<Vec<FramePlace>, StoreError> {
         let found = self.read(FrameFind { digests, tenant }).await?;
-        Ok(found.into_iter().map(|(place, _)| place).collect())
+        Ok(found.into_iter().map(|frame| frame.place).collect())
     }
 
     /// Returns the numbers of the parcels that hold some frames; refuses if one of them is not there.
@@ -305,7 +354,7 @@ impl Store {
             if found.len() < digests.len() {
                 return Err(missing());
             }
-            parcels.extend(found.into_iter().map(|(_, parcel)| parcel));
+            parcels.extend(found.into_iter().map(|frame| frame.parcel));
         }
         Ok(parcels)
     }

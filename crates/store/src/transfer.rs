@@ -75,7 +75,7 @@ tables! {
     "blob" by "tenant, digest" = [0, 1] > "$1, $2" limit "$3" from Text:
         "tenant, digest, size, created_at, layer_at, passing" = "$1, $2, $3, $4, $5, $6";
     "blob_removal" by "digest" = [0] > "$1" limit "$2" from Text:
-        "digest, at" = "$1, $2";
+        "digest, at, taken_at" = "$1, $2, $3";
     "blob_use" by "execution, digest" = [0, 1] > "$1, $2" limit "$3" from Text:
         "execution, digest" = "$1, $2";
     "blob_loose" by "tenant, digest" = [0, 1] > "$1, $2" limit "$3" from Text:
@@ -136,10 +136,10 @@ tables! {
         "tenant, number, text" = "$1, $2, $3";
     "stack_call" by "tenant, call, stack, position" = [0, 1, 2, 3] > "$1, $2, $3, $4" limit "$5" from Mixed:
         "tenant, call, stack, position" = "$1, $2, $3, $4";
-    "pack" by "tenant, build_id" = [0, 1] > "$1, $2" limit "$3" from Text:
+    "pack" by "tenant, build_id, digest" = [0, 1, 2] > "$1, $2, $3" limit "$4" from Text:
         "tenant, build_id, digest, size, created_by, created_at, used_at" = "$1, $2, $3, $4, $5, $6, $7";
     "pack_use" by "dump, build_id" = [0, 1] > "$1, $2" limit "$3" from Text:
-        "dump, build_id, tenant" = "$1, $2, $3";
+        "dump, build_id, digest, tenant" = "$1, $2, $3, $4";
     "analyzer" by "tenant, name" = [0, 1] > "$1, $2" limit "$3" from Text:
         "tenant, name, version, memory_bytes, wall_ms, arrival" = "$1, $2, $3, $4, $5, $6";
     "analyzer_version" by "tenant, name, script" = [0, 1, 3] > "$1, $2, $3" limit "$4" from Text:

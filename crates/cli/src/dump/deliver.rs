@@ -157,12 +157,14 @@ async fn one(
     .await;
     bar.finish_and_clear();
     sent?;
+    let mut packs = Vec::new();
     if let Some(shipper) = shipper {
         // Before anybody looks into the dump, who would miss them.
         let named = about.properties.get("process").and_then(|process| process["modules"].as_array());
         let paths = named.into_iter().flatten().filter_map(|path| Some(path.as_str()?.to_owned()));
-        if let Err(told) = shipper.ship(&Apart { modules: paths.collect(), ..Apart::default() }).await {
-            complain(session, &told);
+        match shipper.ship(&Apart { modules: paths.collect(), ..Apart::default() }).await {
+            Ok(named) => packs = named,
+            Err(told) => complain(session, &told),
         }
     }
     let digest = Digest::from_bytes(*blake3::hash(&manifest).as_bytes());
@@ -177,6 +179,7 @@ async fn one(
         facts: about.facts.clone(),
         execution: None,
         redaction: about.redaction.clone(),
+        packs,
     };
     let arrived = client.dump_create(&new).await?;
     let properties =

@@ -14,6 +14,7 @@ use client::{Client, ClientError};
 use dump::parcel::{Split, SplitError, split_file_by, split_stream_by};
 use jiff::Timestamp;
 use model::dump::{Arrival, DumpArrived, DumpFacts, MAX_WORD_CHARS};
+use model::pack::PackName;
 use model::{Digest, Dump, DumpId, ErrorKind, NewDump};
 use node::parcel::Sent;
 use std::fs::File;
@@ -127,12 +128,13 @@ async fn from_file(
     let sent = send(client, split, &progress(&bar)).await;
     bar.finish_and_clear();
     let sent = sent?;
-    if has_packs && packing == Packing::None {
+    let packs = match has_packs && packing == Packing::None {
         // Before anybody looks into the dump, who would miss them.
-        packs::ship(session, client, path).await;
-    }
+        true => packs::ship(session, client, path).await,
+        false => Vec::new(),
+    };
     let facts = DumpFacts { time: metadata.modified().ok().and_then(instant), ..DumpFacts::default() };
-    make_known(session, client, sent, (name, facts)).await
+    make_known(session, client, sent, (name, facts, packs)).await
 }
 
 async fn from_input(session: &Session, client: &Client, name: &str, rules: LeftOut) -> anyhow::Result<Done> {
@@ -144,7 +146,7 @@ async fn from_input(session: &Session, client: &Client, name: &str, rules: LeftO
     let sent = sent?;
     session.output.say(&format!("creating {}", sent.0.hash()));
     let facts = DumpFacts { time: Some(client::id::now()), ..DumpFacts::default() };
-    make_known(session, client, sent, (name, facts)).await
+    make_known(session, client, sent, (name, facts, Vec::new())).await
 }
 
 /// Returns an instant as the server keeps it.
@@ -173,8 +175,7 @@ pub(crate) fn is_as_full(there: &Dump, size: u64, is_truncated: bool) -> bool {
 pub(crate) async fn announce(
     client: &Client,
     split: &Split,
-    name: &str,
-    facts: DumpFacts,
+    (name, facts, packs): (&str, DumpFacts, Vec<PackName>),
 ) -> anyhow::Result<DumpArrived> {
     let manifest = split.manifest.encode();
     let digest = Digest::from_bytes(*blake3::hash(&manifest).as_bytes());
@@ -189,6 +190,7 @@ pub(crate) async fn announce(
         facts,
         execution: None,
         redaction: split.redaction.clone(),
+        packs,
     };
     Ok(client.dump_create(&new).await?)
 }
@@ -197,9 +199,9 @@ async fn make_known(
     session: &Session,
     client: &Client,
     (split, sent): (Split, Sent),
-    (name, facts): (&str, DumpFacts),
+    (name, facts, packs): (&str, DumpFacts, Vec<PackName>),
 ) -> anyhow::Result<Done> {
-    let arrived = announce(client, &split, name, facts).await?;
+    let arrived = announce(client, &split, (name, facts, packs)).await?;
     if let Some(redaction) = &split.redaction {
         let (values, ranges, bytes) = (redaction.values, redaction.ranges, redaction.bytes);
         session

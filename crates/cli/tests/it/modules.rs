@@ -207,6 +207,62 @@ fn packs_tell_what_this_machine_does_not_have() {
     scene.close();
 }
 
+/// A program whose crash is in a function that is inlined; another of its build id; and how both are made.
+const INLINED: &str = "\
+static inline __attribute__((always_inline)) int total(const int *items) {
+    int sum = 0;
+    for (int i = 0; i < items[3]; i++) sum += items[i];
+    return sum;
+}
+int *volatile nothing;
+__attribute__((noinline)) static int middle(void) { return 1 + total(nothing); }
+int main(void) { return 2 + middle(); }
+";
+const LIE: &str = "\
+int *volatile nothing;
+__attribute__((noinline)) static int lie(void) { return 1 + nothing[3]; }
+int main(void) { return 2 + lie(); }
+";
+const SAME_ID: &str = "-Wl,--build-id=0x00112233445566778899aabbccddeeff00112233";
+
+#[test]
+fn a_crash_is_told_alike_wherever_it_is_looked_into_and_whoever_lies() {
+    let Some(scene) = Scene::open(&[]) else { return };
+    let compile = |name: &str, text: &str| {
+        let source = format!("{name}.c");
+        std::fs::write(scene.path(&source), text).expect("is written");
+        tool("cc", &["-O1", "-g", SAME_ID, "-o", name, &source], scene.house.home());
+    };
+    // Somebody was first with a pack of this build id.
+    compile("lie", LIE);
+    scene.ok(&["dump", "packs", "--module", &scene.path("lie").display().to_string()]);
+    compile("inlined", INLINED);
+    let (here, aside) = (scene.path("inlined"), scene.path("aside"));
+    let signature = |dump: &str| scene.record(dump)["signature"]["text"].clone();
+    let ran = scene.crash("./inlined");
+    assert_eq!(signature(&ran), "null_access | total", "{}", scene.report(&ran));
+    // Looked into where the program is not: by what came with the dump.
+    gcore(&scene, "./inlined", "core.inlined");
+    let without = |words: &[&str]| {
+        scene.ok(&["node", "cordon", "hand"]);
+        let hash = scene.ok(words).out.trim().to_owned();
+        std::fs::rename(&here, &aside).expect("is moved");
+        scene.ok(&["node", "uncordon", "hand"]);
+        let (told, report) = (signature(&hash), scene.report(&hash));
+        std::fs::rename(&aside, &here).expect("is moved");
+        (hash, told, report)
+    };
+    let (hash, told, report) = without(&["dump", "upload", "core.inlined"]);
+    assert_eq!((&told, found(&report, "/inlined")), (&json!("null_access | total"), "debug"), "{report}");
+    let first = &report["threads"][0]["frames"][0];
+    assert_eq!((&first["function"], &first["line"]), (&json!("total"), &json!(3)), "{report}");
+    // Of who names none, nobody knows better.
+    scene.ok(&["dump", "rm", &hash]);
+    let (_, told, _) = without(&["dump", "upload", "--no-packs", "core.inlined"]);
+    assert_ne!(told, "null_access | total");
+    scene.close();
+}
+
 /// Tells whether there is such a program.
 fn is_there(program: &str) -> bool {
     Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()

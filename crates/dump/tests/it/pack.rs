@@ -3,6 +3,7 @@
 use crate::program::Programs;
 use dump::pack::{self, PackError};
 use dump::{ModuleFile, Place, Places, Symbols};
+use model::report::Found;
 use object::{Object, ObjectSection};
 use std::fs;
 use std::path::Path;
@@ -32,6 +33,25 @@ fn a_pack_leaves_out_what_unwinding_does_not_need() {
     check("/lib/x86_64-linux-gnu/libc.so.6", 300 << 10);
     check("/usr/lib/x86_64-linux-gnu/libstdc++.so.6", 900 << 10);
     check("/usr/bin/python3.11", 1 << 20);
+}
+
+#[test]
+fn a_pack_has_debug_information_while_it_is_short() {
+    let programs = Programs::new();
+    let level = |file: &ModuleFile| Symbols::open(file, &Places::default()).level();
+    let file = ModuleFile::open(&programs.inlines("inlines")).unwrap();
+    let pack = |file: &ModuleFile| ModuleFile::of_bytes(Path::new("pack"), pack::write(file).unwrap()).unwrap();
+    assert_eq!(level(&pack(&file)), Found::Debug);
+    // What is not needed to tell functions and lines stays behind.
+    assert!(pack(&file).elf().unwrap().section_by_name(".debug_loclists").is_none());
+    let long = programs.inlines("long");
+    let padding = long.with_extension("padding");
+    fs::File::create(&padding).unwrap().set_len(65 << 20).unwrap();
+    let update = format!(".debug_str={}", padding.display());
+    let status = std::process::Command::new("objcopy").arg("--update-section").arg(update).arg(&long).status().unwrap();
+    assert!(status.success());
+    let long = ModuleFile::open(&long).unwrap();
+    assert_eq!((level(&long), level(&pack(&long))), (Found::Debug, Found::Symbols));
 }
 
 #[test]
@@ -120,30 +140,19 @@ fn check(path: &Path) {
     }
     let symbols = |elf: &object::File<'_>| elf.symbols().count();
     assert_eq!(symbols(&whole), symbols(&packed), "{}", path.display());
-    // Named as by the tables of the module alone.
-    let stripped = pack_level(&file);
-    assert_eq!(all(&pack), stripped, "{}", path.display());
+    // Named as by the module itself, inlined functions and lines too.
+    assert_eq!(all(&pack), all(&file), "{}", path.display());
     fs::metadata(path).unwrap();
 }
 
-/// Returns the functions of a file as its tables of symbols tell them.
-fn pack_level(file: &ModuleFile) -> Vec<Option<String>> {
-    let names = all(file);
-    let has_lines = file.elf().unwrap().section_by_name(".debug_info").is_some();
-    // Debug information tells more; what the linker says is the last place's name there.
-    if has_lines { all(&ModuleFile::of_bytes(Path::new("bare"), pack::write(file).unwrap()).unwrap()) } else { names }
-}
-
-fn all(file: &ModuleFile) -> Vec<Option<String>> {
+fn all(file: &ModuleFile) -> Vec<Place> {
     let symbols = Symbols::open(file, &Places::default());
     let elf = file.elf().unwrap();
     let Some(text) = elf.section_by_name(".text") else { return Vec::new() };
     let step = (text.size() / 64).max(1);
-    let mut names = Vec::new();
+    let mut places = Vec::new();
     for index in 0..64 {
-        let mut found: Vec<Place> = Vec::new();
-        symbols.find(text.address().wrapping_add(index * step), &mut found);
-        names.push(found.pop().and_then(|place| place.function));
+        symbols.find(text.address().wrapping_add(index * step), &mut places);
     }
-    names
+    places
 }

@@ -47,6 +47,7 @@ impl Attempt {
             },
             execution: Some(self.fence.held.execution),
             redaction: split.redaction,
+            packs: Vec::new(),
         })
     }
 }

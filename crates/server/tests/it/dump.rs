@@ -55,6 +55,7 @@ pub(crate) fn new(app: &TestApp, manifest: &[u8]) -> NewDump {
         facts: model::dump::DumpFacts::default(),
         execution: None,
         redaction: None,
+        packs: Vec::new(),
     }
 }
 

@@ -37,11 +37,13 @@ statements! {
     DROP_ANY = "DELETE FROM blob WHERE tenant = $1 AND digest = $2 RETURNING digest, size, created_at, layer_at, passing";
     ANYBODY = "SELECT tenant FROM blob WHERE digest = $1 LIMIT 1";
     BEGIN = "INSERT INTO blob_removal (digest, at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    PENDING = "SELECT digest FROM blob_removal \
-               WHERE NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = blob_removal.digest) \
+    PENDING = "SELECT digest FROM blob_removal WHERE (taken_at IS NULL OR taken_at < $1) \
+               AND NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = blob_removal.digest) \
                ORDER BY digest LIMIT 1000";
+    TAKE = "UPDATE blob_removal SET taken_at = $1 WHERE digest = $2 AND (taken_at IS NULL OR taken_at < $3) \
+            AND NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = blob_removal.digest)";
     GIVE_UP = "DELETE FROM blob_removal \
-               WHERE at < $1 AND EXISTS (SELECT 1 FROM blob WHERE blob.digest = blob_removal.digest)";
+               WHERE coalesce(taken_at, at) < $1 AND EXISTS (SELECT 1 FROM blob WHERE blob.digest = blob_removal.digest)";
     END = "DELETE FROM blob_removal WHERE digest = $1";
 }
 
@@ -49,7 +51,8 @@ statements! {
 const GRACE: SignedDuration = SignedDuration::from_hours(1);
 /// How far the clocks of two servers may be apart.
 const SKEW: SignedDuration = SignedDuration::from_mins(1);
-/// How long whoever removes content may take from looking at its rows to having removed it.
+/// How long whoever removes content may take from looking at its rows to having removed it. Nobody else removes it, and
+/// nobody stores it, before that is over.
 const REMOVAL: SignedDuration = SignedDuration::from_mins(10);
 
 /// Drops a tenant's layers that no image needs.
@@ -156,15 +159,35 @@ impl ImageGc {
     }
 }
 
-/// Lists content that is to be removed.
-struct RemovalList;
+/// Lists content that is to be removed and that nobody has begun to remove since an instant.
+struct RemovalList(Timestamp);
 
 impl Operation for RemovalList {
     type Answer = Vec<Digest>;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Vec<Digest>, StoreError> {
-        tx.rows(PENDING, &[]).await?.iter().map(|row| row.parsed(0)).collect()
+        tx.rows(PENDING, &[self.0.into()]).await?.iter().map(|row| row.parsed(0)).collect()
     }
+}
+
+/// Has one of all that list content remove it, unless somebody has it after all.
+struct RemovalTake {
+    digest: Digest,
+    at: Timestamp,
+}
+
+impl Operation for RemovalTake {
+    type Answer = bool;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<bool, StoreError> {
+        let values = [self.at.into(), self.digest.into(), given_up(self.at).into()];
+        Ok(tx.execute(TAKE, &values).await? > 0)
+    }
+}
+
+/// Returns when those must have begun who are not removing anything any more.
+fn given_up(at: Timestamp) -> Timestamp {
+    at.saturating_sub(REMOVAL).unwrap_or(Timestamp::MIN)
 }
 
 /// Tells whether content is to be removed.
@@ -233,12 +256,17 @@ impl Store {
     /// Lets content be that was to be removed and that somebody has after all, long after whoever may have been removing
     /// it has ended; returns how many they were.
     pub async fn removal_give_up(&self, at: Timestamp) -> Result<u64, StoreError> {
-        self.write(RemovalGiveUp(at.saturating_sub(REMOVAL).unwrap_or(Timestamp::MIN))).await
+        self.write(RemovalGiveUp(given_up(at))).await
     }
 
     /// Lists content that nobody has and that is to be removed, as far as one pass goes.
-    pub async fn removal_list(&self) -> Result<Vec<Digest>, StoreError> {
-        self.read(RemovalList).await
+    pub async fn removal_list(&self, at: Timestamp) -> Result<Vec<Digest>, StoreError> {
+        self.read(RemovalList(given_up(at))).await
+    }
+
+    /// Tells whether the caller is to remove content that was listed: somebody else may have begun to, or has it after all.
+    pub async fn removal_take(&self, digest: Digest, at: Timestamp) -> Result<bool, StoreError> {
+        self.write(RemovalTake { digest, at }).await
     }
 
     /// Notes that content has been removed: from now on it can be stored again.

@@ -10,6 +10,7 @@ use model::dump::{
     Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, DumpSignature, MAX_TICKET_CHARS, MAX_WORD_CHARS,
 };
 use model::node::Held;
+use model::pack::PackName;
 use model::parcel::{Frame, Index};
 use model::sandbox::FileIn;
 use model::{
@@ -32,6 +33,7 @@ on_both_engines!(
     a_dump_is_analysed_once_and_whatever_happens,
     a_machine_that_fails_is_forgiven_a_few_times,
     dumps_are_analysed_again_by_order,
+    a_dump_is_told_by_the_packs_that_its_sender_named,
     packs_go_once_no_dump_needs_them,
 );
 
@@ -66,6 +68,7 @@ pub(crate) fn new(hash: &str) -> NewDump {
         facts: DumpFacts { time: Some(at(5)), ..DumpFacts::default() },
         execution: None,
         redaction: None,
+        packs: Vec::new(),
     }
 }
 
@@ -77,7 +80,7 @@ pub(crate) async fn create(
     frames: &[&str],
 ) -> Result<DumpArrived, StoreError> {
     // Nobody here removes contents; that it was done is all the store need be told.
-    for digest in store.removal_list().await.expect("a list") {
+    for digest in store.removal_list(at(99)).await.expect("a list") {
         store.removal_end(digest).await.expect("is noted");
     }
     let manifest = Blob { digest: new.manifest, size: 9, created_at: at(2), purpose: Purpose::Kept };
@@ -101,14 +104,14 @@ async fn frames_are_known_by_the_parcel_that_brought_them(fresh: &Fresh) {
     let store = fresh.open().await;
     let (ours, theirs) = (tenant(&store, "ours").await, tenant(&store, "theirs").await);
     let names: Vec<_> = ["a", "b", "c"].map(digest).to_vec();
-    assert_eq!(store.frames_missing(names.clone(), ours).await.expect("an answer"), names);
-    assert_eq!(store.frames_missing(Vec::new(), ours).await.expect("an answer"), []);
+    assert_eq!(store.frames_missing(names.clone(), ours, at(9)).await.expect("an answer"), names);
+    assert_eq!(store.frames_missing(Vec::new(), ours, at(9)).await.expect("an answer"), []);
     assert_eq!(parcel(&store, ours, &["a", "b", "a"], 1).await, 2, "the same twice is one");
     assert_eq!(parcel(&store, ours, &["a", "b", "a"], 2).await, 0, "again is harmless");
     assert_eq!(parcel(&store, ours, &["b", "c"], 3).await, 1);
     assert_eq!(parcel(&store, theirs, &["c"], 4).await, 1, "each tenant has its own");
-    assert_eq!(store.frames_missing(names.clone(), ours).await.expect("an answer"), []);
-    assert_eq!(store.frames_missing(names.clone(), theirs).await.expect("an answer"), names[..2]);
+    assert_eq!(store.frames_missing(names.clone(), ours, at(9)).await.expect("an answer"), []);
+    assert_eq!(store.frames_missing(names.clone(), theirs, at(9)).await.expect("an answer"), names[..2]);
     let mut places = store.frame_places(names, ours).await.expect("an answer");
     places.sort_by_key(|place| (place.parcel != digest("a+b+a"), place.offset));
     let found: Vec<_> = places.iter().map(|place| (place.digest, place.parcel, place.offset, place.packed)).collect();
@@ -213,10 +216,17 @@ async fn what_no_dump_needs_goes(fresh: &Fresh) {
     let dump = create(&store, ours, &new("a"), ("x", 1), &["a", "c"]).await.expect("is made").dump;
     let gc = async |before, limit| store.parcel_gc(at(before), limit, "house", at(99)).await.expect("is done").parcels;
     assert_eq!(gc(20, 10).await, 0, "it may still be named");
-    assert_eq!(gc(1_000, 10).await, 1);
-    let left = store.frames_missing(["a", "b", "c"].map(digest).to_vec(), ours).await.expect("an answer");
+    // Whoever is told that a frame is there has time to name it.
+    let minutes = 60_000;
+    let asked = at(15 * minutes);
+    assert_eq!(store.frames_missing(vec![digest("b")], ours, asked).await.expect("an answer"), []);
+    assert_eq!(gc(15 * minutes, 10).await, 0);
+    assert_eq!(store.frames_missing(vec![digest("b")], ours, at(20 * minutes)).await.expect("an answer"), []);
+    assert_eq!(gc(15 * minutes, 10).await, 0, "what was asked for a moment ago is not noted again");
+    assert_eq!(gc(15 * minutes + 1, 10).await, 1);
+    let left = store.frames_missing(["a", "b", "c"].map(digest).to_vec(), ours, at(9)).await.expect("an answer");
     assert_eq!(left, [digest("b")]);
-    assert_eq!(store.removal_list().await.expect("a list"), [digest("b")], "its content is to be removed");
+    assert_eq!(store.removal_list(at(99)).await.expect("a list"), [digest("b")], "its content is to be removed");
     store.removal_end(digest("b")).await.expect("is noted");
 
     let purged = store.dump_purge(DumpKey::Id(dump.id), everybody(ours), "bob", at(40)).await.expect("is purged");
@@ -288,7 +298,7 @@ async fn naming_a_parcel_and_removing_it_meet(fresh: &Fresh) {
         let (named, freed) = tokio::join!(naming, removing);
         let freed = freed.expect("is done").parcels;
         assert_eq!(named.is_ok(), freed == 0, "either it is named or it is gone: {named:?}");
-        let missing = stores[0].frames_missing(vec![digest(&name)], ours).await.expect("an answer");
+        let missing = stores[0].frames_missing(vec![digest(&name)], ours, at(9)).await.expect("an answer");
         assert_eq!(missing.len() as u64, freed, "a frame is there as long as its parcel");
     }
     for store in stores {
@@ -524,6 +534,44 @@ async fn dumps_are_analysed_again_by_order(fresh: &Fresh) {
     store.close().await;
 }
 
+fn name(build_id: &str, content: &str) -> PackName {
+    PackName { build_id: build_id.to_owned(), digest: digest(content) }
+}
+
+/// Of one build id there are the pack of a liar, who came first, and an honest one.
+async fn a_dump_is_told_by_the_packs_that_its_sender_named(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    for (content, n) in [("lie", 1), ("truth", 2)] {
+        let pack = Blob { digest: digest(content), size: 4, created_at: at(n), purpose: Purpose::Kept };
+        store.blob_create(pack, ours, "ann").await.expect("is noted");
+        assert!(store.pack_put("aaaa", pack, ours, "ann").await.expect("is kept").1);
+        assert!(!store.pack_put("aaaa", pack, ours, "ann").await.expect("is kept").1, "again is harmless");
+    }
+    parcel(&store, ours, &["a"], 1).await;
+    let told_by = async |dump| {
+        let found = store.packs_find(vec!["aaaa".to_owned()], ours, dump, at(9)).await.expect("an answer");
+        found[0].digest
+    };
+    let made = async |hash: &str, packs: &[PackName]| {
+        let new = NewDump { packs: packs.to_vec(), ..new(hash) };
+        create(&store, ours, &new, (hash, 1), &["a"]).await.expect("is made").dump.id
+    };
+    // One that was named and never came is as good as none.
+    let (named, lost) = (made("a", &[name("aaaa", "truth")]).await, made("b", &[name("aaaa", "lost")]).await);
+    let unnamed = made("c", &[]).await;
+    assert_eq!(told_by(Some(named)).await, digest("truth"));
+    assert_eq!([told_by(Some(lost)).await, told_by(Some(unnamed)).await, told_by(None).await], [digest("lie"); 3]);
+    // It stays as it was begun: another who sends the same dump has no say.
+    assert_eq!(made("c", &[name("aaaa", "truth")]).await, unnamed);
+    assert_eq!(told_by(Some(unnamed)).await, digest("lie"));
+    // A dump without content forgets it, and is told by what comes with its content.
+    store.dump_purge(DumpKey::Id(unnamed), everybody(ours), "ann", at(10)).await.expect("is purged");
+    assert_eq!(made("c", &[name("aaaa", "truth")]).await, unnamed);
+    assert_eq!(told_by(Some(unnamed)).await, digest("truth"));
+    store.close().await;
+}
+
 async fn packs_go_once_no_dump_needs_them(fresh: &Fresh) {
     let store = fresh.open().await;
     let ours = tenant(&store, "ours").await;
@@ -541,10 +589,9 @@ async fn packs_go_once_no_dump_needs_them(fresh: &Fresh) {
     };
     assert_eq!((find("aaaa", Some(made), 10).await, find("eeee", Some(made), 10).await), (1, 1));
     // Whoever asks keeps it for a while, but not each time that somebody asks again.
-    assert_eq!(
-        store.packs_missing(vec!["cccc".to_owned(), "ffff".to_owned()], ours, at(20)).await.expect("answers"),
-        ["ffff"]
-    );
+    let asked = vec![name("cccc", "asked"), name("cccc", "other"), name("ffff", "asked")];
+    let missing = store.packs_missing(asked.clone(), ours, at(20)).await.expect("answers");
+    assert_eq!(missing, asked[1..]);
     let day = 24 * 3_600_000;
     let there = async || {
         let mut there = Vec::new();

@@ -21,6 +21,7 @@ on_both_engines!(
 );
 
 const HOUR: i64 = 3_600_000;
+const MINUTE: i64 = HOUR / 60;
 
 fn blob(number: u8) -> Blob {
     Blob {
@@ -175,7 +176,14 @@ async fn frees_what_nobody_needs_and_nothing_else(fresh: &Fresh) {
     assert_eq!(gc(&store, ours, 100_000).await, ImageFreed { blobs: 2, bytes: 1 + 4 });
     assert_eq!(had(&store, ours).await, [2, 3, 5, 6, 7, 8]);
     assert_eq!(had(&store, theirs).await, [4]);
-    assert_eq!(store.removal_list().await.expect("lists"), [blob(1).digest], "the other tenant's bytes stay");
+    let first = blob(1).digest;
+    assert_eq!(store.removal_list(at(2 * HOUR)).await.expect("lists"), [first], "the other tenant's bytes stay");
+    // One server removes it; who died meanwhile is not waited for.
+    assert!(store.removal_take(first, at(2 * HOUR)).await.expect("is told"));
+    assert!(!store.removal_take(first, at(2 * HOUR + MINUTE)).await.expect("is told"), "another has begun");
+    assert_eq!(store.removal_list(at(2 * HOUR + MINUTE)).await.expect("lists"), []);
+    assert_eq!(store.removal_list(at(2 * HOUR + 11 * MINUTE)).await.expect("lists"), [first]);
+    assert!(store.removal_take(first, at(2 * HOUR + 11 * MINUTE)).await.expect("is told"));
     store.removal_end(blob(1).digest).await.expect("is noted");
     assert_eq!(gc(&store, ours, 2 * HOUR).await, ImageFreed::default());
     store.execution_cancel(waits.id, None, "ann", at(60)).await.expect("ends");
@@ -185,7 +193,7 @@ async fn frees_what_nobody_needs_and_nothing_else(fresh: &Fresh) {
     assert_eq!(had(&store, ours).await, [2, 8], "what is kept for itself stays");
     // The other tenant's own clearing ends it.
     assert_eq!(gc(&store, theirs, 2 * HOUR).await.blobs, 1);
-    assert!(store.removal_list().await.expect("lists").contains(&blob(4).digest));
+    assert!(store.removal_list(at(2 * HOUR)).await.expect("lists").contains(&blob(4).digest));
     store.close().await;
 }
 
@@ -233,7 +241,8 @@ async fn gives_nobody_content_that_is_being_removed(fresh: &Fresh) {
     let row = format!("INSERT INTO blob (tenant, digest, size, created_at) VALUES ('{theirs}', '{digest}', 7, 0)");
     fresh.raw().await.script(&row).await;
     assert!(store.removal_is_pending(digest).await.expect("is told"));
-    assert_eq!(store.removal_list().await.expect("lists"), []);
+    assert_eq!(store.removal_list(at(2 * HOUR)).await.expect("lists"), []);
+    assert!(!store.removal_take(digest, at(2 * HOUR)).await.expect("is told"));
     assert_eq!(store.removal_give_up(at(2 * HOUR)).await.expect("is done"), 0, "somebody may be removing it");
     assert_eq!(store.removal_give_up(at(3 * HOUR)).await.expect("is done"), 1);
     assert!(!store.removal_is_pending(digest).await.expect("is told"));

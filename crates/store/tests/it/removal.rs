@@ -125,7 +125,7 @@ async fn takes_what_is_old_and_all_that_was_its_alone(fresh: &Fresh) {
     // Content has a grace, for those who are about to name it.
     assert!(has(&store, ours, 1).await && has(&store, ours, 2).await);
     assert_eq!(retain(&store, at(5_000), at(2 * DAY + 3_600_000)).await, (0, 3));
-    assert_eq!(store.removal_list().await.expect("a list").len(), 3);
+    assert_eq!(store.removal_list(at(6 * DAY)).await.expect("a list").len(), 3);
     let left: Vec<_> = [has(&store, ours, 1).await, has(&store, ours, 2).await, has(&store, ours, 3).await].into();
     assert_eq!(left, [false; 3]);
     assert!(has(&store, ours, 4).await, "a dump stays");
@@ -164,7 +164,7 @@ async fn leaves_what_something_else_names(fresh: &Fresh) {
     check(&[1, 2, 3, 4, 7, 8]).await;
     assert!(has(&store, theirs, 5).await);
     // Its bytes are somebody's still.
-    assert_eq!(store.removal_list().await.expect("a list"), [blob(6, 0, true).digest]);
+    assert_eq!(store.removal_list(at(6 * DAY)).await.expect("a list"), [blob(6, 0, true).digest]);
     // What the young one named goes with it.
     assert_eq!(retain(&store, at(2 * DAY), at(4 * DAY)).await, (1, 0));
     assert_eq!(retain(&store, at(2 * DAY), at(5 * DAY)).await, (0, 3));
