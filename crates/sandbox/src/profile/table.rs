@@ -130,8 +130,7 @@ pub(crate) const GROUPS: &[Group] = &[
         rule: ALLOW,
         calls: calls![
             SYS_ppoll SYS_pselect6 SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait SYS_epoll_pwait2 SYS_eventfd2
-            SYS_pipe2 SYS_inotify_init1 SYS_inotify_add_watch SYS_inotify_rm_watch SYS_signalfd4 SYS_io_setup
-            SYS_io_destroy SYS_io_submit SYS_io_cancel SYS_io_getevents
+            SYS_pipe2 SYS_inotify_init1 SYS_inotify_add_watch SYS_inotify_rm_watch SYS_signalfd4
         ],
     },
     Group {
@@ -331,6 +330,14 @@ pub(crate) const GROUPS: &[Group] = &[
         rule: refuse(EPERM),
         calls: calls![
             SYS_io_uring_setup SYS_io_uring_enter SYS_io_uring_register
+        ],
+    },
+    Group {
+        reason: "Asynchronous reads, which the kernel counts for the whole machine, so that one sandbox could take all \
+            there are; who uses them has another way for kernels without.",
+        rule: refuse(ENOSYS),
+        calls: calls![
+            SYS_io_setup SYS_io_destroy SYS_io_submit SYS_io_cancel SYS_io_getevents
         ],
     },
     Group {

@@ -130,6 +130,7 @@ fn the_kernel_takes_the_filter_and_obeys() {
         check(profile, "bpf", call(libc::SYS_bpf, 0, 0, 0), EPERM);
         check(profile, "keyctl", call(libc::SYS_keyctl, 0, 0, 0), EPERM);
         check(profile, "io_uring_setup", call(libc::SYS_io_uring_setup, 1, 0, 0), EPERM);
+        check(profile, "io_setup", call(libc::SYS_io_setup, 1, 0, 0), ENOSYS);
         check(profile, "clone3", call(SYS_clone3, 0, 0, 0), ENOSYS);
         check(profile, "clone(NEWUSER)", call(SYS_clone, libc::CLONE_NEWUSER as u64, 0, 0), EPERM);
         check(profile, "unshare(NEWNET)", call(SYS_unshare, libc::CLONE_NEWNET as u64, 0, 0), EPERM);
