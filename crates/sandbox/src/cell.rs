@@ -36,6 +36,8 @@ const PERIOD_US: u64 = 100_000;
 const MIN_QUOTA_US: u64 = 1_000;
 /// Memory that may stay charged to a cell between two uses, as files that are still cached.
 const MAX_LEFT_BYTES: u64 = 16 << 20;
+/// Free cells that are enough for those that are cleared away to take their time.
+const MIN_FREE: usize = 2;
 /// Bytes of a control file that are looked at.
 const MAX_FILE_BYTES: usize = 4096;
 
@@ -45,6 +47,16 @@ pub(crate) struct Counts {
     pub(crate) cpu_us: Option<u64>,
     pub(crate) memory_peak_bytes: Option<u64>,
     pub(crate) oom_kills: u32,
+}
+
+/// How a cell's processes stand beside the machine's others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// As anybody.
+    Usual,
+    /// Behind everybody: nobody waits for what is built ahead or cleared away, and it must not keep those who are waited for.
+    /// Known on cgroup v1 and v2 since Linux 5.15; before, nothing changes.
+    Behind,
 }
 
 /// One sandbox's control groups.
@@ -60,6 +72,7 @@ pub(crate) struct Cell {
     applied: Option<Limits>,
     /// The limit of storage traffic that was written last; a fresh group has none.
     io_bytes_second: u64,
+    standing: Standing,
     first: First,
 }
 
@@ -128,6 +141,8 @@ impl Cells {
         }
         let what = |errno| crate::root::machine("the control groups could not be set up")(errno);
         let mut cell = self.clean().map_or_else(|| self.make(), Ok).map_err(what)?;
+        // The spawner itself waits for the cell's mother.
+        cell.stand(Standing::Usual);
         let applied = cell.apply(limits, self.hierarchies.version, self.disk.as_deref());
         if let Err(errno) = applied {
             self.free.push(cell);
@@ -164,6 +179,11 @@ impl Cells {
         self.free.push(cell);
     }
 
+    /// Tells whether those cells are needed soon whose sandboxes have ended.
+    pub(crate) fn is_short(&self) -> bool {
+        self.free.len() < MIN_FREE
+    }
+
     /// Returns what a cell counted for its sandbox.
     pub(crate) fn counts(&self, cell: &Cell) -> Counts {
         cell.counts(self.hierarchies.version)
@@ -193,7 +213,8 @@ impl Cells {
                 (None, folder.transpose().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?)
             }
         };
-        Ok(Cell { index, mother, folder, folders, files, applied: None, io_bytes_second: 0, first: First::default() })
+        let (applied, io_bytes_second, standing, first) = (None, 0, Standing::Usual, First::default());
+        Ok(Cell { index, mother, folder, folders, files, applied, io_bytes_second, standing, first })
     }
 
     fn check(&self, limits: &Limits) -> Result<(), Fault> {
@@ -246,6 +267,23 @@ impl Cell {
             let folder = self.folder.as_ref().map(AsFd::as_fd);
             system::clone_process(birth.namespaces(), folder, || init::run(&birth))
         }
+    }
+
+    /// Has its processes stand so beside others from now on.
+    pub(crate) fn stand(&mut self, standing: Standing) {
+        if self.standing == standing {
+            return;
+        }
+        self.standing = standing;
+        // Where there is no such file it only takes longer.
+        if let Some(file) = self.files.get("cpu.idle") {
+            let _ = file.write_all_at(if standing == Standing::Behind { b"1" } else { b"0" }, 0);
+        }
+    }
+
+    /// Tells whether its processes stand behind others'.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.standing == Standing::Behind
     }
 
     fn write(&self, name: &str, value: &str) -> rustix::io::Result<()> {

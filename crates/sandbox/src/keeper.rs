@@ -8,7 +8,7 @@
 mod life;
 mod place;
 
-use crate::cell::Cells;
+use crate::cell::{Cell, Cells, Standing};
 use crate::descriptor;
 use crate::event::{Fault, FaultKind, Stop};
 use crate::init::Birth;
@@ -37,6 +37,8 @@ const MAX_WAITING: usize = MAX_SANDBOXES * 4;
 const TURN_EVENTS: usize = 64;
 /// How long a sandbox may take to be built.
 const MAX_BUILD: Duration = Duration::from_secs(30);
+/// How long one for which nobody waits may be kept by others' work.
+const MAX_BEHIND: Duration = Duration::from_millis(500);
 /// What wakes the loop, in the two lowest bits of a token.
 const CONTROL: u64 = 0;
 const ORDERS: u64 = 1;
@@ -299,6 +301,9 @@ impl Keeper {
                 self.numbers.insert(number, id);
                 self.sandboxes.insert(id, sandbox);
                 self.set_alarm(id, Instant::now().checked_add(MAX_BUILD));
+                if !is_ordered {
+                    self.put_behind(id);
+                }
                 Ok(())
             }
             Err(fault) => {
@@ -310,6 +315,15 @@ impl Keeper {
                 }
                 Err(fault)
             }
+        }
+    }
+
+    /// Has a sandbox for which nobody waits be built, or cleared away, in what time others leave.
+    fn put_behind(&mut self, id: u64) {
+        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
+        sandbox.stand(Standing::Behind);
+        if sandbox.cell.as_ref().is_some_and(Cell::is_behind) {
+            self.set_alarm(id, Instant::now().checked_add(MAX_BEHIND));
         }
     }
 
@@ -326,6 +340,7 @@ impl Keeper {
         if sandbox.life != Life::Parked {
             return;
         }
+        sandbox.stand(Standing::Usual);
         let passed = if fds.len() == 3 {
             let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
             message::send(sandbox.orders.as_fd(), bytes, &fds).map_err(machine("the order could not be passed on"))
@@ -483,6 +498,9 @@ impl Keeper {
         };
         self.set_alarm(id, None);
         self.tell(reply, fds);
+        if !self.cells.is_short() {
+            self.put_behind(id);
+        }
     }
 
     /// Init is gone, and with it everything.

@@ -17,9 +17,9 @@ const ASIDE: &str = "host";
 /// How long a group that was emptied may take to become removable.
 const MAX_REMOVAL: Duration = Duration::from_secs(2);
 /// What is read or set back for each sandbox.
-const COUNTERS_ONE: [&str; 4] =
-    ["memory.max_usage_in_bytes", "memory.usage_in_bytes", "memory.oom_control", "cpuacct.usage"];
-const COUNTERS_TWO: [&str; 3] = ["memory.peak", "memory.events", "cpu.stat"];
+const COUNTERS_ONE: [&str; 5] =
+    ["memory.max_usage_in_bytes", "memory.usage_in_bytes", "memory.oom_control", "cpuacct.usage", "cpu.idle"];
+const COUNTERS_TWO: [&str; 4] = ["memory.peak", "memory.events", "cpu.stat", "cpu.idle"];
 
 /// Which of the two sorts of control groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! The life of one sandbox as its spawner sees it: `Building → Parked → Starting → Running`, and out of each of these by an
 //! end. Holds the ladder of a stop: INT to the program, a grace, TERM to everything, a grace, KILL.
 
-use crate::cell::{Cell, Counts};
+use super::MAX_BUILD;
+use crate::cell::{Cell, Counts, Standing};
 use crate::event::{Fault, FaultKind, Status, Stop};
 use crate::message::{self, Command, EndingText, Report};
 use crate::spare::Pair;
@@ -105,6 +106,13 @@ impl Sandbox {
         }
     }
 
+    /// Has what runs in it stand behind the machine's other work, or not any more.
+    pub(super) fn stand(&mut self, standing: Standing) {
+        if let Some(cell) = &mut self.cell {
+            cell.stand(standing);
+        }
+    }
+
     fn command(&self, command: Command) {
         // An init that is gone needs no command, and one whose socket is full of them is about to be killed anyway.
         let _ = message::say(self.control.as_fd(), &command, &[]);
@@ -148,6 +156,14 @@ impl Sandbox {
 
     /// Its time has come; returns when to look again.
     pub(super) fn ring(&mut self, now: Instant) -> Option<Instant> {
+        if self.cell.as_ref().is_some_and(Cell::is_behind) {
+            // The others want all there is, and it is not to wait for ever.
+            self.stand(Standing::Usual);
+            return if self.life == Life::Building { now.checked_add(MAX_BUILD) } else { None };
+        }
+        if self.is_told {
+            return None;
+        }
         match (self.life, self.rung) {
             (_, Some(Rung::Killed)) => None,
             (Life::Building | Life::Starting, _) => {
