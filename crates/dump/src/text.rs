@@ -9,6 +9,7 @@ mod go;
 mod java;
 mod javascript;
 pub(crate) mod line;
+mod prefix;
 mod python;
 mod rust;
 mod sanitizer;
@@ -64,10 +65,13 @@ pub(crate) fn report(bytes: &[u8]) -> Option<Report> {
     let (between, last) = rest.split_at(rest.len() - end(rest));
     let texts = [first, last].map(String::from_utf8_lossy);
     let [first, last] = texts.each_ref().map(|text| plain(text));
+    let [first, last] = [&first, &last].map(|text| {
+        let lines: Vec<&str> = text.lines().map(|line| line::cut(line, MAX_LINE_BYTES)).collect();
+        prefix::without(&lines)
+    });
     // Nothing that was begun before what is left out goes on behind it.
     let gap = (!between.is_empty()).then_some("");
-    let lines = first.lines().chain(gap).chain(last.lines());
-    let lines: Vec<&str> = lines.map(|line| line::cut(line, MAX_LINE_BYTES)).collect();
+    let lines: Vec<&str> = first.into_iter().chain(gap).chain(last).collect();
     let mut report = SPEAKERS.iter().find_map(|parse| parse(&lines))?;
     if !between.is_empty() {
         let all = bytes.len();

@@ -5,12 +5,18 @@
 
 use super::line::{between, number};
 use super::{Verdict, thread};
-use model::report::{DumpKind, Frame, Report, Severity, Thread, Trust};
+use model::report::{DumpKind, Frame, NoteCode, Report, Severity, Thread, Trust};
 
 /// Lines of one message.
 const MAX_MESSAGE_LINES: usize = 32;
 /// Exceptions of one report.
 const MAX_LINKS: usize = 256;
+/// Frames of one exception that the virtual machine tells, unless it is told otherwise; outer ones are left out.
+const TOLD_FRAMES: usize = 1024;
+/// What stands in place of an exception that was told before.
+const CIRCULAR: &str = "[CIRCULAR REFERENCE:";
+/// How some logs write a tab.
+const TAB: &str = "#011";
 
 /// One exception: what it says, and its frames.
 #[derive(Debug, Default)]
@@ -21,6 +27,8 @@ struct Link {
     frames: Vec<Frame>,
     /// How many frames it has in common with the one it was wrapped in.
     common: usize,
+    /// What was told before, and is its cause or was suppressed on its way again.
+    circle: Option<String>,
 }
 
 /// Returns the report of the first exception.
@@ -33,6 +41,10 @@ pub(super) fn report(lines: &[&str]) -> Option<Report> {
     let mut whole: Vec<(String, bool, Vec<Frame>)> = Vec::new();
     let mut enclosing: Vec<(usize, Vec<Frame>)> = Vec::new();
     for link in links {
+        if let Some(circle) = &link.circle {
+            report
+                .note(NoteCode::Hint, format!("the causes go in a circle, back to {}", super::line::cut(circle, 500)));
+        }
         while enclosing.last().is_some_and(|(depth, _)| *depth > link.depth) {
             enclosing.pop();
         }
@@ -46,7 +58,9 @@ pub(super) fn report(lines: &[&str]) -> Option<Report> {
     }
     let root = whole.iter().rposition(|(_, is_aside, _)| !is_aside)?;
     let (says, _, frames) = whole.remove(root);
-    report.threads.push(Thread { is_crashed: true, ..thread(0, name, frames) });
+    let broken =
+        (frames.len() == TOLD_FRAMES).then(|| format!("the virtual machine tells {TOLD_FRAMES} frames at most"));
+    report.threads.push(Thread { is_crashed: true, broken, ..thread(0, name, frames) });
     let mut verdict = verdict(&says);
     for (other, is_aside, frames) in whole {
         let what = if is_aside { "suppressed" } else { "wrapped in" };
@@ -108,13 +122,18 @@ fn links(lines: &[&str], begin: usize, first: usize) -> (Option<String>, Vec<Lin
     };
     let mut links = vec![Link { says: joined(says, &lines[begin + 1..first]), ..Link::default() }];
     let mut is_message = false;
+    let base = indent(lines[begin]);
     for line in lines[first..].iter() {
-        let text = line.trim();
-        let depth = line.len() - line.trim_start_matches('\t').len();
+        let text = line[indent(line)..].trim_end();
+        let depth = indent(line).saturating_sub(base);
         let wrapped = text.strip_prefix("Caused by: ").map(|says| (says, false));
         let next = wrapped.or_else(|| text.strip_prefix("Suppressed: ").map(|says| (says, true)));
         let Some(last) = links.last_mut() else { break };
-        if let Some((says, is_suppressed)) = next {
+        let again = next.map_or(text, |(says, _)| says).strip_prefix(CIRCULAR);
+        if let Some(again) = again {
+            is_message = false;
+            last.circle = Some(again.trim().trim_end_matches(']').to_owned());
+        } else if let Some((says, is_suppressed)) = next {
             if links.len() >= MAX_LINKS {
                 break;
             }
@@ -140,9 +159,19 @@ fn joined(first: &str, more: &[&str]) -> String {
     more.iter().fold(first.to_owned(), |text, line| text + "\n" + line).trim_end().to_owned()
 }
 
+/// Returns how many bytes of a line stand before its words.
+fn indent(line: &str) -> usize {
+    let is_blank = |line: &str| line.len() - line.trim_start().trim_start_matches(TAB).len();
+    let mut at = 0;
+    while is_blank(&line[at..]) > 0 {
+        at += is_blank(&line[at..]);
+    }
+    at
+}
+
 /// Reads `at java.base/java.lang.Integer.parseInt(Integer.java:668) ~[?:?]`.
-fn frame(line: &str) -> Option<Frame> {
-    let rest = line.trim().strip_prefix("at ")?;
+pub(super) fn frame(line: &str) -> Option<Frame> {
+    let rest = line[indent(line)..].trim_end().strip_prefix("at ")?;
     let (name, _) = rest.split_once('(')?;
     // A space before the parenthesis is how JavaScript writes it.
     if name.is_empty() || name.ends_with(' ') || name.contains(['\\', '\t']) || !name.contains('.') {

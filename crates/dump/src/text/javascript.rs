@@ -234,7 +234,7 @@ fn close_gaps(links: &mut [Link]) {
 }
 
 /// Reads `at async Table.row [as get] (file:///src/table.mjs:5:26)` and `at /src/table.js:9:35`.
-fn frame(line: &str) -> Option<Frame> {
+pub(super) fn frame(line: &str) -> Option<Frame> {
     let rest = line.trim().strip_prefix("at ")?.trim_end_matches(" {").trim_end_matches(',');
     let rest = rest.strip_prefix("async ").unwrap_or(rest);
     // What was evaluated names the place of that within its own.

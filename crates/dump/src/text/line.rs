@@ -32,6 +32,19 @@ pub(crate) fn number_after(text: &str, words: &str) -> Option<u64> {
     number(text[at..].trim_start()).map(|(value, _)| value)
 }
 
+/// Tells whether a line begins as logs do, with a time or a level, and is no part of what was said before it.
+pub(crate) fn is_logged(line: &str) -> bool {
+    const LEVELS: [&str; 9] = ["TRACE", "DEBUG", "INFO", "NOTICE", "WARN", "WARNING", "ERROR", "CRITICAL", "FATAL"];
+    let word = line.trim_start_matches(['[', '(']);
+    let end = word.find(|sign: char| sign.is_whitespace() || "])|".contains(sign)).unwrap_or(word.len());
+    let word = &word[..end];
+    let is_time = || {
+        let is_sign = |sign: char| sign.is_ascii_digit() || "-:./,TZ+".contains(sign);
+        word.len() >= 8 && word.starts_with(|sign: char| sign.is_ascii_digit()) && word.chars().all(is_sign)
+    };
+    LEVELS.contains(&word.trim_end_matches(':')) || is_time() && word.contains([':', '-', '/'])
+}
+
 /// Returns what stands between two marks.
 pub(crate) fn between<'a>(text: &'a str, open: &str, close: &str) -> Option<&'a str> {
     let rest = &text[text.find(open)? + open.len()..];

@@ -3,7 +3,7 @@
 //! Of exceptions that were raised from another one, the other one is told, as for Java; one that was met while another was
 //! dealt with is a matter of its own, and is told itself.
 
-use super::line::between;
+use super::line::{between, is_logged, number};
 use super::{Verdict, of_signal, thread};
 use model::report::{DumpKind, Frame, NoteCode, Report, Severity, Thread, Trust};
 
@@ -17,6 +17,11 @@ const UNREAD: [&str; 3] = ["SyntaxError", "IndentationError", "TabError"];
 const MAX_SHOWN_LINES: usize = 4;
 /// Lines of one message.
 const MAX_MESSAGE_LINES: usize = 64;
+/// Frames that the interpreter tells, unless it is told otherwise; outer ones are left out.
+const TOLD_FRAMES: usize = 1000;
+/// Frames of one traceback; where a recursion has more, it is said and no more.
+const MAX_DEPTH: usize = 16 << 10;
+const REPEATED: &str = "[Previous line repeated ";
 
 struct Traceback {
     says: String,
@@ -52,7 +57,9 @@ pub(super) fn report(lines: &[&str]) -> Option<Report> {
         report.note(NoteCode::Hint, note.as_str());
     }
     let mut verdict = verdict(&crashed.says);
-    report.threads.push(Thread { is_crashed: true, ..thread(0, None, crashed.frames) });
+    let is_cut = crashed.frames.len() == TOLD_FRAMES;
+    let broken = is_cut.then(|| format!("the interpreter tells {TOLD_FRAMES} frames at most"));
+    report.threads.push(Thread { is_crashed: true, broken, ..thread(0, None, crashed.frames) });
     for (number, other) in told.into_iter().enumerate() {
         let what = if number < at { "before" } else { "wrapped in" };
         if number >= at {
@@ -99,12 +106,19 @@ fn traceback(lines: &[&str], is_wrapper: bool) -> Traceback {
         let indent = line.len() - line.trim_start().len();
         if let Some(frame) = frame(line) {
             told.frames.push(frame);
-        } else if line.trim_start().starts_with("[Previous line repeated ") {
-            told.notes.push(format!("of the recursion's frames only some are told: {}", line.trim()));
+        } else if let Some((count, _)) = line.trim_start().strip_prefix(REPEATED).and_then(number) {
+            let room = MAX_DEPTH.saturating_sub(told.frames.len());
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            let last = told.frames.last().cloned();
+            told.frames.extend(last.into_iter().flat_map(|frame| std::iter::repeat_n(frame, count.min(room))));
+            if count > room {
+                told.notes.push(format!("of the recursion's frames only some are told: {}", line.trim()));
+            }
         } else if indent > base || line.trim().is_empty() {
             // The source, and marks below it.
         } else {
-            let more = std::iter::from_fn(|| lines.next_if(|next| !is_over(next))).take(MAX_MESSAGE_LINES);
+            let goes_on = |next: &&&str| !is_over(next) && !is_logged(next);
+            let more = std::iter::from_fn(|| lines.next_if(goes_on)).take(MAX_MESSAGE_LINES);
             told.says = more.fold(line.trim().to_owned(), |says, line| says + "\n" + line);
             break;
         }

@@ -127,6 +127,23 @@ fn panics_and_exceptions_are_read() {
     assert_eq!(java.threads[1].name.as_deref(), Some("wrapped in: Main$Gone: cannot load `abc`"));
     assert_eq!(java.threads[2].name.as_deref(), Some("suppressed: java.io.IOException: close failed"));
     check("java_null.txt", traceback, "exception", "java.lang.NullPointerException: Cannot", &["Main.main:9"], 1);
+    let second = "java.lang.IllegalArgumentException: second";
+    let circle = check("java_circular.txt", traceback, "exception", second, &["Loop.circle:5", "Loop.main:9"], 2);
+    let said: Vec<_> = circle.notes.iter().map(|note| note.text.as_str()).collect();
+    assert_eq!(said, ["the causes go in a circle, back to java.lang.IllegalStateException: first"]);
+    let nested = check("java_nested.txt", traceback, "exception", "java.io.IOException: disk", &["Loop.read:3"], 5);
+    let others: Vec<_> = nested.threads[1..].iter().filter_map(|thread| thread.name.as_deref()).collect();
+    assert_eq!(
+        others,
+        [
+            "wrapped in: java.lang.RuntimeException: outer",
+            "wrapped in: Loop$Step: cannot load",
+            "suppressed: java.lang.IllegalStateException: close failed",
+            "suppressed: java.lang.RuntimeException: inner",
+        ]
+    );
+    // What they have in common with what they were thrown in is printed once.
+    assert_eq!(nested.threads.iter().map(|thread| thread.frames.len()).collect::<Vec<_>>(), [3, 1, 2, 2, 2]);
     check("java_deep.txt", traceback, "stack_overflow", "java.lang.StackOverflowError", &["Main.deep:5"], 1);
     let thread = check("java_thread.txt", traceback, "exception", "java.lang.NumberFormat", &[], 3);
     assert_eq!(thread.threads[0].name.as_deref(), Some("worker-3"));
@@ -140,6 +157,76 @@ fn panics_and_exceptions_are_read() {
     check("gdb.txt", traceback, "wild_access", "Program received signal SIGSEGV", &["fail:2", "main:3"], 1);
     let lldb = check("lldb.txt", traceback, "null_access", "thread #1", &["fail:2"], 1);
     assert_eq!(lldb.threads[0].frames[0].module_name.as_deref(), Some("t"));
+}
+
+#[test]
+fn what_a_log_puts_before_every_line_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text");
+    let told = |text: &str| {
+        let report = analyse_text(&path, text);
+        let crash = report.crash.map(|crash| (crash.class, crash.message, crash.reasons));
+        (report.kind, crash, report.threads, report.notes)
+    };
+    let names = fs::read_dir(self::folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let is_meant = |name: &String| ["python_", "java_", "node_", "asan_"].iter().any(|start| name.starts_with(start));
+    // Nothing of these has a frame that says who speaks.
+    let is_bare = |name: &String| ["python_bare.txt", "node_heap.txt", "node_thrown.txt"].contains(&name.as_str());
+    for name in names.filter(is_meant).filter(|name| !is_bare(name)) {
+        let sample = fs::read_to_string(self::folder().join(&name)).unwrap();
+        let expected = told(&sample);
+        let logs: [fn(usize, &str) -> String; 6] = [
+            |_, line| format!("app[123]: {line}"),
+            |at, line| format!("2026-11-22 10:00:00.{:03} INFO 4711 --- [main] : {line}", at % 1000),
+            |at, line| format!("2026-11-22T10:00:{:02}.{at}Z stderr F {line}", at % 60),
+            |_, line| format!("web-1  | {line}").trim_end().to_owned(),
+            |at, line| format!("[{:5}.{at:06}] app[7]: {line}", at / 10),
+            |at, line| format!("Nov 22 10:00:{:02} host app[12]: {}", at % 60, line.replace('\t', "#011")),
+        ];
+        for log in logs {
+            let lines: Vec<String> = sample.lines().enumerate().map(|(at, line)| log(at, line)).collect();
+            assert_eq!(told(&lines.join("\n")), expected, "{name}: {}", lines[0]);
+        }
+        // Another container speaks between each two lines.
+        let mixed = sample.lines().map(|line| format!("web-1  | {line}\ndb-1   | checkpoint complete\n"));
+        assert_eq!(told(&mixed.collect::<String>()), expected, "{name}");
+    }
+}
+
+#[test]
+fn long_tracebacks_of_python_are_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text");
+    let frame = |line: usize, function: &str| {
+        format!("  File \"/src/many.py\", line {line}, in {function}\n    {function}(n - 1)\n")
+    };
+    let begin = "Traceback (most recent call last):\n";
+    let wrapper = format!(
+        "\nThe above exception was the direct cause of the following exception:\n\n{begin}{}RuntimeError: cannot load\n",
+        frame(13, "load")
+    );
+    let calls = |count: usize| (0..count).map(|at| frame(at % 7, ["even", "odd"][at % 2])).collect::<String>();
+    let check = |text: &str, frames: (usize, u64), is_broken: bool| {
+        let report = analyse_text(&path, text);
+        let thread = report.crashed().unwrap();
+        assert_eq!((thread.frames.len(), thread.frames_cut), frames);
+        assert_eq!(thread.broken.is_some(), is_broken);
+        let names: Vec<_> = report.threads[1..].iter().filter_map(|thread| thread.name.as_deref()).collect();
+        assert_eq!(names, ["wrapped in: RuntimeError: cannot load"]);
+        assert_eq!(report.crash.unwrap().message.as_deref(), Some("ValueError: bottom\nof it"));
+    };
+    let end = "ValueError: bottom\nof it\n";
+    check(&format!("{begin}{}{end}{wrapper}", calls(1500)), (1024, 476), false);
+    // As many as the interpreter tells by itself; there may have been more.
+    check(&format!("{begin}{}{end}{wrapper}", calls(1000)), (1000, 0), true);
+    let repeated = |count: usize| calls(3) + &format!("  [Previous line repeated {count} more times]\n") + &calls(1);
+    check(&format!("{begin}{}{end}{wrapper}", repeated(40)), (44, 0), false);
+    check(&format!("{begin}{}{end}{wrapper}", repeated(4_000)), (1024, 2980), false);
+    // What a log says next is no part of what was said.
+    let next = "2026-11-22 10:00:01 served in 3 ms\n";
+    check(&format!("{begin}{}{end}{wrapper}{next}", calls(2)), (2, 0), false);
+    let report = analyse_text(&path, &format!("{begin}{}KeyError: 'x'\n{next}[INFO] and on\n", calls(2)));
+    assert_eq!(report.crash.unwrap().message.as_deref(), Some("KeyError: 'x'"));
 }
 
 #[test]
