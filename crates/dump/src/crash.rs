@@ -9,7 +9,8 @@
 //! - `stack_overflow`, `stack_smashing`, `buffer_overflow`, `heap_corruption`, `double_free`;
 //! - `assert`, `panic`, `uncaught_exception`, `abort`: it gave up by itself;
 //! - `division_by_zero`, `arithmetic`, `illegal_instruction`, `trap`, `bus_error`, `forbidden_call`;
-//! - `killed`: somebody else ended it, or asked for the picture;
+//! - `killed`: somebody else ended it;
+//! - `snapshot`: nothing went wrong, somebody took a picture of it while it ran;
 //! - what a sanitizer found, by the words of its reports.
 
 mod instruction;
@@ -105,6 +106,16 @@ pub(crate) fn crash(view: &View<'_>, report: &Report) -> Option<Crash> {
         severity: verdict.severity,
         reasons: verdict.reasons,
     })
+}
+
+/// Returns what is said of a process that did not crash.
+pub(crate) fn snapshot() -> Crash {
+    crate::text::Verdict::new(
+        "snapshot",
+        Severity::Unknown,
+        "no signal ended it: somebody took a picture of it while it ran",
+    )
+    .crash()
 }
 
 impl Scene<'_> {

@@ -8,6 +8,7 @@ mod view;
 
 use crate::analyse::{Stacks, Stopped};
 use crate::core::elf::{Header, Layout, Segment};
+use crate::crash::snapshot;
 use crate::locate::{self, Sought, hex};
 use crate::places::Places;
 use crate::text::{Verdict, of_signal};
@@ -28,6 +29,8 @@ const LAYOUT: Layout = Layout { is_64: true, is_big: false };
 const MAX_STREAMS: usize = 256;
 /// Ranges of memory of one minidump.
 const MAX_RANGES: usize = 1 << 20;
+/// What stands for an exception where there was none: somebody asked Breakpad or Crashpad for a picture.
+const PICTURES: [u32; 2] = [0xffff_ffff, 0x0517_a7ed];
 /// Program headers of one module's file.
 const MAX_SEGMENTS: u32 = 64;
 
@@ -326,6 +329,11 @@ fn bytes_of(digits: &str) -> Option<Vec<u8>> {
 
 /// Tells of the exception: the signal, or what stands for it on other systems.
 fn tell(exception: &Exception, os: &str, report: &mut Report) {
+    if PICTURES.contains(&exception.code) {
+        report.crash = Some(snapshot());
+        report.threads.iter_mut().for_each(|thread| thread.is_crashed = false);
+        return;
+    }
     let pc = report.crashed().and_then(|thread| thread.frames.first()).and_then(|frame| frame.address).map(|pc| pc.0);
     let verdict = match os {
         WINDOWS => windows(exception),
@@ -341,10 +349,6 @@ fn tell(exception: &Exception, os: &str, report: &mut Report) {
         }
         _ => {
             let number = exception.code.cast_signed();
-            if number == -1 {
-                report.note(NoteCode::Hint, "it was asked for a picture of itself, and did not crash");
-                return;
-            }
             let code = exception.flags.cast_signed();
             let address = crate::core::signal::has_address(number, code).then_some(exception.address);
             let (signal, verdict) = of_signal(&crate::core::signal::name(number), address);

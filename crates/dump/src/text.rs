@@ -134,6 +134,7 @@ pub(crate) fn bound(report: &mut Report) {
             let tail = thread.frames.len() - MAX_TAIL_FRAMES;
             let head = MAX_FRAMES - MAX_TAIL_FRAMES;
             thread.frames_cut += (tail - head) as u64;
+            thread.frames_cut_at = Some(head);
             thread.frames.drain(head..tail);
         }
         for frame in &mut thread.frames {

@@ -270,12 +270,32 @@ pub struct Thread {
     /// Its frames, the innermost first; inlined functions are frames of their own, before the one they are part of.
     #[serde(default)]
     pub frames: Vec<Frame>,
-    /// How many frames are left out between the first ones and the `MAX_TAIL_FRAMES` last ones.
+    /// How many frames are left out between the first ones and the last ones.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub frames_cut: u64,
+    /// Before which of `frames` they are left out, if any are; without it, before the `MAX_TAIL_FRAMES` last ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frames_cut_at: Option<usize>,
     /// Why the walk ended, if not at the thread's beginning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<String>,
+}
+
+impl Thread {
+    /// Returns before which of the frames how many are left out, if any are.
+    pub fn gap(&self) -> Option<(usize, u64)> {
+        let usual = self.frames.len().saturating_sub(MAX_TAIL_FRAMES);
+        let at = self.frames_cut_at.unwrap_or(usual).min(self.frames.len());
+        (self.frames_cut > 0).then_some((at, self.frames_cut))
+    }
+
+    /// Returns the frames with their numbers from the innermost on, those counted that are left out.
+    pub fn numbered(&self) -> impl Iterator<Item = (u64, &Frame)> {
+        let gap = self.gap();
+        let beyond = move |at: usize| gap.filter(|(begin, _)| at >= *begin).map_or(0, |(_, count)| count);
+        let number = move |at: usize| u64::try_from(at).unwrap_or(u64::MAX).saturating_add(beyond(at));
+        self.frames.iter().enumerate().map(move |(at, frame)| (number(at), frame))
+    }
 }
 
 fn is_zero(count: &u64) -> bool {

@@ -202,16 +202,25 @@ fn stack(output: &mut Output, report: &Report, thread: &Thread) -> anyhow::Resul
     let title = output.style(Style::Strong, &printable(&format!("thread {}{name}{crashed}", thread.id)));
     output.line("")?;
     output.line(&title)?;
-    for (number, frame) in thread.frames.iter().enumerate() {
-        output.line(&printable(&format!("{number:>4}  {}", frame_text(report, frame))))?;
-    }
-    if thread.frames_cut > 0 {
-        output.line(&format!("      {} frames are left out before the last ones", thread.frames_cut))?;
+    for line in frames_text(report, thread) {
+        output.line(&printable(&line))?;
     }
     if let Some(broken) = &thread.broken {
         output.line(&printable(&format!("      the walk ended: {broken}")))?;
     }
     Ok(())
+}
+
+/// Writes the frames with their numbers, and where some are left out how many.
+fn frames_text<'r>(report: &'r Report, thread: &'r Thread) -> impl Iterator<Item = String> + use<'r> {
+    let gap = thread.gap();
+    thread.numbered().enumerate().flat_map(move |(at, (number, frame))| {
+        let left_out = gap.filter(|(begin, _)| *begin == at).map(|(_, count)| match count {
+            1 => "   …  1 frame is left out".to_owned(),
+            count => format!("   …  {count} frames are left out"),
+        });
+        left_out.into_iter().chain([format!("{number:>4}  {}", frame_text(report, frame))])
+    })
 }
 
 /// Writes a frame: where it is, what it is of, how it was found if that is not sure.
@@ -284,6 +293,20 @@ mod tests {
     use super::*;
     use model::DumpKind;
     use model::report::{Address, Found};
+
+    #[test]
+    fn what_is_left_out_of_a_stack_is_counted() {
+        let report = Report::new(DumpKind::Traceback);
+        let frames = ["inner", "middle", "main"]
+            .map(|name| Frame { function: Some(name.to_owned()), ..Frame::new(Trust::Told) });
+        let check = |frames_cut, frames_cut_at, expected: &[&str]| {
+            let thread = Thread { frames: frames.to_vec(), frames_cut, frames_cut_at, ..Thread::default() };
+            assert_eq!(frames_text(&report, &thread).collect::<Vec<_>>(), expected);
+        };
+        check(0, None, &["   0  inner", "   1  middle", "   2  main"]);
+        check(7, Some(2), &["   0  inner", "   1  middle", "   …  7 frames are left out", "   9  main"]);
+        check(1, Some(1), &["   0  inner", "   …  1 frame is left out", "   2  middle", "   3  main"]);
+    }
 
     #[test]
     fn a_frame_is_one_line() {

@@ -3,7 +3,7 @@
 use super::{Stacks, Stopped};
 use crate::core::note::{AT_ENTRY, auxv_name};
 use crate::core::{Beginning, Core, Image, VDSO, View, beginning, signal};
-use crate::crash::crash;
+use crate::crash::{crash, snapshot};
 use crate::locate::{self, Sought, hex};
 use crate::memory::read_some;
 use crate::module::ModuleFile;
@@ -47,7 +47,7 @@ pub(super) fn report(bytes: &[u8], places: &Places) -> Option<Report> {
         );
         report.note(NoteCode::Broken, what);
     }
-    report.crash = crash(&view, &report);
+    report.crash = if is_snapshot(&core) { Some(snapshot()) } else { crash(&view, &report) };
     Some(report)
 }
 
@@ -97,9 +97,11 @@ fn program(core: &Core<'_>) -> Option<String> {
 }
 
 fn signal_of(core: &Core<'_>) -> Option<Signal> {
-    let number = core.account.map(|account| account.number).or_else(|| core.threads.first().map(|first| first.signal));
-    let number = number.filter(|number| *number != 0)?;
-    let account = core.account;
+    // A picture of a process that lives on tells of the signal that held it, if it tells of any.
+    let is_end = |number: &i32| *number != 0 && !signal::is_harmless(*number);
+    let account = core.account.filter(|account| is_end(&account.number));
+    let number = account.map(|account| account.number).or_else(|| core.threads.first().map(|first| first.signal));
+    let number = number.filter(is_end)?;
     let mut found = Signal { number, name: signal::name(number), ..Signal::default() };
     if let Some(account) = account {
         found.code = Some(account.code);
@@ -108,6 +110,11 @@ fn signal_of(core: &Core<'_>) -> Option<Signal> {
         found.sender = signal::has_sender(account.code).then_some(account.sender);
     }
     Some(found)
+}
+
+/// Tells whether a core is a picture of a process that lived on: it says all that cores say, and of no signal that ends one.
+fn is_snapshot(core: &Core<'_>) -> bool {
+    !core.threads.is_empty() && core.person.is_some() && signal_of(core).is_none()
 }
 
 /// Returns the threads as they stopped, the one that crashed first.

@@ -6,7 +6,7 @@ use crate::memory::Memory;
 use crate::places::Places;
 use crate::symbol::{Place, Symbols};
 use crate::unwind::{Loaded, Registers, Unwinder, Walked};
-use model::report::{Address, Found, Frame, Module, Thread, Trust};
+use model::report::{Address, Found, Frame, MAX_FRAMES, Module, Thread, Trust};
 use std::collections::{BTreeMap, HashMap};
 
 /// Frames of all threads of one report.
@@ -81,8 +81,19 @@ impl<'a> Stacks<'a> {
         let walk = self.unwinder.walk(&registers, memory);
         thread.broken = walk.broken;
         thread.frames_cut = walk.cut;
-        if !walk.frames.iter().all(|walked| self.tell_frame(walked, &mut thread.frames)) {
-            thread.broken = Some(TOO_MANY.to_owned());
+        for (number, walked) in walk.frames.iter().enumerate() {
+            if walk.cut > 0 && number == MAX_FRAMES {
+                // Inlined functions are frames too: where the gap is does not follow from how many were walked.
+                thread.frames_cut_at = Some(thread.frames.len());
+            }
+            if !self.tell_frame(walked, &mut thread.frames) {
+                thread.broken = Some(TOO_MANY.to_owned());
+                break;
+            }
+        }
+        if thread.frames_cut_at.is_none() {
+            // What was not told behind the gap does not make one.
+            thread.frames_cut = 0;
         }
         thread
     }

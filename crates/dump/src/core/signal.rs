@@ -10,6 +10,14 @@ pub(crate) const SIGBUS: i32 = 7;
 pub(crate) const SIGFPE: i32 = 8;
 pub(crate) const SIGKILL: i32 = 9;
 pub(crate) const SIGSEGV: i32 = 11;
+const SIGCHLD: i32 = 17;
+const SIGCONT: i32 = 18;
+const SIGSTOP: i32 = 19;
+const SIGTSTP: i32 = 20;
+const SIGTTIN: i32 = 21;
+const SIGTTOU: i32 = 22;
+const SIGURG: i32 = 23;
+const SIGWINCH: i32 = 28;
 pub(crate) const SIGSYS: i32 = 31;
 
 const NAMES: [&str; 31] = [
@@ -54,6 +62,11 @@ pub(crate) fn name(number: i32) -> String {
         None if (32..=64).contains(&number) => format!("SIGRT{number}"),
         None => format!("signal {number}"),
     }
+}
+
+/// Tells whether a signal never ends a process: it stops one, lets one go on, or is ignored unless it is caught.
+pub(crate) fn is_harmless(number: i32) -> bool {
+    matches!(number, SIGCHLD | SIGCONT | SIGSTOP | SIGTSTP | SIGTTIN | SIGTTOU | SIGURG | SIGWINCH)
 }
 
 /// Returns what a signal's code is called.

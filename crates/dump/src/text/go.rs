@@ -106,18 +106,26 @@ fn goroutines(lines: &[&str]) -> Vec<Thread> {
     let threads = begins.iter().enumerate().take(super::MAX_STACKS).filter_map(|(at, begin)| {
         let (id, state) = goroutine(lines[*begin])?;
         let end = begins.get(at + 1).copied().unwrap_or(lines.len());
-        Some(thread(id, Some(state.to_owned()), frames(&lines[begin + 1..end])))
+        let (frames, gap) = frames(&lines[begin + 1..end]);
+        let told = thread(id, Some(state.to_owned()), frames);
+        Some(Thread { frames_cut: gap.map_or(0, |(_, count)| count), frames_cut_at: gap.map(|(at, _)| at), ..told })
     });
     threads.collect()
 }
 
-/// Returns the frames of a goroutine: a line with the call, then one with where it stands.
-fn frames(lines: &[&str]) -> Vec<Frame> {
+/// Returns the frames of a goroutine: a line with the call, then one with where it stands. With them, before which of them
+/// how many are left out, as `...900 frames elided...` says.
+fn frames(lines: &[&str]) -> (Vec<Frame>, Option<(usize, u64)>) {
     let mut frames = Vec::new();
+    let mut gap = None;
     let mut lines = lines.iter();
     while let Some(line) = lines.next() {
         if line.trim().is_empty() {
             break;
+        }
+        if let Some((count, " frames elided...")) = line.trim().strip_prefix("...").and_then(number) {
+            gap = Some((frames.len(), count)).filter(|_| count > 0);
+            continue;
         }
         let is_creation = line.starts_with("created by ");
         if is_creation || line.starts_with('\t') || !(line.ends_with(')') || line.contains('(')) {
@@ -132,7 +140,7 @@ fn frames(lines: &[&str]) -> Vec<Frame> {
         }
         frames.push(frame);
     }
-    frames
+    (frames, gap)
 }
 
 /// Reads `/src/main.go:12 +0x1d fp=0xc0 sp=0xc0 pc=0x46`.

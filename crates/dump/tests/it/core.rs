@@ -3,7 +3,7 @@
 
 use crate::program::{Program, run};
 use dump::{Places, analyse, findings, quick_id};
-use model::report::{DumpKind, Report, Severity, Thread, Trust};
+use model::report::{DumpKind, MAX_TAIL_FRAMES, Report, Severity, Thread, Trust};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -107,6 +107,11 @@ fn an_overflowing_stack_is_cut_and_called_so() {
     let thread = report.crashed().expect("it crashed");
     assert_eq!(thread.broken, None);
     assert!(thread.frames_cut > 10_000, "{}", thread.frames_cut);
+    // What is left out is counted in the numbers of those behind it, as gdb counts them.
+    let gap = thread.frames.len() - MAX_TAIL_FRAMES;
+    assert_eq!(thread.gap(), Some((gap, thread.frames_cut)));
+    let numbers: Vec<_> = thread.numbered().map(|(number, _)| number).collect();
+    assert_eq!((numbers[gap - 1], numbers[gap]), (gap as u64 - 1, gap as u64 + thread.frames_cut));
     assert_eq!(thread.frames.last().and_then(|frame| frame.function.as_deref()), Some("_start"));
     let crash = report.crash.expect("it crashed");
     assert_eq!((crash.class.as_str(), crash.severity), ("stack_overflow", Severity::Low), "{:?}", crash.reasons);
@@ -236,6 +241,24 @@ fn crashes_are_called_what_they_are() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_picture_of_what_lives_on_is_no_crash() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let core = folder.path().join("core");
+    let mut living = Command::new("sleep").arg("1000").spawn().expect("starts");
+    let save = format!("generate-core-file {}", core.display());
+    run(Command::new("gdb").args(["-nx", "-batch", "-p", &living.id().to_string(), "-ex", &save]));
+    living.kill().expect("is ours");
+    living.wait().expect("ends");
+    let report = analyse(&core, &here());
+    let crash = report.crash.as_ref().expect("something is said of it");
+    assert_eq!((crash.class.as_str(), crash.severity), ("snapshot", Severity::Unknown));
+    assert_eq!(crash.reasons, ["no signal ended it: somebody took a picture of it while it ran"]);
+    assert!(report.signal.is_none() && report.crashed().is_none(), "{:?}", report.signal);
+    assert!(!report.threads[0].frames.is_empty());
+    assert!(signature(&report).starts_with("snapshot | "), "{}", signature(&report));
 }
 
 #[test]

@@ -212,6 +212,18 @@ fn stacks_are_those_of_the_core() {
     assert!(count > 0, "none of the ways to crash is known");
 }
 
+#[test]
+fn a_picture_that_was_asked_for_is_no_crash() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for (mut system, code) in [(made::LINUX, u32::MAX), (made::WINDOWS, 0x0517_a7ed)] {
+        system.exception = (code, 0);
+        fs::write(file.path(), made::made(system)).unwrap();
+        let report = analyse(file.path(), &Places::default());
+        assert_eq!(report.crash.as_ref().map(|crash| crash.class.as_str()), Some("snapshot"), "{code:#x}");
+        assert!(report.signal.is_none() && report.crashed().is_none(), "{code:#x}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 

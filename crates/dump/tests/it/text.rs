@@ -105,6 +105,13 @@ fn panics_and_exceptions_are_read() {
         2,
     );
     assert_eq!((go.threads[1].id, go.threads[1].frames.len()), (18, 1));
+    let elided = "goroutine stack exceeds 1000000000-byte limit\nfatal error: stack overflow\n\n\
+                  goroutine 1 [running]:\nmain.deep(0x1)\n\t/src/main.go:5 +0x1d\n...900 frames elided...\n\
+                  main.main()\n\t/src/main.go:9 +0x1d\n";
+    let folder = tempfile::tempdir().unwrap();
+    let elided = analyse_text(&folder.path().join("text"), elided);
+    let numbers: Vec<_> = elided.threads[0].numbered().map(|(number, _)| number).collect();
+    assert_eq!(numbers, [0, 901]);
     let nil = check("go_nil.txt", traceback, "null_access", "runtime error: invalid", &["main.(*Node).next:12"], 1);
     assert_eq!(nil.signal.unwrap().address.unwrap().0, 8);
     check("go_deadlock.txt", traceback, "deadlock", "all goroutines", &["main.main:5"], 1);
@@ -210,6 +217,8 @@ fn long_tracebacks_of_python_are_whole() {
         let report = analyse_text(&path, text);
         let thread = report.crashed().unwrap();
         assert_eq!((thread.frames.len(), thread.frames_cut), frames);
+        assert_eq!(thread.gap(), (frames.1 > 0).then_some((960, frames.1)));
+        assert_eq!(thread.numbered().last().map(|(number, _)| number), Some(frames.0 as u64 + frames.1 - 1));
         assert_eq!(thread.broken.is_some(), is_broken);
         let names: Vec<_> = report.threads[1..].iter().filter_map(|thread| thread.name.as_deref()).collect();
         assert_eq!(names, ["wrapped in: RuntimeError: cannot load"]);
