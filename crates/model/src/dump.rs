@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 use utoipa::ToSchema;
 
 /// Characters of a dump's file name, its command, its node or its platform.
@@ -165,6 +166,16 @@ pub struct Redaction {
     pub ranges: u64,
     /// How many bytes all that was left out had.
     pub bytes: u64,
+}
+
+impl fmt::Display for Redaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rules, values, ranges, bytes } = self;
+        write!(
+            f,
+            "values of the environment: {values}; parts of memory: {ranges}; bytes: {bytes}; by the rules `{rules}`"
+        )
+    }
 }
 
 /// A dump.

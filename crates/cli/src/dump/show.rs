@@ -13,6 +13,7 @@ use clap::builder::NonEmptyStringValueParser;
 use client::Client;
 use futures_util::StreamExt;
 use jiff::SignedDuration;
+use model::dump::Redaction;
 use model::report::{Crash, Frame, MAX_REPORT_BYTES, Module, Report, Severity, Thread, Trust};
 use model::{ChangeQuery, Dump, DumpState, Noun};
 use std::collections::BTreeSet;
@@ -167,6 +168,7 @@ fn head(output: &mut Output, dump: &Dump, report: &Report) -> anyhow::Result<()>
         ("class", crash.map(|crash| crash.class.clone())),
         ("message", crash.and_then(|crash| crash.message.clone())),
         ("severity", crash.map(severity_text)),
+        ("left out", dump.redaction.as_ref().map(Redaction::to_string)),
         ("signature", dump.signature.as_ref().map(|signature| format!("{} ({})", signature.text, signature.id))),
     ];
     Ok(output.fields(&fields)?)

@@ -203,10 +203,7 @@ async fn make_known(
 ) -> anyhow::Result<Done> {
     let arrived = announce(client, &split, (name, facts, packs)).await?;
     if let Some(redaction) = &split.redaction {
-        let (values, ranges, bytes) = (redaction.values, redaction.ranges, redaction.bytes);
-        session
-            .output
-            .say(&format!("left out: {values} values of the environment, {ranges} parts of memory, {bytes} bytes"));
+        session.output.say(&format!("left out: {redaction}"));
     }
     let dump = &arrived.dump;
     if split.is_truncated() {

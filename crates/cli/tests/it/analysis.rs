@@ -259,6 +259,8 @@ fn what_rules_say_is_left_out_of_a_crash() {
     let dump = scene.crash(&["--env", "A_TOKEN=hush-8462", "--env", "KIND=plain-8462", "--", "./crash"]);
     explained(&scene.report(&dump));
     assert_eq!(scene.record(&dump)["redaction"]["values"], 1);
+    let shown = scene.run(&["dump", "show", &dump]).out;
+    assert!(shown.contains("\nleft out   values of the environment: 1; parts of memory: 0; bytes: "), "{shown}");
     let core = scene.path("core");
     let fetched = scene.run(&["dump", "download", &dump, "-o", core.to_str().expect("is text")]);
     assert_eq!(fetched.code, 0, "{fetched:?}");

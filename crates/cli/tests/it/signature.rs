@@ -279,6 +279,8 @@ fn what_rules_leave_out_is_not_sent(engine: Engine) {
     assert_eq!(counts, [2, 1, 9 + 14 + 100], "{redaction}");
     let fetched = server.run(&token, &["dump", "download", hash.trim(), "-o", "back"]);
     assert_eq!(fetched.code, 0, "{}", fetched.err);
+    let info = json(&server.run(&token, &["dump", "info", hash.trim()]));
+    assert_eq!(&info["redaction"], redaction, "{info}");
     let back = std::fs::read(house.home().join("back")).expect("is read");
     let holds = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
     for (text, is_kept) in

@@ -1,6 +1,6 @@
 //! What is known of a dump in the form that Thoth's users know: what `info` shows, and what an analyzer finds in a file.
 
-use super::{Dump, DumpSignature};
+use super::{Dump, DumpPurged, DumpSignature, Redaction};
 use crate::report::Severity;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -49,6 +49,10 @@ pub struct Known<'d> {
     cause: Option<&'d str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     execution: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redaction: Option<&'d Redaction>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    purged: Option<&'d DumpPurged>,
     dump_id: String,
 }
 
@@ -83,6 +87,8 @@ impl<'d> From<&'d Dump> for Known<'d> {
             severity: dump.severity,
             cause: dump.cause.as_deref(),
             execution: dump.execution.map(|id| id.to_string()),
+            redaction: dump.redaction.as_ref(),
+            purged: dump.purged.as_ref(),
             dump_id: dump.id.to_string(),
         }
     }
