@@ -226,6 +226,8 @@ fn try_among(run: &dyn Fn(&[&str]) -> Ran, parse: &str, dumps: &[String]) {
     check(&[&dumps[2]], 1);
     check(&[&dumps[0], "OR", &dumps[2]], 2);
     check(&["signature=*"], 4);
+    check(&[&format!("signature={}", &parse[..12])], 2);
+    assert_eq!(run(&["try-rules", "ours.toml", "signature=ffffffffffff"]).code, 2);
     check(&["NOT", &dumps[3]], 3);
     check(&["cmd=nobody"], 0);
     check(&["limit=3"], 3);
@@ -277,10 +279,10 @@ fn what_rules_leave_out_is_not_sent(engine: Engine) {
     assert_eq!(told["dump"]["hash"], hash.trim());
     let counts = ["values", "ranges", "bytes"].map(|name| redaction[name].as_u64().expect("a count"));
     assert_eq!(counts, [2, 1, 9 + 14 + 100], "{redaction}");
-    let fetched = server.run(&token, &["dump", "download", hash.trim(), "-o", "back"]);
-    assert_eq!(fetched.code, 0, "{}", fetched.err);
     let info = json(&server.run(&token, &["dump", "info", hash.trim()]));
     assert_eq!(&info["redaction"], redaction, "{info}");
+    let fetched = server.run(&token, &["dump", "download", hash.trim(), "-o", "back"]);
+    assert_eq!(fetched.code, 0, "{}", fetched.err);
     let back = std::fs::read(house.home().join("back")).expect("is read");
     let holds = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
     for (text, is_kept) in

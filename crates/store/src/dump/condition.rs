@@ -7,6 +7,7 @@
 
 use super::{DumpKey, Taken, find, property::sortable};
 use crate::error::StoreError;
+use crate::signature::{self, SignatureKey};
 use crate::statement::Engine;
 use crate::transaction::{Session, Tx};
 use crate::value::{Value, to_json};
@@ -14,8 +15,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use model::TenantId;
-use model::dump::found;
 use model::dump::spec::{Comparison, Condition, DumpName, Field, Glob, Piece, Specification, Test};
+use model::dump::{MAX_HASH_CHARS, found};
 use std::fmt::Write;
 
 /// Different values of a column that a pattern is held against before the search; of more, each dump is looked at.
@@ -249,12 +250,25 @@ impl Preparation<'_> {
             Test::Time(comparison, moment) => Leaf::Time(column, *comparison, moment.at(self.now).as_microsecond()),
             Test::Text(_, text) if *field == Field::Stack => self.stacks(Some(text), None).await?,
             Test::Fits(glob) if *field == Field::Stack => self.stacks(None, Some(glob)).await?,
+            Test::Text(Comparison::Equal, text) if *field == Field::Signature => {
+                Leaf::Among(column, vec![self.signature(text).await?])
+            }
             Test::Text(Comparison::Equal, text) => Leaf::Among(column, vec![text.clone()]),
             Test::Text(comparison, text) => Leaf::Compares(column, *comparison, text.into()),
             Test::Fits(glob) if is_few(column) => self.values(column, glob).await?,
             Test::Fits(glob) => Leaf::Fits(column, glob.clone()),
             Test::Amount(..) | Test::Quoted(..) => Leaf::Among(column, Vec::new()),
         })
+    }
+
+    /// Returns the id of the signature that a beginning of it names, as it names one everywhere else.
+    async fn signature(&self, text: &str) -> Result<String, StoreError> {
+        match text.parse::<SignatureKey>() {
+            Ok(key) if text.len() < MAX_HASH_CHARS => {
+                Ok(signature::find(self.tx, self.tenant, &key).await?.signature.id.to_string())
+            }
+            _ => Ok(text.to_owned()),
+        }
     }
 
     /// Finds the values of an indexed column that fit a pattern, where its values are counted.

@@ -4,6 +4,7 @@
 use crate::dump::{create, digest, everybody, new, note};
 use crate::engine::{Fresh, Raw, on_both_engines};
 use crate::sample::{at, log, refused, tenant};
+use crate::specification::meant;
 use crate::tally;
 use model::dump::query::DumpOrder;
 use model::dump::spec::Specification;
@@ -22,6 +23,7 @@ on_both_engines!(
     a_dump_that_another_server_moves_is_counted_once,
     one_that_is_fixed_is_reopened_by_what_happens_after,
     one_is_merged_and_taken_back,
+    the_beginning_of_an_id_means_its_dumps,
     dumps_are_split_off,
     decisions_outlive_rules,
     any_moves_keep_the_counts,
@@ -331,6 +333,48 @@ async fn one_is_merged_and_taken_back(fresh: &Fresh) {
     merge(&scene, "abort | f", "abort | h").await.expect("is merged");
     assert_eq!(scene.get("abort | h").await.state, SignatureState::Reopened);
     scene.settle().await;
+    scene.store.close().await;
+}
+
+async fn the_beginning_of_an_id_means_its_dumps(fresh: &Fresh) {
+    let scene = Scene::new(fresh).await;
+    // So many that two ids begin with the same digit.
+    let mut dumps = Vec::new();
+    for number in 0..17 {
+        dumps.push(scene.dump(number, &format!("f{number}"), &format!("abort | f{number}"), 10).await);
+    }
+    let find = async |words: &str| {
+        let asked = DumpsAsked {
+            of: meant(words),
+            tenant: scene.ours,
+            order: DumpOrder::Oldest,
+            after: None,
+            limit: 100,
+            now: at(99),
+        };
+        let found = scene.store.dumps_find(asked).await?;
+        Ok::<_, StoreError>(found.0.iter().map(|dump| dump.id).collect::<Vec<_>>())
+    };
+    let whole = id("abort | f3").to_string();
+    let ids: Vec<String> = (0..17).map(|number| id(&format!("abort | f{number}")).to_string()).collect();
+    let is_own = |length: &usize| ids.iter().filter(|id| id.starts_with(&whole[..*length])).count() == 1;
+    let least = (1..32).find(is_own).expect("they differ");
+    for length in [least, 16, 32] {
+        let found = find(&format!("signature={}", &whole[..length])).await.expect("is asked");
+        assert_eq!(found, [dumps[3].id], "{length}");
+    }
+    let others = find(&format!("signature!={}", &whole[..least])).await.expect("is asked");
+    assert_eq!((others.len(), others.contains(&dumps[3].id)), (16, false));
+    let digits = "0123456789abcdef".chars();
+    let shared = |digit: &char| ids.iter().filter(|id| id.starts_with(*digit)).count() > 1;
+    let shared = digits.clone().find(shared).expect("there are more ids than digits");
+    refused(
+        find(&format!("signature={shared}")).await,
+        &format!("more than one signature's id begins with `{shared}`"),
+    );
+    let strange = (0..=0xffff_u32).map(|number| format!("{number:04x}"));
+    let strange = strange.into_iter().find(|begin| !ids.iter().any(|id| id.starts_with(begin))).expect("is none's");
+    refused(find(&format!("signature={strange}")).await, &format!("signature `{strange}` does not exist"));
     scene.store.close().await;
 }
 

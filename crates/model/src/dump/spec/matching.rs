@@ -1,7 +1,7 @@
 //! Whether a dump that is at hand is meant; the store asks the same of many in SQL.
 
 use super::{Comparison, Condition, DumpName, Field, Specification, Test};
-use crate::dump::{Dump, Leaf, found, leaves};
+use crate::dump::{Dump, Leaf, found, is_hash, leaves};
 use jiff::Timestamp;
 use std::cmp::Ordering;
 
@@ -74,6 +74,10 @@ fn passes(dump: &Dump, field: &Field, test: &Test, now: Timestamp) -> bool {
         Test::Time(comparison, moment) => {
             let of = if *field == Field::Uploaded { Some(dump.uploaded_at) } else { dump.facts.time };
             of.is_some_and(|of| comparison.passes(of.cmp(&moment.at(now))))
+        }
+        // The beginning of a signature's id names it; that no other begins so is for the store to see.
+        Test::Text(Comparison::Equal, text) if *field == Field::Signature && is_hash(text) => {
+            texts().iter().any(|of| of.starts_with(text))
         }
         Test::Text(comparison, text) => texts().iter().any(|of| comparison.passes(of.as_str().cmp(text))),
         Test::Fits(glob) => texts().iter().any(|of| glob.fits(of)),
