@@ -10,7 +10,7 @@ use crate::session::Session;
 use clap::Args;
 use client::Client;
 use model::analyzer::{AnalyzerIn, DumpIn, check_name};
-use model::{Access, Class, Dump, ExecutionId, Input, Limits, NewExecution, Outcome, Sandbox};
+use model::{Access, Class, Dump, DumpKind, ExecutionId, Input, Limits, NewExecution, Outcome, Sandbox};
 use std::collections::BTreeMap;
 
 /// Memory of a debugger, which reads the dump where it lies and holds the symbols.
@@ -22,7 +22,8 @@ const WALL_MS: u64 = 12 * 3_600_000;
 ///
 /// It is gdb, or lldb where there is no gdb, with the files that the program had, or what unwind packs and debuginfod
 /// servers know of them; of a kernel it is crash or drgn. With an analyzer's name it is a shell beside the dump: $THOTH_ANALYZER is the analyzer, `thoth_analyze` runs it, and what it was
-/// edited to becomes its new version if the shell ends with 0. The exit code is the debugger's or the shell's.
+/// edited to becomes its new version if the shell ends with 0. The exit code is the debugger's or the shell's; it is 3 for
+/// a dump whose content was dropped, and for a text, which no debugger opens.
 #[derive(Args)]
 #[command(after_help = "Example:
   quarry dump debug 76998f82a450a891
@@ -82,6 +83,7 @@ impl Debug {
         name.as_deref().map_or(Ok(()), check_name)?;
         let client = session.client()?;
         let dump = one(&client, words).await?;
+        check(&dump, name.as_deref())?;
         let analyzer = match &name {
             Some(name) => Some(client.analyzer_get(name).await?),
             None => None,
@@ -112,6 +114,25 @@ impl Debug {
         }
         Ok(exit)
     }
+}
+
+/// Refuses what nothing can be opened at, before anything is begun.
+fn check(dump: &Dump, analyzer: Option<&str>) -> Result<(), Failure> {
+    let hash = &dump.hash;
+    let refuse = |code, message: String| Err(Failure::new(Exit::Refused, code, message));
+    if dump.manifest.is_none() {
+        let gone = dump.purged.as_ref().map(|gone| format!(" at {} by `{}`: {}", gone.at, gone.by, gone.why));
+        let message = format!("dump `{hash}` cannot be opened: its content was dropped{}", gone.unwrap_or_default());
+        let hint = "`dump show` and `dump info` tell what was found out before; uploading it again brings it back";
+        return refuse("dump_purged", message).map_err(|failure| failure.hint(hint));
+    }
+    let is_text = matches!(dump.kind, DumpKind::Sanitizer | DumpKind::Traceback);
+    if is_text && analyzer.is_none() {
+        let message = format!("dump `{hash}` is a text that was printed, which no debugger opens");
+        let hint = "`dump show` tells what is in it, `dump download` fetches it, and an analyzer may look at it";
+        return refuse("dump_not_debuggable", message).map_err(|failure| failure.hint(hint));
+    }
+    Ok(())
 }
 
 fn request(command: Vec<String>, beside: DumpIn, memory: Option<u64>) -> NewExecution {

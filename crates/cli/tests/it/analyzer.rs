@@ -331,8 +331,25 @@ fn debuggers_open_dumps(scene: &Scene) {
     std::fs::write(scene.path("text"), "thread 'main' panicked at src/main.rs:7:5:\nno more apples\n")
         .expect("is written");
     let text = scene.ok(&["upload", "text"]).out;
-    let ran = scene.thoth(&["debug", text.trim()]);
-    assert!(ran.code == 127 && ran.err.contains("this is no dump that a debugger opens"), "{ran:?}");
+    let text = text.trim();
+    let quarry = |words: &[&str]| scene.server.run(&scene.token, &[&["dump", "debug"], words].concat());
+    let ran = quarry(&[text]);
+    let said =
+        format!("error: dump `{text}` is a text that was printed, which no debugger opens\nhint: `dump show` tells");
+    assert!(ran.code == 3 && ran.err.starts_with(&said), "{ran:?}");
+    assert_eq!(scene.thoth(&["debug", text]).code, 1);
+    // An analyzer may look at it all the same, but not at what is not there any more.
+    scene.store("looks", "cat $THOTH_DUMP\n");
+    let looked = scene.thoth_with(&["debug", text, "looks"], "thoth_analyze\n");
+    assert!(looked.code == 0 && looked.out.contains("no more apples"), "{looked:?}");
+    scene.ok(&["rm", text]);
+    for words in [&[text][..], &[text, "looks"]] {
+        let ran = quarry(words);
+        let said = format!("error: dump `{text}` cannot be opened: its content was dropped at ");
+        assert!(ran.code == 3 && ran.err.starts_with(&said), "{ran:?}");
+        assert!(ran.err.contains("hint: `dump show` and `dump info` tell what was found out before"), "{ran:?}");
+    }
+    assert_eq!(quarry(&["0000000000000000"]).code, 2);
 
     // A kernel's dump wants its own debugger, and says what to install.
     let mut kernel = b"makedumpfile\0\0\0\0".to_vec();
