@@ -140,7 +140,7 @@ fn the_readme_is_true(scene: &Scene) {
     assert_eq!(
         scene.ok(&["ls", "cmd=svc.startd", "pid", "platform"]),
         format!(
-            "NAME             TYPE  TIME                NODE/CMD TICKET PID PLATFORM\n\
+            "NAME             TYPE  TIME                NODE/CMD   TICKET PID PLATFORM\n\
              {} core  2017-08-10T01:57:56 svc.startd -      -   joyent_1\n",
             &svc[..16]
         )
