@@ -7,7 +7,7 @@
 //! stranger's file, as with what was caught, it is a process of its own that is ended.
 
 use crate::exit::Exit;
-use crate::output::Style;
+use crate::output::{Style, printable};
 use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
@@ -17,7 +17,7 @@ use dump::{ModuleFile, Places};
 use model::Digest;
 use model::pack::{MAX_ASKED_PACKS, PackName, PackNames, check_build_id};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -28,7 +28,8 @@ const MAX_APART: Duration = Duration::from_secs(300);
 
 /// Sends what it takes to walk stacks through the modules of dumps, as far as they are on this machine
 ///
-/// `dump upload` does so by itself. What the server has is not sent again.
+/// `dump upload` does so by itself. What the server has is not sent again. Build id and path of what was sent are the result; how
+/// many were there already, and of how many modules there is nothing to send, is said besides. With --json all are named.
 #[derive(Args)]
 #[command(after_help = "Example:
   quarry dump packs core.1234
@@ -46,7 +47,7 @@ impl Packs {
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
         let client = session.client()?;
-        let mut found = BTreeMap::new();
+        let mut found = Found::default();
         let mut exit = Exit::Ok;
         for path in self.files {
             match tokio::task::block_in_place(|| of_dump(&path)) {
@@ -54,45 +55,93 @@ impl Packs {
                 Err(error) => exit = exit.or(session.report(&error)),
             }
         }
-        found.extend(tokio::task::block_in_place(|| {
-            self.module.iter().filter_map(|path| of_path(path)).collect::<Vec<_>>()
-        }));
-        let packs = send(&client, found).await?;
-        for pack in &packs {
-            match session.output.is_json() {
-                true => session.output.json_line(pack)?,
-                false if pack.is_new => {
-                    session.output.line(&format!("{} {}", pack.name.build_id, pack.path.display()))?;
-                }
-                false => {}
+        for path in &self.module {
+            match tokio::task::block_in_place(|| of_path(path)) {
+                Some((build_id, file)) => drop(found.here.insert(build_id, file)),
+                None => found.away.push(path.display().to_string()),
             }
         }
-        let (sent, there) = counts(&packs);
-        session.output.say(&match (sent, there) {
-            (0, 0) => "no module is on this machine that packs are made of".to_owned(),
-            (0, there) => format!("nothing to send: the server has the packs of {there} modules"),
-            (sent, 0) => format!("sent the packs of {sent} modules"),
-            (sent, there) => format!("sent the packs of {sent} modules; those of {there} were there"),
-        });
+        let sent = send(&client, found).await?;
+        if session.output.is_json() {
+            session.output.json(&sent)?;
+            return Ok(exit);
+        }
+        for Pack { build_id, path, .. } in &sent.sent {
+            session.output.line(&printable(&format!("{build_id} {path}")))?;
+        }
+        session.output.say(&sent.told());
         Ok(exit)
     }
 }
 
-/// A pack that the server has now.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Packed {
-    #[serde(flatten)]
-    name: PackName,
-    /// Of which file.
-    path: PathBuf,
-    /// Whether it was sent.
-    is_new: bool,
+/// The modules of dumps, or those that somebody named.
+#[derive(Default)]
+struct Found {
+    /// Those that are on this machine, by build id.
+    here: BTreeMap<String, ModuleFile>,
+    /// The paths of those that are not, or not as they were, or have no build id.
+    away: Vec<String>,
 }
 
-/// Returns how many packs were sent, and how many were there.
-fn counts(packs: &[Packed]) -> (usize, usize) {
-    let sent = packs.iter().filter(|pack| pack.is_new).count();
-    (sent, packs.len() - sent)
+impl Found {
+    fn extend(&mut self, other: Self) {
+        self.here.extend(other.here);
+        self.away.extend(other.away);
+    }
+}
+
+/// A module's build id and its path, and the digest of its pack, if it has one.
+#[derive(Debug, Serialize, Deserialize)]
+struct Pack {
+    build_id: String,
+    path: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    digest: Option<Digest>,
+}
+
+impl Pack {
+    /// Makes the pack of a module to tell its digest, of which no more is kept: all of them may be long.
+    fn of(build_id: &str, file: &ModuleFile) -> Self {
+        let content = check_build_id(build_id).ok().and_then(|()| dump::pack::write(file).ok());
+        let digest = content.map(|content| Digest::from_bytes(*blake3::hash(&content).as_bytes()));
+        Self { build_id: build_id.to_owned(), path: file.path().display().to_string(), digest }
+    }
+
+    fn name(&self) -> Option<PackName> {
+        Some(PackName { build_id: self.build_id.clone(), digest: self.digest? })
+    }
+}
+
+/// What came of sending packs.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Came {
+    /// Those that were sent.
+    sent: Vec<Pack>,
+    /// Those that were there already.
+    known: Vec<Pack>,
+    /// Modules that none is made of, such as those of 32 bits.
+    unfit: Vec<Pack>,
+    /// Modules that are not on this machine.
+    missing: Vec<String>,
+}
+
+impl Came {
+    /// Returns the names of as many packs as a dump may name.
+    fn names(&self) -> Vec<PackName> {
+        self.sent.iter().chain(&self.known).filter_map(Pack::name).take(MAX_ASKED_PACKS).collect()
+    }
+
+    /// Says it in a sentence.
+    fn told(&self) -> String {
+        let mut parts = vec![format!("{} sent", self.sent.len()), format!("{} there already", self.known.len())];
+        if !self.unfit.is_empty() {
+            parts.push(format!("none to be made of {}", self.unfit.len()));
+        }
+        if !self.missing.is_empty() {
+            parts.push(format!("{} not on this machine", self.missing.len()));
+        }
+        format!("packs of modules: {}", parts.join(", "))
+    }
 }
 
 /// Sends the packs of a dump's modules, and returns their names; that it does not work is said and no more.
@@ -102,23 +151,17 @@ pub(super) async fn ship(session: &Session, client: &Client, path: &Path) -> Vec
         Err(error) => Err(error),
     };
     match sent {
-        Ok(packs) => {
-            let (sent, _) = counts(&packs);
-            if sent > 0 {
-                session.output.say(&format!("sent what {sent} modules are unwound by"));
+        Ok(came) => {
+            if !came.sent.is_empty() {
+                session.output.say(&format!("sent what {} modules are unwound by", came.sent.len()));
             }
-            names(packs)
+            came.names()
         }
         Err(error) => {
             complain(session, &untold(&error));
             Vec::new()
         }
     }
-}
-
-/// Returns the names of as many packs as a dump may name.
-fn names(packs: Vec<Packed>) -> Vec<PackName> {
-    packs.into_iter().map(|pack| pack.name).take(MAX_ASKED_PACKS).collect()
 }
 
 /// What packs are made of by a process of its own.
@@ -174,8 +217,7 @@ impl Shipper {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         let ended = tokio::time::timeout(MAX_APART, command.output()).await.context("it took too long")??;
         anyhow::ensure!(ended.status.success(), "{}", ended.status);
-        let packs = serde_json::Deserializer::from_slice(&ended.stdout).into_iter::<Packed>();
-        Ok(names(packs.collect::<Result<_, _>>()?))
+        Ok(serde_json::from_slice::<Came>(&ended.stdout)?.names())
     }
 }
 
@@ -190,14 +232,18 @@ fn untold(error: &anyhow::Error) -> String {
 }
 
 /// Returns the modules of a dump that are on this machine, by build id.
-fn of_dump(path: &Path) -> anyhow::Result<BTreeMap<String, ModuleFile>> {
+fn of_dump(path: &Path) -> anyhow::Result<Found> {
     let cannot = || format!("the modules of `{}` cannot be told", path.display());
     let named = dump::mapped_modules(&std::fs::File::open(path).with_context(cannot)?).with_context(cannot)?;
-    let find = |(path, build_id): (String, Vec<u8>)| {
+    let mut found = Found::default();
+    for (path, build_id) in named {
         let sought = Sought { path: &path, build_id: Some(&build_id), head: &[] };
-        Some((hex(&build_id), module(&sought, &places()).file?))
-    };
-    Ok(named.into_iter().filter_map(find).collect())
+        match module(&sought, &places()).file {
+            Some(file) => drop(found.here.insert(hex(&build_id), file)),
+            None => found.away.push(path),
+        }
+    }
+    Ok(found)
 }
 
 /// Returns a module by its path, with its build id.
@@ -211,29 +257,30 @@ fn places() -> Places {
     Places { roots: vec!["/".into()], ..Places::default() }
 }
 
-/// Sends those packs that are missing, and returns all.
-async fn send(client: &Client, modules: BTreeMap<String, ModuleFile>) -> anyhow::Result<Vec<Packed>> {
-    // Of each only its digest is kept, and it is written again if it is missing: all of them may be long.
-    let named = |(build_id, file): (&String, &ModuleFile)| {
-        check_build_id(build_id).ok()?;
-        // What packs are not made of, such as 32-bit modules, is left out.
-        let digest = Digest::from_bytes(*blake3::hash(&dump::pack::write(file).ok()?).as_bytes());
-        let name = PackName { build_id: build_id.clone(), digest };
-        Some(Packed { name, path: file.path().to_owned(), is_new: false })
-    };
-    let mut packs: Vec<_> = tokio::task::block_in_place(|| modules.iter().filter_map(named).collect());
-    for packs in packs.chunks_mut(MAX_ASKED_PACKS) {
-        let asked = PackNames { packs: packs.iter().map(|pack| pack.name.clone()).collect() };
-        let missing = client.packs_missing(&asked).await?.missing;
-        for pack in packs.iter_mut().filter(|pack| missing.contains(&pack.name)) {
-            let Some(file) = modules.get(&pack.name.build_id) else { continue };
+/// Sends those packs that are missing, and returns what came of it.
+async fn send(client: &Client, found: Found) -> anyhow::Result<Came> {
+    let mut came = Came { missing: found.away, ..Came::default() };
+    let made = || found.here.iter().map(|(id, file)| Pack::of(id, file)).collect::<Vec<_>>();
+    let made = tokio::task::block_in_place(made);
+    let (mut packs, unfit): (Vec<_>, Vec<_>) = made.into_iter().partition(|pack| pack.digest.is_some());
+    came.unfit = unfit;
+    while !packs.is_empty() {
+        let some = packs.split_off(packs.len().saturating_sub(MAX_ASKED_PACKS));
+        let asked = PackNames { packs: some.iter().filter_map(Pack::name).collect() };
+        let missing: HashSet<_> = client.packs_missing(&asked).await?.missing.into_iter().collect();
+        for mut pack in some {
+            let is_missing = pack.name().is_some_and(|name| missing.contains(&name));
+            let Some(file) = found.here.get(&pack.build_id).filter(|_| is_missing) else {
+                came.known.push(pack);
+                continue;
+            };
             let content = tokio::task::block_in_place(|| dump::pack::write(file))?;
             // A file that was changed meanwhile has another pack, which is as good.
-            pack.name.digest = client.pack_put(&pack.name.build_id, content.into()).await?.digest;
-            pack.is_new = true;
+            pack.digest = Some(client.pack_put(&pack.build_id, content.into()).await?.digest);
+            came.sent.push(pack);
         }
     }
-    Ok(packs)
+    Ok(came)
 }
 
 fn hex(bytes: &[u8]) -> String {

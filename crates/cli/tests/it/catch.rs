@@ -553,12 +553,7 @@ fn what_stacks_are_walked_by_is_sent_once() {
     let again = server.run(&token, &["dump", "upload", "core.sleep"]);
     assert!(again.code == 0 && !again.err.contains("unwound"), "{}", again.err);
     let again = server.run(&token, &["dump", "packs", "core.sleep"]);
-    assert_eq!(
-        (again.out.as_str(), again.err.contains("nothing to send: the server has the packs of 3 modules")),
-        ("", true)
-    );
-    let again = server.run(&token, &["dump", "packs", "--json", "core.sleep"]);
-    assert_eq!(again.out.lines().filter(|line| line.contains("\"is_new\":false")).count(), 3, "{again:?}");
+    assert_eq!((again.out.as_str(), again.err.contains("packs of modules: 0 sent, 3 there already")), ("", true));
     // Each is a pack of its build id, proved where it is used.
     let libc =
         ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6"].map(Path::new).into_iter().find(|path| path.exists());

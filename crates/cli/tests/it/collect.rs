@@ -210,6 +210,17 @@ fn one_that_fails_does_not_keep_the_others() {
     lock.lock().expect("is locked");
     assert_eq!(fleet.collect(&[]).code, 3);
     drop(lock);
+    assert!(packs.err.starts_with("packs of modules: 0 sent, ") && packs.err.contains(" there already"), "{packs:?}");
+    let named = ["dump", "packs", "--json", "cores/core.sleep.1", "--module", "/nowhere/libnone.so"];
+    let packs = fleet.server.run(&fleet.token, &named);
+    let told: Value = serde_json::from_str(&packs.out).expect("is JSON");
+    assert_eq!((&told["sent"], &told["missing"]), (&json!([]), &json!(["/nowhere/libnone.so"])), "{told}");
+    assert!(told["known"].as_array().is_some_and(|known| known.iter().any(|one| one["path"] == "/usr/bin/sleep")));
+    for (out, said) in [("1 sent, 0", true), ("0 sent, 1", false)] {
+        let packs = fleet.server.run(&fleet.token, &["dump", "packs", "--module", "/usr/bin/true"]);
+        assert_eq!((packs.code, &*packs.err), (0, &*format!("packs of modules: {out} there already\n")), "{packs:?}");
+        assert_eq!(packs.out.ends_with(" /usr/bin/true\n"), said, "{packs:?}");
+    }
     let missing = fleet.server.run(&fleet.token, &["collect", "nowhere", "--lock", "lock"]);
     assert!(missing.code == 1 && missing.err.contains("`nowhere` cannot be looked through"), "{}", missing.err);
     let mut away = fleet.server.command(&fleet.token, &["collect", "cores", "--lock", "lock"]);
