@@ -35,10 +35,12 @@ use tokio::task::{JoinError, JoinSet};
 /// Takes in the core of a program that crashed; what the kernel starts
 ///
 /// The core comes on standard input, and the words are those that the kernel makes of `%P %u %g %s %t %c %h %e`. It is
-/// kept in a spool until `quarry dump send` brings it to a server; `quarry dump install-handler` tells the kernel.
+/// kept in a spool until `quarry dump send` brings it to a server; `quarry dump install-handler` tells the kernel. Options
+/// stand before the words: what follows the first word is a word, whatever it looks like.
 #[derive(Args)]
 #[command(after_help = "Example:
   quarry dump catch 4711 1000 1000 11 1790000000 0 myhost myprogram < core
+  quarry dump catch --spool /srv/spool 4711 1000 1000 11 1790000000 0 myhost myprogram < core
   quarry dump catch --listen /run/quarry/coredump.socket
   quarry dump catch --status")]
 pub(crate) struct Catch {
