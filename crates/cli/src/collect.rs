@@ -1,12 +1,13 @@
 //! `quarry collect`: what lies about on a machine brought to the server, each dump once.
 //!
-//! Of each file the head is read here, which names it; the server is asked; only what it does not have is sent, and of that
-//! only the frames that are missing. So it may run every hour, break off and be begun again. Files are never removed or
+//! Of each file the head is read here, which tells what it is and mostly names it; the server is asked; only what it does not
+//! have is sent, and of that only the frames that are missing. So it may run every hour, break off and be begun again. Files are never removed or
 //! changed. One runs at a time on a machine, by a lock that nobody who has died can keep.
 
 mod candidate;
 
 use crate::blob::bar;
+use crate::dump::object::named;
 use crate::dump::packing::Packing;
 use crate::dump::packs::{Apart, Shipper, complain};
 use crate::dump::parcels::send;
@@ -20,7 +21,9 @@ use anyhow::Context;
 use candidate::{Candidate, Sort, find, machine};
 use clap::Args;
 use client::Client;
-use dump::parcel::{head_of_file, head_of_stream, split_file_by, split_stream_by};
+use dump::parcel::{Packed, Split, SplitError, split_file_by, split_stream_by};
+use dump::redact::RedactionRules;
+use dump::{MAX_HEAD_BYTES, is_no_dump, kind};
 use indicatif::ProgressBar;
 use jiff::SignedDuration;
 use model::Dump;
@@ -29,6 +32,7 @@ use node::parcel::Sent;
 use rustix::fs::OFlags;
 use serde_json::json;
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,7 +45,8 @@ const USUAL_FOLDERS: [&str; 4] = ["/var/lib/systemd/coredump", "/var/crash", "/v
 
 /// Brings the dumps that lie about on this machine to the server
 ///
-/// Without folders it looks where systemd-coredump and others keep them. Begin with --dry-run.
+/// Without folders it looks where systemd-coredump and others keep them. Begin with --dry-run: it reads, names and asks as
+/// ever, and sends nothing. What is called like a dump and is none is passed over.
 #[derive(Args)]
 #[command(after_help = "Example:
   quarry collect --dry-run
@@ -64,7 +69,7 @@ pub(crate) struct Collect {
     /// Do not send what it takes to walk stacks through the modules of dumps that are found on this machine
     #[arg(long = "no-packs")]
     no_packs: bool,
-    /// Only these: `core`, `crash`, or those of a program of this name
+    /// Only these: `core`, `crash` (of a machine), whatever they are called, or those of a program of this name
     #[arg(short, long = "type", value_name = "TYPE")]
     sort: Option<String>,
     /// The file that is locked meanwhile
@@ -82,10 +87,20 @@ pub(crate) struct Collect {
 enum Done {
     Known,
     Would,
-    /// And why packs of its modules were not, if so.
-    Uploaded(Sent, Option<String>),
+    Uploaded(Sent),
     /// Another program's, or another sort.
     Passed,
+    /// It is nothing that anybody could look into.
+    NoDump,
+}
+
+/// What a file's head tells.
+struct Named {
+    hash: String,
+    /// How long the dump is, unless that takes unpacking it.
+    size: Option<u64>,
+    is_truncated: bool,
+    packing: Packing,
 }
 
 /// A failure, and what was being done.
@@ -96,6 +111,7 @@ struct Work {
     client: Client,
     machine: serde_json::Value,
     program: Option<String>,
+    sort: Option<Sort>,
     is_dry: bool,
     timeout: Duration,
     left_out: LeftOut,
@@ -120,6 +136,11 @@ impl Collect {
             client,
             machine: machine(),
             program: self.sort.clone().filter(|sort| !is_sort(sort)),
+            sort: match self.sort.as_deref() {
+                Some("core") => Some(Sort::Core),
+                Some("crash") => Some(Sort::Crash),
+                _ => None,
+            },
             is_dry: self.dry_run,
             timeout: self.timeout.unsigned_abs(),
             left_out: self.redact.as_deref().map(left_out).transpose()?,
@@ -133,17 +154,17 @@ impl Collect {
                 let Some(candidate) = waiting.next() else { break };
                 let work = Arc::clone(&work);
                 running.spawn(async move {
-                    let begun = Instant::now();
-                    let done = work.timed(&candidate).await;
-                    (candidate, done, begun.elapsed())
+                    let (begun, mut said) = (Instant::now(), Vec::new());
+                    let done = work.timed(&candidate, &mut said).await;
+                    (candidate, done, said, begun.elapsed())
                 });
             }
             let Some(finished) = running.join_next().await else { break };
-            let (candidate, done, took) = finished.context("an upload ended in a panic")?;
-            work.bar.suspend(|| counts.note(session, &candidate, &done, took))?;
-            if let Ok(Done::Uploaded(_, Some(told))) = &done {
-                work.bar.suspend(|| complain(session, told));
-            }
+            let (candidate, done, said, took) = finished.context("an upload ended in a panic")?;
+            work.bar.suspend(|| {
+                said.iter().for_each(|told| complain(session, told));
+                counts.note(session, &candidate, &done, took)
+            })?;
             if let Err(Failed(_, error)) = &done {
                 let is_away = Told::of(error).is_some_and(|told| told.exit == Exit::Unreachable);
                 exit = if is_away { Exit::Unreachable } else { exit.or(Exit::Failed) };
@@ -169,11 +190,6 @@ impl Collect {
                 exit = exit.or(session.report(&error));
             }
         }
-        found.retain(|candidate| match self.sort.as_deref() {
-            Some("crash") => candidate.sort == Sort::Crash,
-            Some("core") => candidate.sort == Sort::Core,
-            _ => true,
-        });
         found.sort_by(|one, other| one.path.cmp(&other.path));
         found.dedup_by(|one, other| one.path == other.path);
         Ok((found, exit))
@@ -181,92 +197,120 @@ impl Collect {
 }
 
 impl Work {
-    async fn timed(&self, candidate: &Candidate) -> Result<Done, Failed> {
+    async fn timed(&self, candidate: &Candidate, said: &mut Vec<String>) -> Result<Done, Failed> {
         let until = Instant::now() + self.timeout;
-        let done = tokio::time::timeout_at(until.into(), self.bring(candidate, until)).await;
+        let done = tokio::time::timeout_at(until.into(), self.bring(candidate, until, said)).await;
         done.unwrap_or_else(|_| Err(Failed("timeout", anyhow::anyhow!("it took longer than {:?}", self.timeout))))
     }
 
-    async fn bring(&self, candidate: &Candidate, until: Instant) -> Result<Done, Failed> {
+    async fn bring(&self, candidate: &Candidate, until: Instant, said: &mut Vec<String>) -> Result<Done, Failed> {
         let at = |stage| move |error: anyhow::Error| Failed(stage, error);
         let opened = candidate.open().map_err(at("open"))?;
         let told = candidate::Told::of(candidate, &opened);
         if self.program.as_ref().is_some_and(|name| !told.is_of(name, candidate)) {
             return Ok(Done::Passed);
         }
-        let named = self.name(candidate, &opened, until).await.map_err(at("hash"))?;
-        if let Some((hash, size, is_truncated)) = named {
-            let found = there(&self.client, &hash).await.map_err(|error| Failed("ask", error.into()))?;
-            let is_enough = |found: &Dump| match size {
-                // What somebody removed, or a rule, was there: it does not come back by itself.
-                _ if found.state == DumpState::Purged => true,
-                Some(size) => is_as_full(found, size, is_truncated),
-                // Only what is unpacked has a length; what is there whole is enough.
-                None => found.manifest.is_some() && !found.is_truncated,
-            };
-            if let Some(found) = found.filter(is_enough) {
-                if !self.is_dry && found.state != DumpState::Purged {
-                    self.note(&found, &told).await.map_err(at("note"))?;
-                }
-                return Ok(Done::Known);
+        let named = match self.name(candidate, &opened, until, said).await.map_err(at("hash"))? {
+            Ok(named) => named,
+            Err(done) => return Ok(done),
+        };
+        let found = there(&self.client, &named.hash).await.map_err(|error| Failed("ask", error.into()))?;
+        let is_enough = |found: &Dump| match named.size {
+            // What somebody removed, or a rule, was there: it does not come back by itself.
+            _ if found.state == DumpState::Purged => true,
+            Some(size) => is_as_full(found, size, named.is_truncated),
+            // Only what is unpacked has a length; what is there whole is enough.
+            None => found.manifest.is_some() && !found.is_truncated,
+        };
+        if let Some(found) = found.filter(is_enough) {
+            if !self.is_dry && found.state != DumpState::Purged {
+                self.note(&found, &told).await.map_err(at("note"))?;
             }
+            return Ok(Done::Known);
         }
         if self.is_dry {
+            self.try_rules(opened, named.packing, until).await.map_err(at("upload"))?;
             return Ok(Done::Would);
         }
-        let (packing, bytes) = (candidate.packing, candidate.bytes);
+        self.ship((candidate, &told), opened, (named.packing, until), said).await
+    }
+
+    /// Makes sure that rules would not keep a dump from being sent.
+    async fn try_rules(&self, opened: File, packing: Packing, until: Instant) -> anyhow::Result<()> {
+        let Some(rules) = self.left_out.clone() else { return Ok(()) };
+        let split = move || split(&opened, (packing, until), Some(&rules), &mut |_| Ok(()));
+        tokio::task::spawn_blocking(split).await??;
+        Ok(())
+    }
+
+    /// Sends what the server lacks of a dump, and makes the dump known.
+    async fn ship(
+        &self,
+        (candidate, told): (&Candidate, &candidate::Told),
+        opened: File,
+        (packing, until): (Packing, Instant),
+        said: &mut Vec<String>,
+    ) -> Result<Done, Failed> {
+        let at = |stage| move |error: anyhow::Error| Failed(stage, error);
+        let bytes = candidate.bytes;
         let (bar, moved, rules) = (self.bar.clone(), AtomicU64::new(0), self.left_out.clone());
         let progress: client::blob::Progress = Arc::new(move |reached| {
             let reached = if packing == Packing::None { reached.min(bytes) } else { 0 };
             bar.inc(reached.saturating_sub(moved.fetch_max(reached, Ordering::Relaxed)));
         });
-        let split = send(
-            &self.client,
-            move |sink| match packing {
-                Packing::None => split_file_by(&opened, rules.as_deref(), sink),
-                _ => {
-                    let reader = packing.open(&opened, until).map_err(dump::parcel::SplitError::Unreadable)?;
-                    split_stream_by(reader, rules.as_deref(), sink)
-                }
-            },
-            &progress,
-        );
-        let (split, sent) = split.await.map_err(at("upload"))?;
-        let shipped = match &self.shipper {
+        let sent = send(&self.client, move |sink| split(&opened, (packing, until), rules.as_deref(), sink), &progress);
+        let (split, sent) = sent.await.map_err(at("upload"))?;
+        let mut packs = Vec::new();
+        if let Some(shipper) = &self.shipper {
             // Before anybody looks into the dump, who would miss them.
-            Some(shipper) => shipper.ship(&modules(candidate, &told)).await,
-            None => Ok(Vec::new()),
-        };
-        let (packs, unsent) = match shipped {
-            Ok(packs) => (packs, None),
-            Err(why) => (Vec::new(), Some(why)),
-        };
+            match shipper.ship(&modules((candidate, packing), told)).await {
+                Ok(named) => packs = named,
+                Err(why) => said.push(why),
+            }
+        }
         let facts = (candidate.name.as_str(), told.facts.clone(), packs);
         let arrived = announce(&self.client, &split, facts).await.map_err(at("upload"))?;
-        self.note(&arrived.dump, &told).await.map_err(at("note"))?;
-        Ok(if arrived.arrival == Arrival::Known && sent.frames == 0 {
-            Done::Known
-        } else {
-            Done::Uploaded(sent, unsent)
+        self.note(&arrived.dump, told).await.map_err(at("note"))?;
+        Ok(match arrived.arrival {
+            Arrival::Known if sent.frames == 0 => Done::Known,
+            _ => Done::Uploaded(sent),
         })
     }
 
-    /// Finds out what a dump is called, how long it is, and whether its end is missing; as far as its head tells.
+    /// Finds out what a file is and what it is called there; what came of it already, if it is not what is sought.
     async fn name(
         &self,
         candidate: &Candidate,
         opened: &File,
         until: Instant,
-    ) -> anyhow::Result<Option<(String, Option<u64>, bool)>> {
-        let packing = candidate.packing;
-        let (file, size) = (opened.try_clone()?, opened.metadata()?.len());
-        let read = move || match packing {
-            Packing::None => anyhow::Ok((head_of_file(&file)?, Some(size))),
-            _ => Ok((head_of_stream(packing.open(&file, until)?)?, None)),
+        said: &mut Vec<String>,
+    ) -> anyhow::Result<Result<Named, Done>> {
+        let (file, name) = (opened.try_clone()?, candidate.file_name());
+        let read = move || {
+            let (packing, told) = Packing::of_file(&name, &file)?;
+            let mut begin = Vec::new();
+            packing.open(&file, until)?.take(MAX_HEAD_BYTES as u64).read_to_end(&mut begin)?;
+            if is_no_dump(&begin) {
+                return Ok(Err(Done::NoDump));
+            }
+            let size = (packing == Packing::None).then_some(file.metadata()?.len());
+            anyhow::Ok(Ok((told, packing, size, kind(&begin), file)))
         };
-        let (head, size) = tokio::task::spawn_blocking(read).await??;
+        let (told, packing, size, kind, file) = match tokio::task::spawn_blocking(read).await?? {
+            Ok(read) => read,
+            Err(done) => return Ok(Err(done)),
+        };
+        let sort = Sort::of(kind).unwrap_or(candidate.sort);
+        if let Some(wanted) = self.sort.filter(|wanted| *wanted != sort) {
+            if candidate.sort == wanted {
+                said.push(format!("`{}` is not what its name says, but {}", candidate.path.display(), sort.word()));
+            }
+            return Ok(Err(Done::Passed));
+        }
+        said.extend(told);
+        let (head, hash) = tokio::task::spawn_blocking(move || named(&file, packing, until)).await??;
         let is_truncated = size.is_some_and(|size| head.end > size);
-        Ok(head.hash.map(|hash| (hash.to_string(), size, is_truncated)))
+        Ok(Ok(Named { hash, size, is_truncated, packing }))
     }
 
     /// Notes what is not noted yet; what somebody noted stays.
@@ -283,10 +327,23 @@ impl Work {
 }
 
 /// Returns by what the modules of a dump are found: the dump itself, or of one that is packed only its program.
-fn modules(candidate: &Candidate, told: &candidate::Told) -> Apart {
-    match candidate.packing {
+fn modules((candidate, packing): (&Candidate, Packing), told: &candidate::Told) -> Apart {
+    match packing {
         Packing::None => Apart { dumps: vec![candidate.path.clone()], modules: Vec::new() },
         _ => Apart { dumps: Vec::new(), modules: told.program.clone().into_iter().collect() },
+    }
+}
+
+/// Cuts a dump, whatever it is packed in.
+fn split(
+    opened: &File,
+    (packing, until): (Packing, Instant),
+    rules: Option<&RedactionRules>,
+    sink: &mut dyn FnMut(Packed) -> Result<(), Box<dyn std::error::Error + Send + Sync>>,
+) -> Result<Split, SplitError> {
+    match packing {
+        Packing::None => split_file_by(opened, rules, sink),
+        _ => split_stream_by(packing.open(opened, until).map_err(SplitError::Unreadable)?, rules, sink),
     }
 }
 
@@ -318,6 +375,7 @@ struct Counts {
     known: u64,
     would: u64,
     would_bytes: u64,
+    no_dumps: u64,
     failed: u64,
     sent_bytes: u64,
     left: u64,
@@ -334,6 +392,10 @@ impl Counts {
     ) -> std::io::Result<()> {
         let (word, text) = match done {
             Ok(Done::Passed) => return Ok(()),
+            Ok(Done::NoDump) => {
+                self.no_dumps += 1;
+                ("no_dump", "no dump".to_owned())
+            }
             Ok(Done::Known) => {
                 self.known += 1;
                 ("known", "already uploaded".to_owned())
@@ -343,7 +405,7 @@ impl Counts {
                 self.would_bytes += file.bytes;
                 ("would_upload", format!("would upload {} ({})", file.name, quantity::bytes_text(file.bytes)))
             }
-            Ok(Done::Uploaded(sent, _)) => {
+            Ok(Done::Uploaded(sent)) => {
                 self.uploaded += 1;
                 self.sent_bytes += sent.bytes;
                 ("uploaded", format!("succeeded in {}", spent(took)))
@@ -368,11 +430,14 @@ impl Counts {
         if session.output.is_json() {
             return session.output.json_line(&json!({
                 "node": host, "found": all, "uploaded": self.uploaded, "known": self.known, "failed": self.failed,
-                "would_upload": self.would, "would_bytes": self.would_bytes, "sent_bytes": self.sent_bytes,
+                "no_dump": self.no_dumps, "would_upload": self.would, "would_bytes": self.would_bytes, "sent_bytes": self.sent_bytes,
                 "left": self.left, "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             }));
         }
         let mut parts = vec![format!("{} already uploaded", self.known), format!("{} failed", self.failed)];
+        if self.no_dumps > 0 {
+            parts.push(format!("{} no dumps", self.no_dumps));
+        }
         if self.would > 0 {
             parts.insert(0, format!("would upload {} ({})", self.would, quantity::bytes_text(self.would_bytes)));
         } else {

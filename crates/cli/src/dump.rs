@@ -11,7 +11,7 @@ mod info;
 mod init;
 mod ls;
 mod note;
-mod object;
+pub(crate) mod object;
 pub(crate) mod packing;
 pub(crate) mod packs;
 pub(crate) mod parcels;

@@ -46,6 +46,12 @@ pub fn kind(head: &[u8]) -> DumpKind {
     }
 }
 
+/// Tells whether what begins with these bytes, up to `MAX_HEAD_BYTES` of them, is no dump whatever follows: no sort that is
+/// known, and no text in which a crash may stand further on.
+pub fn is_no_dump(head: &[u8]) -> bool {
+    kind(head) == DumpKind::Unknown && (head.len() < MAX_HEAD_BYTES || !is_text(head))
+}
+
 /// Tells whether bytes are text, by their beginning.
 pub(crate) fn is_text(head: &[u8]) -> bool {
     let head = &head[..head.len().min(TEXT_BYTES)];
@@ -105,5 +111,12 @@ mod tests {
         check(b"dear diary\n", DumpKind::Unknown);
         check(b"", DumpKind::Unknown);
         check(b"\x7fELF", DumpKind::Unknown);
+    }
+
+    #[test]
+    fn a_long_text_may_tell_of_a_crash_further_on() {
+        assert!(is_no_dump(b"dear diary\n") && is_no_dump(b"") && is_no_dump(&vec![0; MAX_HEAD_BYTES]));
+        assert!(!is_no_dump(&b"dear diary\n".repeat(MAX_HEAD_BYTES)[..MAX_HEAD_BYTES]));
+        assert!(!is_no_dump(b"MDMP\x93\xa7"));
     }
 }

@@ -33,7 +33,7 @@ pub use core::{EXTRA_KIND, EXTRA_OWNER, Extra, MAX_EXTRA_BYTES};
 pub use debugger::debugger;
 pub use finding::{child, findings};
 pub use id::{IdError, QuickId, quick_id};
-pub use kind::{MAX_HEAD_BYTES, kind};
+pub use kind::{MAX_HEAD_BYTES, is_no_dump, kind};
 pub use mapped::Mapped;
 pub use memory::Memory;
 pub use module::{ModuleError, ModuleFile};

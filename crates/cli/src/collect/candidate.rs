@@ -7,6 +7,7 @@ use crate::dump::packing::Packing;
 use crate::dump::upload::instant;
 use anyhow::Context;
 use jiff::Timestamp;
+use model::DumpKind;
 use model::dump::{DumpFacts, MAX_WORD_CHARS};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use serde_json::{Map, Value, json};
@@ -33,6 +34,25 @@ pub(super) enum Sort {
     Crash,
 }
 
+impl Sort {
+    /// Returns what sort of thing a kind of dump is; none if anything might have left it.
+    pub(super) const fn of(kind: DumpKind) -> Option<Self> {
+        match kind {
+            DumpKind::Core | DumpKind::Minidump | DumpKind::Sanitizer | DumpKind::Traceback => Some(Self::Core),
+            DumpKind::Kernel | DumpKind::Illumos => Some(Self::Crash),
+            DumpKind::Unknown => None,
+        }
+    }
+
+    /// Returns the words for it.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Core => "of a program",
+            Self::Crash => "of a machine",
+        }
+    }
+}
+
 /// A file that is a dump by its name.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
@@ -41,7 +61,6 @@ pub(super) struct Candidate {
     root: Arc<Path>,
     /// Its name without what tells of its packing.
     pub(super) name: String,
-    pub(super) packing: Packing,
     pub(super) sort: Sort,
     /// How long the file is.
     pub(super) bytes: u64,
@@ -81,13 +100,18 @@ impl Candidate {
     /// Takes a file if its name is a dump's.
     fn of(root: &Arc<Path>, path: PathBuf, metadata: &Metadata) -> Option<Self> {
         let name = path.file_name()?.to_string_lossy().into_owned();
-        let (packing, stem) = Packing::of(&name);
+        let stem = Packing::of(&name).1;
         let is_core = stem == "core" || stem.starts_with("core.") || stem.ends_with(".core") || stem.ends_with(".dmp");
         let is_crash = stem.starts_with("vmcore") || stem.starts_with("vmdump.");
         let sort = if is_core { Sort::Core } else { Sort::Crash };
         let name = stem.chars().take(MAX_WORD_CHARS).collect();
         let (root, bytes) = (Arc::clone(root), metadata.len());
-        (is_core || is_crash).then_some(Self { path, root, name, packing, sort, bytes })
+        (is_core || is_crash).then_some(Self { path, root, name, sort, bytes })
+    }
+
+    /// Returns the file's whole name.
+    pub(super) fn file_name(&self) -> String {
+        self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     /// Opens the file: a link that has taken its place since, or that of a folder on the way to it, is not followed.

@@ -5,12 +5,12 @@ use crate::exit::Exit;
 use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
-use client::blob::Content;
 use dump::parcel::{Head, head_of_file, head_of_stream};
-use model::Digest;
+use model::dump::MAX_HASH_CHARS;
 use serde_json::json;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Prints the hash by which a dump is known or would be, without asking a server
 ///
@@ -29,10 +29,13 @@ impl Object {
         let mut exit = Exit::Ok;
         for path in &self.files {
             match hash_of(path).await {
-                Ok((hash, _)) if session.output.is_json() => {
-                    session.output.json_line(&json!({ "file": path, "hash": hash }))?;
+                Ok(Hashed { hash, told, .. }) => {
+                    told.into_iter().for_each(|told| session.output.say(&told));
+                    match session.output.is_json() {
+                        true => session.output.json_line(&json!({ "file": path, "hash": hash }))?,
+                        false => session.output.line(&hash)?,
+                    }
                 }
-                Ok((hash, _)) => session.output.line(&hash)?,
                 Err(error) => exit = exit.or(session.report(&error)),
             }
         }
@@ -40,37 +43,43 @@ impl Object {
     }
 }
 
+/// What is known of a file once it is named.
+pub(super) struct Hashed {
+    pub(super) hash: String,
+    /// What its head told; of one that is packed, that of what it holds.
+    pub(super) head: Head,
+    pub(super) packing: Packing,
+    /// That its name says otherwise, if it does.
+    pub(super) told: Option<String>,
+}
+
 /// Returns a file's hash, and what its head told; of one that is packed, those of what it holds.
-pub(super) async fn hash_of(path: &Path) -> anyhow::Result<(String, Head)> {
+pub(super) async fn hash_of(path: &Path) -> anyhow::Result<Hashed> {
     let cannot = || format!("`{}` cannot be read", path.display());
-    let (opened, packing) = (path.to_owned(), packing_of(path));
+    let opened = path.to_owned();
     let read = move || {
         // Nobody may ever write into a pipe with a name.
         anyhow::ensure!(opened.metadata()?.is_file(), "it is not a file");
-        let file = File::open(opened)?;
-        if packing == Packing::None {
-            return anyhow::Ok((head_of_file(&file)?, None));
-        }
-        let head = head_of_stream(packing.open(&file, Packing::patience())?)?;
-        let mut whole = blake3::Hasher::new();
-        if head.hash.is_none() {
-            whole.update_reader(packing.open(&file, Packing::patience())?)?;
-        }
-        Ok((head, Some(Digest::from_bytes(*whole.finalize().as_bytes()))))
+        let file = File::open(&opened)?;
+        let name = opened.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let (packing, told) = Packing::of_file(&name, &file)?;
+        let (head, hash) = named(&file, packing, Packing::patience())?;
+        anyhow::Ok(Hashed { hash, head, packing, told })
     };
-    let (head, unpacked) = tokio::task::spawn_blocking(read).await?.with_context(cannot)?;
-    if let Some(hash) = head.hash {
-        return Ok((hash.to_string(), head));
-    }
-    // What Thoth had no name for goes by its content.
-    let digest = match unpacked {
-        Some(digest) => digest,
-        None => Content::File(path.to_owned()).digest().await.with_context(cannot)?.0,
-    };
-    Ok((digest.to_string().chars().take(32).collect(), head))
+    tokio::task::spawn_blocking(read).await?.with_context(cannot)
 }
 
-/// Tells by its name how a file is packed.
-pub(super) fn packing_of(path: &Path) -> Packing {
-    path.file_name().map_or(Packing::None, |name| Packing::of(&name.to_string_lossy()).0)
+/// Returns what a file's head tells, and its hash: Thoth's, or where that had none that of its content.
+pub(crate) fn named(file: &File, packing: Packing, until: Instant) -> anyhow::Result<(Head, String)> {
+    let head = match packing {
+        Packing::None => head_of_file(file)?,
+        _ => head_of_stream(packing.open(file, until)?)?,
+    };
+    if let Some(hash) = head.hash {
+        return Ok((head, hash.to_string()));
+    }
+    let mut whole = blake3::Hasher::new();
+    whole.update_reader(packing.open(file, until)?)?;
+    let hash = whole.finalize().to_hex().chars().take(MAX_HASH_CHARS).collect();
+    Ok((head, hash))
 }

@@ -58,7 +58,7 @@ async fn local(word: &str) -> anyhow::Result<Option<Selection>> {
         let hint = "a dump is named by digits of its hash, its id, or a file that it is; `cmd=java` means many";
         return Err(failure.hint(hint).into());
     }
-    let (hash, _) = hash_of(Path::new(word)).await?;
+    let hash = hash_of(Path::new(word)).await?.hash;
     Ok(Some(Selection { words: vec![hash], names: Vec::new() }))
 }
 

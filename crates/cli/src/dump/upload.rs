@@ -1,6 +1,6 @@
 //! `quarry dump upload`: hash, ask, send what is missing, make known.
 
-use super::object::{hash_of, packing_of};
+use super::object::{Hashed, hash_of};
 use super::packing::Packing;
 use super::packs;
 use super::parcels::send;
@@ -23,7 +23,8 @@ use std::path::{Path, PathBuf};
 /// Uploads dumps, unless they are there already
 ///
 /// What of a dump is there is not sent again: not when an upload that broke off is repeated, nor when another dump has
-/// the same memory. Holes and zero pages are never sent. What is packed, by its name (.zst, .lz4, .xz, .gz), is unpacked.
+/// the same memory. Holes and zero pages are never sent. What is packed (zstd, lz4, xz, gzip) is unpacked. What a file is, and
+/// how it is packed, its content says; where its name says otherwise, that is told.
 #[derive(Args)]
 #[command(after_help = "Example:
   quarry dump upload core.1234 core.1235
@@ -55,10 +56,10 @@ impl Upload {
         let client = session.client()?;
         let mut exit = Exit::Ok;
         for path in &self.files {
-            let name = self.name.clone().unwrap_or_else(|| name_of(path));
+            let name = self.name.as_deref();
             let done = match path == Path::new("-") {
-                true => from_input(session, &client, &name, rules.clone()).await,
-                false => from_file(session, &client, (path, &name), (rules.clone(), !self.no_packs)).await,
+                true => from_input(session, &client, name.unwrap_or("stdin"), rules.clone()).await,
+                false => from_file(session, &client, (path, name), (rules.clone(), !self.no_packs)).await,
             };
             match done {
                 Ok((dump, shown)) if session.output.is_json() => {
@@ -76,10 +77,11 @@ impl Upload {
     }
 }
 
-/// Returns what a file is called, as far as a dump's name may be long.
-pub(crate) fn name_of(path: &Path) -> String {
-    let name = path.file_name().filter(|name| *name != "-").map(|name| name.to_string_lossy());
-    name.map_or_else(|| "stdin".to_owned(), |name| Packing::of(&name).1.chars().take(MAX_WORD_CHARS).collect())
+/// Returns what a file is called, as far as a dump's name may be long, without what tells how it is packed, if it is.
+fn name_of(path: &Path, packing: Packing) -> String {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let bare = if packing == Packing::None { &*name } else { Packing::of(&name).1 };
+    bare.chars().take(MAX_WORD_CHARS).collect()
 }
 
 /// A dump, and the JSON that tells of it.
@@ -88,7 +90,7 @@ type Done = (Dump, serde_json::Value);
 async fn from_file(
     session: &Session,
     client: &Client,
-    (path, name): (&Path, &str),
+    (path, name): (&Path, Option<&str>),
     (rules, has_packs): (LeftOut, bool),
 ) -> anyhow::Result<Done> {
     let cannot = || format!("`{}` cannot be read", path.display());
@@ -99,8 +101,10 @@ async fn from_file(
     }
     let file = File::open(path).with_context(cannot)?;
     let metadata = file.metadata()?;
-    let (hash, head) = hash_of(path).await?;
-    let (packing, size) = (packing_of(path), metadata.len());
+    let Hashed { hash, head, packing, told } = hash_of(path).await?;
+    told.into_iter().for_each(|told| session.output.say(&told));
+    let name = &name.map_or_else(|| name_of(path, packing), str::to_owned);
+    let size = metadata.len();
     let is_truncated = head.end > size;
     let is_enough = |there: &Dump| match packing {
         Packing::None => is_as_full(there, size, is_truncated),
@@ -140,8 +144,12 @@ async fn from_file(
 async fn from_input(session: &Session, client: &Client, name: &str, rules: LeftOut) -> anyhow::Result<Done> {
     session.output.say(&format!("uploading {name}"));
     let bar = bar(session, None);
-    let sent =
-        send(client, move |sink| split_stream_by(std::io::stdin(), rules.as_deref(), sink), &progress(&bar)).await;
+    let split = move |sink: &mut dyn FnMut(_) -> _| {
+        let (packing, reader) = Packing::of_stream(std::io::stdin()).map_err(SplitError::Unreadable)?;
+        let reader = packing.unpack(reader, Packing::patience()).map_err(SplitError::Unreadable)?;
+        split_stream_by(reader, rules.as_deref(), sink)
+    };
+    let sent = send(client, split, &progress(&bar)).await;
     bar.finish_and_clear();
     let sent = sent?;
     session.output.say(&format!("creating {}", sent.0.hash()));

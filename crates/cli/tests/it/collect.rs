@@ -104,6 +104,75 @@ fn what_lies_about_is_brought_once() {
 }
 
 #[test]
+fn a_trial_tells_what_would_be_done() {
+    let fleet = Fleet::new();
+    std::fs::write(fleet.path("core.panic"), "thread 'main' panicked at src/main.rs:7:5:\nno more apples\n")
+        .expect("is written");
+    std::fs::write(fleet.path("core.notes"), "what I know of cores\n").expect("is written");
+    std::fs::write(fleet.path("core.empty"), "").expect("is written");
+    let mut kernel = b"makedumpfile\0\0\0\0".to_vec();
+    kernel.resize(8 << 10, 1);
+    std::fs::write(fleet.path("core.machine"), kernel).expect("is written");
+    let none = ["cores/core.empty: no dump", "cores/core.notes: no dump"].map(str::to_owned);
+    let check = |words: &[&str], sum: &str, machine: &str, panic: &str| {
+        let (code, lines) = fleet.lines(words);
+        let [empty, notes] = none.clone();
+        let machine = format!("cores/core.machine: {machine}");
+        let expected =
+            [format!("HOST: {sum}, 2 no dumps"), empty, machine, notes, format!("cores/core.panic: {panic}")];
+        assert_eq!((code, lines), (0, expected.to_vec()), "{words:?}");
+    };
+    let would = "would upload 2 (8 KiB), 0 already uploaded, 0 failed";
+    check(&["-n"], would, "would upload core.machine (8 KiB)", "would upload core.panic (58 B)");
+    assert_eq!(fleet.server.run(&fleet.token, &["dump", "report"]).out, "0\n");
+    let (code, lines) = fleet.lines(&[]);
+    assert!(code == 0 && lines[0].starts_with("HOST: 2 uploaded (") && lines[0].ends_with(", 2 no dumps"), "{lines:?}");
+    // What is named by its content is known as well, and what was dropped does not come back.
+    let known = "0 uploaded (0 B sent), 2 already uploaded, 0 failed";
+    check(&["-n"], known, "already uploaded", "already uploaded");
+    assert_eq!(fleet.server.run(&fleet.token, &["dump", "rm", "hash=*", "--yes"]).code, 0);
+    check(&["-n"], known, "already uploaded", "already uploaded");
+    check(&[], known, "already uploaded", "already uploaded");
+    // What it is, and not what it is called.
+    let ran = fleet.collect(&["-n", "--type", "core"]);
+    assert!(ran.out.contains("core.panic") && !ran.out.contains("core.machine"), "{ran:?}");
+    assert_eq!(ran.err, "note: `cores/core.machine` is not what its name says, but of a machine\n");
+    let ran = fleet.collect(&["-n", "--type", "crash"]);
+    assert!(ran.out.contains("core.machine: already") && !ran.out.contains("core.panic"), "{ran:?}");
+    fleet.server.stop();
+}
+
+#[test]
+fn content_tells_how_it_is_packed() {
+    let fleet = Fleet::new();
+    let plain = fleet.core("core.plain.1", 31);
+    let hash = fleet.server.run(&fleet.token, &["dump", "object", "cores/core.plain.1"]).out;
+    let packed = zstd::encode_all(&*std::fs::read(&plain).expect("is read"), 1).expect("is packed");
+    std::fs::write(fleet.path("core.wrong.1.xz"), &packed).expect("is written");
+    std::fs::write(fleet.path("core.bare.1"), &packed).expect("is written");
+    std::fs::rename(plain, fleet.path("core.plain.1.gz")).expect("is renamed");
+    let told = [
+        ("core.wrong.1.xz", "`core.wrong.1.xz` is packed with zstd, and not with xz as its name says\n"),
+        ("core.bare.1", "`core.bare.1` is packed with zstd, which its name does not say\n"),
+        ("core.plain.1.gz", "`core.plain.1.gz` is not packed with gzip, whatever its name says\n"),
+    ];
+    for (name, said) in told {
+        let object = fleet.server.run(&fleet.token, &["dump", "object", &format!("cores/{name}")]);
+        assert_eq!((object.code, &object.out, &*object.err), (0, &hash, said), "{name}");
+    }
+    let ran = fleet.collect(&["--dry-run"]);
+    assert!(ran.out.contains(": would upload 3 ("), "{ran:?}");
+    assert!(told.iter().all(|(_, said)| ran.err.contains(&format!("note: {said}"))), "{ran:?}");
+    let ran = fleet.server.run(&fleet.token, &["dump", "upload", "--no-packs", "cores/core.wrong.1.xz"]);
+    assert!(ran.out == hash && ran.err.starts_with(told[0].1), "{ran:?}");
+    let ran = crate::stub::run_with(fleet.server.command(&fleet.token, &["dump", "upload", "-"]), &packed);
+    assert!(ran.out == hash && ran.err.contains("stdin is already there"), "{ran:?}");
+    let ran = fleet.collect(&[]);
+    assert!(ran.code == 0 && ran.out.contains(": 0 uploaded (0 B sent), 3 already uploaded"), "{ran:?}");
+    fleet.server.stop();
+}
+
+#[test]
 fn what_rules_leave_out_is_not_collected() {
     let fleet = Fleet::new();
     let rules = fleet.house.home().join("rules.toml");
@@ -111,6 +180,9 @@ fn what_rules_leave_out_is_not_collected() {
     std::fs::copy(fleet.path("core.app.1"), fleet.house.home().join("same")).expect("is copied");
     pack("zstd", &["-q", "--rm"], &fleet.path("core.app.1"));
     fleet.core("core.bare.2", 2);
+    let (code, lines) = fleet.lines(&["--dry-run", "--redact", rules.to_str().expect("is text")]);
+    assert!(code == 1 && lines[1].contains("core.app.1.zst: would upload core.app.1 ("), "{lines:?}");
+    assert!(lines[2].contains("core.bare.2: failed (upload): what the rules leave out cannot be found"), "{lines:?}");
     let (code, lines) = fleet.lines(&["--redact", rules.to_str().expect("is text")]);
     assert!(code == 1 && lines[1].ends_with("core.app.1.zst: succeeded"), "{lines:?}");
     assert!(lines[2].contains("core.bare.2: failed (upload): what the rules leave out cannot be found"), "{lines:?}");
@@ -138,6 +210,17 @@ fn modules_of_what_is_collected_go_along() {
     // All of them are there, so none is sent.
     let packs = fleet.server.run(&fleet.token, &["dump", "packs", "cores/core.sleep.1"]);
     assert_eq!((packs.code, &*packs.out), (0, ""), "{packs:?}");
+    assert!(packs.err.starts_with("packs of modules: 0 sent, ") && packs.err.contains(" there already"), "{packs:?}");
+    let named = ["dump", "packs", "--json", "cores/core.sleep.1", "--module", "/nowhere/libnone.so"];
+    let packs = fleet.server.run(&fleet.token, &named);
+    let told: Value = serde_json::from_str(&packs.out).expect("is JSON");
+    assert_eq!((&told["sent"], &told["missing"]), (&json!([]), &json!(["/nowhere/libnone.so"])), "{told}");
+    assert!(told["known"].as_array().is_some_and(|known| known.iter().any(|one| one["path"] == "/usr/bin/sleep")));
+    for (out, said) in [("1 sent, 0", true), ("0 sent, 1", false)] {
+        let packs = fleet.server.run(&fleet.token, &["dump", "packs", "--module", "/usr/bin/true"]);
+        assert_eq!((packs.code, &*packs.err), (0, &*format!("packs of modules: {out} there already\n")), "{packs:?}");
+        assert_eq!(packs.out.ends_with(" /usr/bin/true\n"), said, "{packs:?}");
+    }
     fleet.server.stop();
 }
 
@@ -210,17 +293,6 @@ fn one_that_fails_does_not_keep_the_others() {
     lock.lock().expect("is locked");
     assert_eq!(fleet.collect(&[]).code, 3);
     drop(lock);
-    assert!(packs.err.starts_with("packs of modules: 0 sent, ") && packs.err.contains(" there already"), "{packs:?}");
-    let named = ["dump", "packs", "--json", "cores/core.sleep.1", "--module", "/nowhere/libnone.so"];
-    let packs = fleet.server.run(&fleet.token, &named);
-    let told: Value = serde_json::from_str(&packs.out).expect("is JSON");
-    assert_eq!((&told["sent"], &told["missing"]), (&json!([]), &json!(["/nowhere/libnone.so"])), "{told}");
-    assert!(told["known"].as_array().is_some_and(|known| known.iter().any(|one| one["path"] == "/usr/bin/sleep")));
-    for (out, said) in [("1 sent, 0", true), ("0 sent, 1", false)] {
-        let packs = fleet.server.run(&fleet.token, &["dump", "packs", "--module", "/usr/bin/true"]);
-        assert_eq!((packs.code, &*packs.err), (0, &*format!("packs of modules: {out} there already\n")), "{packs:?}");
-        assert_eq!(packs.out.ends_with(" /usr/bin/true\n"), said, "{packs:?}");
-    }
     let missing = fleet.server.run(&fleet.token, &["collect", "nowhere", "--lock", "lock"]);
     assert!(missing.code == 1 && missing.err.contains("`nowhere` cannot be looked through"), "{}", missing.err);
     let mut away = fleet.server.command(&fleet.token, &["collect", "cores", "--lock", "lock"]);
