@@ -14,6 +14,8 @@ const MAX_OTHERS: usize = 64;
 const MAX_NEAR: usize = 4;
 /// How often lines that came between others are looked at again.
 const MAX_LOGS: usize = 4;
+/// Stretches of lines that begin alike; each costs a look at the lines around it.
+const MAX_STRETCHES: usize = 10_000;
 /// Places of one line at which a frame may begin.
 const MAX_PLACES: usize = 8;
 /// How some write a tab.
@@ -21,18 +23,21 @@ const TAB: &str = "#011";
 
 /// Returns lines without what a log puts before those of stacks.
 pub(super) fn without<'a>(lines: &[&'a str]) -> Vec<&'a str> {
-    peel(lines, MAX_LOGS)
+    let mut left = MAX_STRETCHES;
+    peel(lines, MAX_LOGS, &mut left)
 }
 
-fn peel<'a>(lines: &[&'a str], logs: usize) -> Vec<&'a str> {
+fn peel<'a>(lines: &[&'a str], logs: usize, left: &mut usize) -> Vec<&'a str> {
     let mut plain: Vec<&str> = Vec::with_capacity(lines.len());
     let mut at = 0;
     while at < lines.len() {
-        let Some(prefix) = prefix(lines, at).filter(|_| logs > 0) else {
+        let is_sought = logs > 0 && *left > 0;
+        let Some(prefix) = is_sought.then(|| prefix(lines, at)).flatten() else {
             plain.push(lines[at]);
             at += 1;
             continue;
         };
+        *left -= 1;
         let above = plain.split_off(plain.len().saturating_sub(MAX_ABOVE));
         let begin = above.iter().position(|line| rest(prefix, line).is_some()).unwrap_or(above.len());
         plain.extend(above.iter().filter(|line| rest(prefix, line).is_none()));
@@ -44,7 +49,7 @@ fn peel<'a>(lines: &[&'a str], logs: usize) -> Vec<&'a str> {
         if !others.is_empty() {
             // What was said last does not go on in them.
             plain.push("");
-            plain.extend(peel(&others, logs - 1));
+            plain.extend(peel(&others, logs - 1, left));
         }
         at = end;
     }
@@ -100,14 +105,23 @@ fn place(line: &str) -> Option<usize> {
     let begins = |at: usize| at == 0 || line[..at].ends_with(char::is_whitespace) || line[..at].ends_with(TAB);
     let places = |words: &'static str| line.match_indices(words).map(|(at, _)| at).filter(|at| begins(*at));
     let is_python = |at: &usize| line[*at..].contains("\", line ");
-    let is_call = |at: &usize| java::frame(&line[*at..]).is_some() || javascript::frame(&line[*at..]).is_some();
+    let is_rust = |call: &str| super::line::place(call).is_some_and(|(file, ..)| file.ends_with(".rs"));
+    let is_call = |at: &usize| {
+        let call = &line[*at..];
+        java::frame(call).is_some() || javascript::frame(call).is_some() || is_rust(call)
+    };
     let is_native = |at: &usize| {
         let rest = line[at + 1..].trim_start_matches(|sign: char| sign.is_ascii_digit());
         rest.len() < line.len() - at - 1 && rest.starts_with(" 0x")
     };
     let found = places("File \"").take(MAX_PLACES).find(is_python);
     let found = found.or_else(|| places("at ").take(MAX_PLACES).find(is_call));
-    found.or_else(|| places("#").take(MAX_PLACES).find(is_native))
+    found.or_else(|| places("#").take(MAX_PLACES).find(is_native)).or_else(|| {
+        // Of Go the place stands on a line of its own.
+        let begin = line.find(".go:").and_then(|at| line[..at].rfind([' ', '\t']))?;
+        let number = line[begin..].split(".go:").nth(1)?.trim_start_matches(|sign: char| sign.is_ascii_digit());
+        number.starts_with(" +0x").then_some(begin + 1)
+    })
 }
 
 /// Returns what follows in a line that begins like another, without the blank between; numbers may differ.

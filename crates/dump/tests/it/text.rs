@@ -176,9 +176,11 @@ fn what_a_log_puts_before_every_line_changes_nothing() {
         (report.kind, crash, report.threads, report.notes)
     };
     let names = fs::read_dir(self::folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let is_meant = |name: &String| ["python_", "java_", "node_", "asan_"].iter().any(|start| name.starts_with(start));
+    let speakers = ["python_", "java_", "node_", "asan_", "rust_", "go_"];
+    let is_meant = |name: &String| speakers.iter().any(|start| name.starts_with(start));
     // Nothing of these has a frame that says who speaks.
-    let is_bare = |name: &String| ["python_bare.txt", "node_heap.txt", "node_thrown.txt"].contains(&name.as_str());
+    let bare = ["python_bare.txt", "node_heap.txt", "node_thrown.txt", "rust_deep.txt", "rust_old.txt"];
+    let is_bare = |name: &String| bare.contains(&name.as_str());
     for name in names.filter(is_meant).filter(|name| !is_bare(name)) {
         let sample = fs::read_to_string(self::folder().join(&name)).unwrap();
         let expected = told(&sample);
@@ -190,7 +192,9 @@ fn what_a_log_puts_before_every_line_changes_nothing() {
             |at, line| format!("[{:5}.{at:06}] app[7]: {line}", at / 10),
             |at, line| format!("Nov 22 10:00:{:02} host app[12]: {}", at % 60, line.replace('\t', "#011")),
         ];
-        for log in logs {
+        // How syslog writes a tab is only known where Java's frames begin.
+        let known = if name.starts_with("go_") { &logs[..5] } else { &logs };
+        for log in known {
             let lines: Vec<String> = sample.lines().enumerate().map(|(at, line)| log(at, line)).collect();
             assert_eq!(told(&lines.join("\n")), expected, "{name}: {}", lines[0]);
         }
