@@ -436,7 +436,7 @@ impl Counts {
         }
         let mut parts = vec![format!("{} already uploaded", self.known), format!("{} failed", self.failed)];
         if self.no_dumps > 0 {
-            parts.push(format!("{} no dumps", self.no_dumps));
+            parts.push(format!("{} no {}", self.no_dumps, if self.no_dumps == 1 { "dump" } else { "dumps" }));
         }
         if self.would > 0 {
             parts.insert(0, format!("would upload {} ({})", self.would, quantity::bytes_text(self.would_bytes)));
