@@ -6,6 +6,7 @@
 mod attendance;
 mod input;
 mod place;
+mod signals;
 mod terminal;
 
 use crate::execution::recipe::RecipeArgs;
@@ -17,6 +18,7 @@ use attendance::{Attendance, End};
 use clap::{Args, ValueEnum};
 use client::Client;
 use model::{Execution, ExecutionId, NewExecution};
+use signals::{Left, MAX_ANSWER, Signals};
 use std::io::{self, IsTerminal};
 use terminal::Terminal;
 
@@ -39,7 +41,7 @@ enum Pull {
 ///
 /// A program whose name holds a `/` is a file of yours: it is sent along and run from /work; only what lies under /bin,
 /// /sbin, /lib, /usr, /opt and /nix is taken for the node's. With an image, programs are always the image's. Ctrl-C stops
-/// the program gently; a second one leaves it to itself.
+/// the program gently, or the pull of its image, or keeps it from beginning; a second one leaves it to itself.
 #[derive(Args)]
 #[command(after_help = "Example:
   quarry run -- echo hello
@@ -87,22 +89,41 @@ impl Run {
         let program = place::program(&new)?;
         // What is wrong with the words shall be told before anything is sent.
         new.check()?;
-        if let Some(image) = &new.image {
-            provide(session, &client, image, self.pull).await?;
-        }
-        let notes = place::send((session, &client), &mut new, program, self.file).await?;
-        let unsent = place::unsent(&new);
-        if self.verbose {
-            notes.iter().for_each(|note| session.output.say(note));
+        // From here on there is something to stop; before, a signal may end this process as any other.
+        let mut signals = Signals::new()?;
+        if let Some(image) = &new.image
+            && let Some(exit) = provide((session, &client), image, self.pull, &mut signals).await?
+        {
+            return Ok(exit);
         }
         let wants = input::Wants { terminal: self.terminal, typed: self.interactive, whole: self.detach };
-        let feed = input::look(&client, wants, &mut new).await?;
+        let (files, is_verbose) = (self.file, self.verbose);
+        let preparing = async {
+            let notes = place::send((session, &client), &mut new, program, files).await?;
+            let unsent = place::unsent(&new);
+            if is_verbose {
+                notes.iter().for_each(|note| session.output.say(note));
+            }
+            let feed = input::look(&client, wants, &mut new).await?;
+            Ok::<_, anyhow::Error>((unsent, feed))
+        };
+        let (unsent, feed) = match signals.during(preparing).await {
+            Ok(prepared) => prepared?,
+            Err(exit) => return Ok(exit),
+        };
         new.check()?;
+        let execution = match begin((session, &client), &new, &mut signals).await? {
+            Ok(execution) => execution,
+            Err(exit) => return Ok(exit),
+        };
         if self.detach {
-            let execution = client.execution_create(&new).await?;
+            if let Some(exit) = signals.come() {
+                stop((session, &client), execution.id, &mut signals).await;
+                return Ok(exit);
+            }
             return create::told(session, &execution);
         }
-        let (exit, _) = attend_with(session, &client, &new, (feed, terminal)).await?;
+        let (exit, _) = attend_one(session, execution.id, (feed, terminal), &mut signals).await?;
         if matches!(exit, Exit::Program(_)) {
             for name in unsent {
                 session.output.say(&format!("note: `{name}` here was not sent along (hint: `--file {name}`)"));
@@ -117,37 +138,68 @@ pub(crate) async fn attend(
     session: &mut Session,
     mut new: NewExecution,
 ) -> anyhow::Result<(Exit, Option<Box<Execution>>)> {
+    let mut signals = Signals::new()?;
     let client = session.client()?;
     let has_terminal = is_typed() && io::stdout().is_terminal();
     let terminal = has_terminal.then(Terminal::find);
     new.sandbox.terminal = terminal.as_ref().map(Terminal::window);
     let wants = input::Wants { terminal: has_terminal, typed: false, whole: false };
-    let feed = input::look(&client, wants, &mut new).await?;
+    let feed = match signals.during(input::look(&client, wants, &mut new)).await {
+        Ok(feed) => feed?,
+        Err(exit) => return Ok((exit, None)),
+    };
     new.check()?;
-    let execution = client.execution_create(&new).await?;
+    let execution = match begin((session, &client), &new, &mut signals).await? {
+        Ok(execution) => execution,
+        Err(exit) => return Ok((exit, None)),
+    };
     session.output.open(&format!(" * created interactive job -- {}", execution.id));
     session.output.open(" * waiting for session...");
-    attend_one(session, execution.id, (feed, terminal)).await
+    attend_one(session, execution.id, (feed, terminal), &mut signals).await
 }
 
-async fn attend_with(
-    session: &mut Session,
-    client: &Client,
+/// Makes an execution; or returns what to end with, if a signal kept it from being made or known.
+async fn begin(
+    (session, client): (&Session, &Client),
     new: &NewExecution,
-    io: (Option<input::Feed>, Option<Terminal>),
-) -> anyhow::Result<(Exit, Option<Box<Execution>>)> {
-    let execution = client.execution_create(new).await?;
-    attend_one(session, execution.id, io).await
+    signals: &mut Signals,
+) -> anyhow::Result<Result<Execution, Exit>> {
+    Ok(match signals.sent(client.execution_create(new)).await {
+        Ok(answer) => Ok(answer?),
+        Err(left) => Err(leave(session, left, new.id)),
+    })
+}
+
+/// Says what may have been left behind, and returns what to end with.
+fn leave(session: &Session, left: Left, id: ExecutionId) -> Exit {
+    match left {
+        Left::Unsent(exit) => exit,
+        Left::Unanswered(exit) => {
+            let words = "the server did not answer; it may have made execution";
+            session.output.say(&format!("{words} `{id}` (hint: `quarry execution cancel {id}`)"));
+            exit
+        }
+    }
+}
+
+/// Stops what nobody waits for any more.
+async fn stop((session, client): (&Session, &Client), id: ExecutionId, signals: &mut Signals) {
+    match signals.during(tokio::time::timeout(MAX_ANSWER, client.execution_cancel(id))).await {
+        Ok(Ok(Ok(_))) => {}
+        Ok(Ok(Err(error))) => session.output.say(&format!("execution `{id}` cannot be stopped: {error}")),
+        Ok(Err(_)) | Err(_) => session.output.say(&format!("execution `{id}` is left to itself")),
+    }
 }
 
 async fn attend_one(
     session: &mut Session,
     id: ExecutionId,
     (feed, terminal): (Option<input::Feed>, Option<Terminal>),
+    signals: &mut Signals,
 ) -> anyhow::Result<(Exit, Option<Box<Execution>>)> {
     let patient = session.patient_client()?;
     let attendance = Attendance { client: &patient, output: session, id };
-    match attendance.run(feed, terminal).await? {
+    match attendance.run(feed, terminal, signals).await? {
         End::Left(exit) => Ok((exit, None)),
         End::Ended { execution, exit } => {
             if session.output.is_json() {
@@ -160,18 +212,39 @@ async fn attend_one(
     }
 }
 
-/// Sees to it that the image is there.
-async fn provide(session: &Session, client: &Client, image: &str, pull: Pull) -> anyhow::Result<()> {
+/// Sees to it that the image is there; or returns what to end with, if a signal came before it was. What was begun for it
+/// is stopped then.
+async fn provide(
+    (session, client): (&Session, &Client),
+    image: &str,
+    pull: Pull,
+    signals: &mut Signals,
+) -> anyhow::Result<Option<Exit>> {
     let is_wanted = match pull {
         Pull::Never => false,
         Pull::Always => true,
-        Pull::Missing => pull::is_missing(client, image).await?,
+        Pull::Missing => match signals.during(pull::is_missing(client, image)).await {
+            Ok(is_missing) => is_missing?,
+            Err(exit) => return Ok(Some(exit)),
+        },
     };
-    if is_wanted {
-        session.output.say(&format!("pulling image `{image}`"));
-        pull::pull(session, client, pull::Pulled::of(image)).await?;
+    if !is_wanted {
+        return Ok(None);
     }
-    Ok(())
+    session.output.say(&format!("pulling image `{image}`"));
+    let new = pull::request(pull::Pulled::of(image))?;
+    let made = match signals.sent(client.image_create(&new)).await {
+        Ok(answer) => answer?,
+        Err(left) => return Ok(Some(leave(session, left, new.execution))),
+    };
+    match signals.during(pull::follow(session, &made)).await {
+        Ok(ready) => ready.map(|_| None),
+        Err(exit) => {
+            stop((session, client), made.execution, signals).await;
+            session.output.say(&format!("the pull of image `{image}` was stopped"));
+            Ok(Some(exit))
+        }
+    }
 }
 
 /// Tells whether standard input is a terminal.

@@ -1,6 +1,6 @@
 //! `quarry image import`: an archive or a folder of this side becomes a blob, and the blob an image.
 
-use super::pull::make;
+use super::pull::{make, request_of};
 use super::{folder, show};
 use crate::blob;
 use crate::execution::recipe::variable;
@@ -110,7 +110,7 @@ impl Import {
             () => blob::store(session, client, &self.source, Purpose::Image).await?.digest,
         };
         let source = ImageSource::Archive { blob, archive, config };
-        let image = make(session, client, source, Some(self.name), false).await?;
+        let image = make(session, client, &request_of(source, Some(self.name), false)?).await?;
         show(session, &image)
     }
 }

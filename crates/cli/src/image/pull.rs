@@ -73,7 +73,8 @@ impl Pull {
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session, client: &Client) -> anyhow::Result<Exit> {
         let Self { reference, platform, runtime, plain_http, name } = self;
-        let image = pull(session, client, Pulled { reference, platform, runtime, plain_http, name }).await?;
+        let new = request(Pulled { reference, platform, runtime, plain_http, name })?;
+        let image = make(session, client, &new).await?;
         show(session, &image)
     }
 }
@@ -87,24 +88,28 @@ pub(crate) async fn is_missing(client: &Client, name: &str) -> anyhow::Result<bo
     }
 }
 
-/// Pulls an image, telling its progress.
-pub(crate) async fn pull(session: &Session, client: &Client, what: Pulled) -> anyhow::Result<Entity> {
+/// Makes the request for an image of a registry.
+pub(crate) fn request(what: Pulled) -> anyhow::Result<NewImage> {
     let Pulled { reference, platform, runtime, plain_http, name } = what;
-    make(session, client, ImageSource::Registry { reference, platform, runtime }, name, plain_http).await
+    request_of(ImageSource::Registry { reference, platform, runtime }, name, plain_http)
 }
 
-/// Makes an image, telling its progress.
-pub(super) async fn make(
-    session: &Session,
-    client: &Client,
-    source: ImageSource,
-    name: Option<String>,
-    plain_http: bool,
-) -> anyhow::Result<Entity> {
+/// Makes the request for an image.
+pub(super) fn request_of(source: ImageSource, name: Option<String>, plain_http: bool) -> anyhow::Result<NewImage> {
     let (id, execution) = (client::id::fresh(ImageId::new), client::id::fresh(ExecutionId::new));
     let new = NewImage { id, execution, name, source, plain_http };
     new.check()?;
-    let image = client.image_create(&new).await?;
+    Ok(new)
+}
+
+/// Has an image made, telling its progress.
+pub(super) async fn make(session: &Session, client: &Client, new: &NewImage) -> anyhow::Result<Entity> {
+    let image = client.image_create(new).await?;
+    follow(session, &image).await
+}
+
+/// Tells the progress of an image that is made, until it is ready.
+pub(crate) async fn follow(session: &Session, image: &Entity) -> anyhow::Result<Entity> {
     let patient = session.patient_client()?;
     let mut telling = pin!(tell(session, &patient, image.execution));
     let mut waiting = pin!(execution::wait_reasons(session, &patient, image.execution, || {}).fuse());

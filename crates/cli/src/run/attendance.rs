@@ -4,6 +4,7 @@
 //! good as a signal. A lost connection is taken up where it broke.
 
 use super::input::Feed;
+use super::signals::Signals;
 use super::terminal::Terminal;
 use crate::execution;
 use crate::execution::transcript::{self, Next, Transcript, Until};
@@ -16,7 +17,6 @@ use futures_util::future::Fuse;
 use model::{Execution, ExecutionId, Outcome};
 use std::io;
 use std::pin::pin;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 /// What shells end with when nobody reads what a program writes.
@@ -42,36 +42,14 @@ pub(super) struct Attendance<'a> {
     pub(super) id: ExecutionId,
 }
 
-/// The signals that stop it.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Returns the exit code of the next one.
-    async fn next(&mut self) -> Exit {
-        tokio::select! {
-            _ = self.interrupt.recv() => Exit::Interrupted,
-            _ = self.terminate.recv() => Exit::Program(128 + 15),
-            _ = self.hangup.recv() => Exit::Program(128 + 1),
-        }
-    }
-}
-
 impl Attendance<'_> {
     /// Stays until it has ended, or until told to leave it.
-    pub(super) async fn run(self, feed: Option<Feed>, terminal: Option<Terminal>) -> anyhow::Result<End> {
-        let mut signals = Signals::new()?;
+    pub(super) async fn run(
+        self,
+        feed: Option<Feed>,
+        terminal: Option<Terminal>,
+        signals: &mut Signals,
+    ) -> anyhow::Result<End> {
         let output = &self.output.output;
         let make_raw = || terminal.as_ref().map(|terminal| terminal.raw(output)).transpose();
         let mut raw = make_raw()?;

@@ -38,7 +38,7 @@ fn manifest() -> Manifest {
     }
 }
 
-fn image(new: &NewImage, state: ImageState) -> Image {
+pub(crate) fn image(new: &NewImage, state: ImageState) -> Image {
     Image {
         id: new.id,
         tenant: TenantId::new(jiff::Timestamp::UNIX_EPOCH, 1),

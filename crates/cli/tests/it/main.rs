@@ -14,6 +14,7 @@ mod entity;
 mod execution;
 mod hand;
 mod image;
+mod interrupt;
 mod kill;
 mod life;
 mod measure;
