@@ -144,8 +144,7 @@ impl Output {
             self.send(Stream::Error, format!("\n[what follows could not be stored: {why}]\n").into_bytes()).await;
             self.told.is_broken = true;
         } else if self.told.bytes > self.kept {
-            let lost = self.told.bytes - self.kept;
-            let mark = format!("\n[the log limit of {} bytes was reached; {lost} bytes are not kept]\n", self.limit);
+            let mark = mark(self.kept, self.told.bytes);
             self.send(Stream::Error, mark.into_bytes()).await;
         }
         self.told
@@ -204,6 +203,15 @@ impl Output {
         // A closed channel means that the dispatcher has let go of this attempt.
         let _ = self.say.send(Written { held: self.fence.held, chunk }).await;
     }
+}
+
+/// Says what the limit has cost. Whoever reads it may take the program for broken off, so it is said that it was not.
+fn mark(kept: u64, written: u64) -> String {
+    let lost = written - kept;
+    format!(
+        "\n[the log limit was reached: the first {kept} bytes are kept and the other {lost} are not; the program itself \
+         went on (hint: `--log-bytes` sets another limit)]\n"
+    )
 }
 
 type Reader = Pin<Box<dyn Future<Output = ()> + Send>>;

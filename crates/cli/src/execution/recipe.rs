@@ -48,7 +48,7 @@ pub(crate) struct RecipeArgs {
     /// Files of its own that it may write, such as `256M`
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
     disk: Option<u64>,
-    /// How much of what it prints is kept, such as `16M`
+    /// How much of what it prints is kept, `16M` if nothing is said and `1G` at most; beyond that it goes on unheard
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
     log_bytes: Option<u64>,
     /// Bytes a second from and to storage, each way, such as `10M`

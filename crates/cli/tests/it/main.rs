@@ -3,6 +3,7 @@
 mod analysis;
 mod analyzer;
 mod blob;
+mod bounds;
 mod catch;
 mod change;
 mod chaos;
