@@ -41,7 +41,8 @@ enum Pull {
 ///
 /// A program whose name holds a `/` is a file of yours: it is sent along and run from /work; only what lies under /bin,
 /// /sbin, /lib, /usr, /opt and /nix is taken for the node's. With an image, programs are always the image's. Ctrl-C stops
-/// the program gently, or the pull of its image, or keeps it from beginning; a second one leaves it to itself.
+/// the program gently, or the pull of its image, or keeps it from beginning; a second one leaves it to itself. If this
+/// command is killed, the program goes on, and what it reads ends some two minutes later.
 #[derive(Args)]
 #[command(after_help = "Example:
   quarry run -- echo hello

@@ -160,7 +160,7 @@ pub enum Input {
         /// Which blob.
         digest: Digest,
     },
-    /// What its user sends while it runs.
+    /// What its user sends while it runs; an empty chunk now and then says that more may come, or else it ends.
     Stream,
 }
 

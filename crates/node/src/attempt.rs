@@ -22,7 +22,7 @@ use crate::debuginfod::Debuginfod;
 use crate::egress::Egress;
 use crate::files::{Files, Form};
 use crate::image::{self, BlobFault, Blobs, Step};
-use crate::input;
+use crate::input::{self, Fed, Sort};
 use crate::meter::{self, Meters};
 use crate::output::{Output, Say, Source};
 use crate::recipe::{self, Placed};
@@ -451,7 +451,11 @@ impl Attempt {
                 () = &mut following, if !is_read => is_read = true,
                 fed = &mut feeding, if !is_fed => {
                     is_fed = true;
-                    unfed = fed.err().map(Trouble::cause);
+                    unfed = match fed {
+                        Ok(Fed::Whole) => None,
+                        Ok(Fed::Abandoned) => Some(format!("has ended: {}", self.abandoned())),
+                        Err(trouble) => Some(format!("broke off: {}", trouble.cause())),
+                    };
                 }
             }
         };
@@ -461,22 +465,30 @@ impl Attempt {
             following.as_mut().await;
         }
         drop(following);
-        if let Some(cause) = unfed {
-            tracing::warn!(execution = %self.assignment.held.execution, cause, "input broke off");
-            output.remark(&format!("[the program's input broke off: {cause}]\n")).await;
+        if let Some(why) = unfed {
+            tracing::warn!(execution = %self.assignment.held.execution, why, "input was not passed on to its end");
+            output.remark(&format!("[the program's input {why}]\n")).await;
         }
         Ok(ending)
     }
 
-    fn feed(&self, handle: Handle, to: Option<OwnedFd>) -> impl Future<Output = Result<(), Trouble>> + use<> {
+    fn abandoned(&self) -> String {
+        let silence_max = self.shop.settings.input_silence;
+        format!("whoever fed it gave no sign of life for {} s", silence_max.as_secs())
+    }
+
+    fn feed(&self, handle: Handle, to: Option<OwnedFd>) -> impl Future<Output = Result<Fed, Trouble>> + use<> {
         let (fence, input) = (Arc::clone(&self.fence), self.assignment.recipe.input.clone());
+        let sort = if self.assignment.recipe.sandbox.terminal.is_some() { Sort::Terminal } else { Sort::Pipe };
+        let silence_max = self.shop.settings.input_silence;
         async move {
             match (to, input) {
                 (Some(to), Input::Text { text }) => input::pour(to, text.as_bytes())
                     .await
+                    .map(|()| Fed::Whole)
                     .map_err(|error| Trouble::Machine(format!("standard input cannot be written: {error}"))),
-                (Some(to), Input::Stream) => input::follow(fence, handle, to).await,
-                (None, _) | (Some(_), Input::None | Input::Blob { .. }) => Ok(()),
+                (Some(to), Input::Stream) => input::follow(fence, handle, (to, sort), silence_max).await,
+                (None, _) | (Some(_), Input::None | Input::Blob { .. }) => Ok(Fed::Whole),
             }
         }
     }

@@ -2,6 +2,9 @@
 //!
 //! A text or blob is known from the start. A stream is fetched chunk by chunk, in order, from the beginning: an attempt that
 //! follows a lost one reads again what its predecessor read. A program that does not read holds up nobody but this task.
+//!
+//! Whoever feeds a stream gives a sign of life now and then, an empty chunk if there is nothing to say. When none has come
+//! for too long, the stream ends here: its feeder was killed or cut off, and the program would wait for ever.
 
 use crate::attempt::{Fence, Trouble};
 use crate::sandboxes::Handle;
@@ -12,11 +15,33 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
 
 /// How long one question for more input is held by the server.
-const HOLD_MS: u64 = 25_000;
+const HOLD: Duration = Duration::from_secs(25);
 /// How long to wait after a question that failed.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// What tells a program at a terminal that nothing more comes: the first may only end a line that was begun.
+const END_OF_TRANSMISSION: [u8; 2] = [4, 4];
+
+/// Where a program reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sort {
+    /// From a pipe, whose end is seen when it is closed.
+    Pipe,
+    /// From a terminal, which has no end but a word for it.
+    Terminal,
+}
+
+/// How feeding ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fed {
+    /// All of it was passed on, or nobody reads any more.
+    Whole,
+    /// Whoever fed it gave no sign of life any more.
+    Abandoned,
+}
 
 /// Writes everything into a descriptor, then closes it. A reader that has gone is no error.
 pub(crate) async fn pour(to: OwnedFd, bytes: &[u8]) -> io::Result<()> {
@@ -54,18 +79,28 @@ impl Sink {
     }
 }
 
-/// Follows what a user sends and hands it to the program until its end, or until nobody reads.
-pub(crate) async fn follow(fence: Arc<Fence>, handle: Handle, to: OwnedFd) -> Result<(), Trouble> {
+/// Follows what a user sends and hands it to the program until its end, until nobody reads, or until nothing has come for
+/// longer than `silence_max`.
+pub(crate) async fn follow(
+    fence: Arc<Fence>,
+    handle: Handle,
+    (to, sort): (OwnedFd, Sort),
+    silence_max: Duration,
+) -> Result<Fed, Trouble> {
     let broken = |error: io::Error| Trouble::Machine(format!("standard input cannot be written: {error}"));
     let mut sink = Sink::new(to).map_err(broken)?;
-    let mut after = 0;
+    let (mut after, mut heard) = (0, Instant::now());
     loop {
-        let query = ChunkQuery { after: Some(after), wait_ms: Some(HOLD_MS), ..ChunkQuery::default() };
+        let hold = silence_max.saturating_sub(heard.elapsed()).min(HOLD);
+        let wait_ms = u64::try_from(hold.as_millis()).unwrap_or(0);
+        let query = ChunkQuery { after: Some(after), wait_ms: Some(wait_ms), ..ChunkQuery::default() };
         let page = match fence.client.execution_input(fence.held.execution, &query).await {
             Ok(page) => page,
             Err(error) => {
                 tracing::debug!(execution = %fence.held.execution, %error, "input cannot be fetched");
                 tokio::time::sleep(PAUSE).await;
+                // Who feeds it may not reach the server either.
+                heard = Instant::now();
                 continue;
             }
         };
@@ -80,12 +115,21 @@ pub(crate) async fn follow(fence: Arc<Fence>, handle: Handle, to: OwnedFd) -> Re
                 }
             };
             if chunk.end || !is_read {
-                return Ok(());
+                return Ok(Fed::Whole);
             }
         }
         after = page.next;
         if page.ended {
-            return Ok(());
+            return Ok(Fed::Whole);
+        }
+        if !page.items.is_empty() {
+            heard = Instant::now();
+        } else if heard.elapsed() >= silence_max {
+            if sort == Sort::Terminal {
+                // A terminal whose programs do not read has no room, and nobody to be told.
+                let _ = rustix::io::write(sink.0.get_ref(), &END_OF_TRANSMISSION);
+            }
+            return Ok(Fed::Abandoned);
         }
     }
 }

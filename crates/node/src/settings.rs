@@ -83,6 +83,8 @@ pub struct Settings {
     pub cache_bytes: u64,
     /// The first id, outside, of the users inside its sandboxes.
     pub first_id: u32,
+    /// How long a stream of input stays open without a sign of life of whoever feeds it.
+    pub input_silence: Duration,
     /// How long it finishes what it has when told to stop.
     pub drain: Duration,
     /// The program that becomes the spawner when its first argument is `spawner`, minds a container when it is `minder`,
@@ -170,6 +172,7 @@ mod tests {
             registries: Registries::default(),
             cache_bytes: 0,
             first_id: 100_000,
+            input_silence: Duration::from_secs(120),
             drain: Duration::ZERO,
             helper: PathBuf::new(),
             hidden: Vec::new(),

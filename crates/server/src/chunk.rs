@@ -165,6 +165,9 @@ async fn input(
 }
 
 /// Sends an execution something to read while it runs, or the size of its terminal. The same number again is harmless.
+///
+/// An empty chunk is a sign of life: the node ends input that nobody has fed for two minutes, or as long as it was told to
+/// wait.
 #[utoipa::path(
     post, path = "/v1/executions/{id}/input", tag = "execution", operation_id = "execution_input_send",
     params(("id" = ExecutionId, Path, description = "Which execution.")), request_body = Chunk,

@@ -10,6 +10,7 @@ use ::node::debuginfod::Servers;
 use ::node::image::AllowedRegistry;
 use ::node::{AllowedMount, NamedRuntime, Settings};
 use clap::Args;
+use jiff::SignedDuration;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +50,9 @@ pub(crate) struct Offered {
     /// A file of rules (docs/redaction.md) that say what is left out of the cores of executions before they are kept
     #[arg(long, value_name = "RULES", value_parser = redaction::parse)]
     redact: Option<Arc<RedactionRules>>,
+    /// How long a program's standard input stays open without a sign of life of whoever feeds it
+    #[arg(long, value_name = "TIME", value_parser = quantity::duration, default_value = "2m")]
+    input_silence: SignedDuration,
     #[command(flatten)]
     reach: Reach,
     /// Bytes that the cache of images and files may take
@@ -86,6 +90,8 @@ impl Offered {
             registries: self.reach.registries(),
             cache_bytes: self.cache,
             first_id: FIRST_ID,
+            // A time that is negative is refused when it is read.
+            input_silence: self.input_silence.unsigned_abs(),
             drain: home.drain,
             helper: PathBuf::from("/proc/self/exe"),
             hidden: home.hidden,

@@ -1,7 +1,8 @@
 //! Standard input: what it is, and, if nobody knows it whole before the program begins, the feeding of it.
 //!
 //! Input that ends soon and is short travels with the request; a file becomes a blob; all else is a stream, sent as
-//! numbered chunks, so that a chunk that is sent twice counts once. Sizes of the terminal travel between them.
+//! numbered chunks, so that a chunk that is sent twice counts once. Sizes of the terminal travel between them, and when
+//! there is nothing to send, an empty chunk now and then: a node ends a stream that nobody seems to feed any more.
 
 use super::terminal;
 use crate::blob;
@@ -26,6 +27,8 @@ const READ_BYTES: usize = 64 << 10;
 const CHUNK_BYTES: usize = 1 << 20;
 /// Reads that wait while a chunk is sent; together they make the next one.
 const READS_WAITING: usize = CHUNK_BYTES / READ_BYTES;
+/// How long nothing is sent before a sign of life is: a small part of the time after which a node gives up.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// What is typed to say that nothing more comes.
 const END_OF_TRANSMISSION: u8 = 4;
 
@@ -167,6 +170,7 @@ impl Sender<'_> {
                         self.resize().await?;
                         continue;
                     }
+                    () = tokio::time::sleep(SIGN_OF_LIFE) => {}
                 }
             }
             while held.len() < CHUNK_BYTES

@@ -464,6 +464,26 @@ async fn input_that_goes_on_is_sent_in_numbered_chunks() {
     assert_eq!(sent[0].content, Content::Inline { bytes: Bytes(b"first".to_vec()) });
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_nothing_to_say_gives_a_sign_of_life() {
+    let mut play = play(&[], Outcome::Exited { code: 0 });
+    play.lasts = true;
+    let stub = play.start().await;
+    let mut command = quarry(&["run", "--", "cat"], stub.home.path());
+    command.env("QUARRY_URL", &stub.url).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("starts");
+    let _silent = child.stdin.take().expect("is piped");
+    let begun = std::time::Instant::now();
+    while play.input.lock().expect("is whole").is_empty() {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "it seems to be dead");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).expect("is ours");
+    assert_eq!(child.wait().expect("ends").code(), Some(130));
+    let sent = play.input.lock().expect("is whole")[0].clone();
+    assert_eq!((sent.number, sent.stream, sent.content.size(), sent.end), (1, Stream::Input, 0, false));
+}
+
 /// Runs a command and interrupts it so often, each time once it has been seen to take the one before.
 fn interrupted(stub: &Stub, play: &Play, times: usize) -> Ran {
     let mut command = quarry(&["run", "--", "work"], stub.home.path());
