@@ -125,7 +125,10 @@ fn command(recipe: &Recipe, config: &ImageConfig) -> Vec<String> {
 fn env(assignment: &Assignment, config: &ImageConfig, in_image: bool) -> Vec<(String, String)> {
     let recipe = &assignment.recipe;
     let mut env: BTreeMap<&str, String> = [("PATH", PATH.to_owned())].into();
-    env.insert("HOME", if in_image { "/root" } else { HOST_FOLDER }.to_owned());
+    if !in_image {
+        // In an image it is what is written down there for the user, which only the sandbox can look up.
+        env.insert("HOME", HOST_FOLDER.to_owned());
+    }
     if recipe.sandbox.terminal.is_some() {
         env.insert("TERM", "xterm-256color".to_owned());
     }

@@ -12,6 +12,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Groups that one user may be in.
 const MAX_GROUPS: usize = 64;
+/// Bytes of a home's path, as the kernel counts them.
+const MAX_HOME_BYTES: usize = 4_095;
+/// The home of root, where nothing else is said.
+const ROOTS_HOME: &str = "/root";
+/// The home of a user who has none.
+const NO_HOME: &str = "/";
 
 /// A user and its groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +25,16 @@ pub(crate) struct Person {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
+    /// The home that is written down for it.
+    home: Option<String>,
+}
+
+impl Person {
+    /// Returns where it is at home, which need not be there.
+    pub(crate) fn home(&self) -> &str {
+        let usual = if self.uid == 0 { ROOTS_HOME } else { NO_HOME };
+        self.home.as_deref().unwrap_or(usual)
+    }
 }
 
 /// Finds out whom these words mean; at most `count` ids are there.
@@ -70,6 +86,8 @@ fn look_up(words: &str, passwd: &str, group: &str) -> Result<Person, Fault> {
         .map(|line| line.split(':').collect::<Vec<_>>())
         .find(|fields| fields.len() >= 4 && (fields[0] == user || (fields[2] == user && user.parse::<u32>().is_ok())));
     let number = user.parse::<u32>().ok();
+    let home =
+        entry.as_ref().and_then(|fields| fields.get(5)).filter(|home| is_home(home)).map(|home| (*home).to_owned());
     let (name, uid, own) = match (&entry, number) {
         (Some(fields), _) => {
             let id = |field: &str| {
@@ -87,7 +105,7 @@ fn look_up(words: &str, passwd: &str, group: &str) -> Result<Person, Fault> {
             .find_map(|fields| fields[2].parse().ok())
             .or_else(|| chosen.parse().ok())
             .ok_or_else(|| fault(format!("the group `{chosen}` does not exist inside")))?;
-        return Ok(Person { uid, gid, groups: vec![gid] });
+        return Ok(Person { uid, gid, groups: vec![gid], home });
     }
     let belongs = |fields: &Vec<&str>| {
         fields.get(3).is_some_and(|members| members.split(',').any(|member| Some(member.trim()) == name))
@@ -97,7 +115,12 @@ fn look_up(words: &str, passwd: &str, group: &str) -> Result<Person, Fault> {
     if !all.contains(&own) {
         all.insert(0, own);
     }
-    Ok(Person { uid, gid: own, groups: all })
+    Ok(Person { uid, gid: own, groups: all, home })
+}
+
+/// Tells whether a variable can hold it and a program make something of it.
+fn is_home(text: &str) -> bool {
+    text.starts_with('/') && text.len() <= MAX_HOME_BYTES && !text.contains(char::is_control)
 }
 
 #[cfg(test)]
@@ -123,5 +146,27 @@ mod tests {
         check("eve", None);
         check("ann:nobody", None);
         check("", None);
+    }
+
+    #[test]
+    fn a_home_is_what_is_written_down_if_it_can_be_one() {
+        let long = format!("/{}", "x".repeat(MAX_HOME_BYTES));
+        let passwd = format!(
+            "root:x:0:0::/:/bin/sh\nann:x:1000:100::/home/ann:/bin/sh\nbob:x:1001:1001\neve:x:1002:1:::\n\
+             ned:x:1003:1::home/ned:\nmax:x:1004:1::/home\0/max:\nsam:x:1005:1::{long}:\ntom:x:1006:1::/home/tom\n"
+        );
+        let check = |words: &str, expected: &str| {
+            assert_eq!(look_up(words, &passwd, "").expect("is somebody").home(), expected, "{words}");
+        };
+        check("ann", "/home/ann");
+        check("1000", "/home/ann");
+        check("ann:7", "/home/ann");
+        check("tom", "/home/tom");
+        check("root", "/");
+        for nowhere in ["bob", "eve", "ned", "max", "sam", "4242", "4242:4242"] {
+            check(nowhere, "/");
+        }
+        assert_eq!(look_up("0:7", "", "").expect("is root").home(), "/root");
+        assert_eq!(Person::default().home(), "/root");
     }
 }

@@ -72,7 +72,7 @@ impl Plan {
 pub struct Order {
     /// The program, looked up in `PATH` of `env` inside, and its arguments.
     pub command: Vec<String>,
-    /// Its whole environment.
+    /// Its whole environment; `HOME` is added where it is missing, as it is written down inside for its user.
     pub env: Vec<(String, String)>,
     /// The folder it begins in.
     pub cwd: String,
@@ -80,4 +80,13 @@ pub struct Order {
     pub user: String,
     /// The size of its terminal: rows and columns.
     pub window: Option<(u16, u16)>,
+}
+
+impl Order {
+    /// Returns the environment in the words that a program gets, for a user with this home.
+    pub(crate) fn words(&self, home: &str) -> Vec<String> {
+        let has_home = self.env.iter().any(|(name, _)| name == "HOME");
+        let added = (!has_home).then(|| format!("HOME={home}"));
+        self.env.iter().map(|(name, value)| format!("{name}={value}")).chain(added).collect()
+    }
 }

@@ -141,8 +141,7 @@ fn start(birth: &Birth, order: &Order, stdio: &[OwnedFd; 3]) -> Result<Infallibl
         |terminal| [terminal.as_raw_fd(); 3],
     );
     let command = strings(&order.command, "the command")?;
-    let env: Vec<String> = order.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let env = strings(&env, "the environment")?;
+    let env = strings(&order.words(person.home()), "the environment")?;
     let name = order.command.first().ok_or_else(|| refusal("the command is empty".to_owned()))?;
     system::set_stdio(stdio).map_err(machine("the standard streams could not be set"))?;
     // What it becomes inherits this from the memory that it shares with init until then; init takes it back.

@@ -263,13 +263,27 @@ fn images(hand: &Hand) {
     std::fs::create_dir_all(root.join("etc")).expect("is made");
     std::fs::write(root.join("etc/motd"), "welcome\n").expect("is written");
     std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("is there (Debian: busybox-static)");
-    std::os::unix::fs::symlink("busybox", root.join("bin/cat")).expect("is linked");
+    for name in ["cat", "sh"] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).expect("is linked");
+    }
+    std::fs::write(root.join("etc/passwd"), "app:x:1000:1000::/home/app:/bin/sh\n").expect("is written");
     let verb = |args: &str| run_with(hand.command(&args.split(' ').collect::<Vec<_>>()), b"");
     let ran = verb("image import --name tools:1 root --cmd cat --cmd /etc/motd --env PATH=/bin");
     assert_eq!(ran.code, 0, "{ran:?}");
     hand.check(&["--image", "tools:1"], b"", (0, "welcome\n", ""));
     hand.check(&["--image", "tools:1", "--", "cat"], b"hi\n", (0, "hi\n", ""));
     assert_eq!(hand.run(&["--image", "tools:1", "--", "sort"], b"").code, 127);
+    // At home is whoever runs, as the image has it, unless somebody says otherwise.
+    for (more, home) in [
+        (&[][..], "/root\n"),
+        (&["--user", "app"], "/home/app\n"),
+        (&["--user", "1000:5"], "/home/app\n"),
+        (&["--user", "77"], "/\n"),
+        (&["--user", "app", "--env", "HOME=/mine"], "/mine\n"),
+    ] {
+        let words = [&["--image", "tools:1"], more, &["--", "sh", "-c", "echo $HOME"]].concat();
+        hand.check(&words, b"", (0, home, ""));
+    }
     let ran = hand.run(&["--image", "localhost:1/absent", "--", "true"], b"");
     assert!(ran.code == 1 && ran.err.contains("image `localhost:1/absent` could not be made: "), "{ran:?}");
     let ran = hand.run(&["--pull", "never", "--image", "absent", "--", "true"], b"");

@@ -51,10 +51,11 @@ pub(super) fn describe(bundle: &Bundle, ground: &Ground) -> Result<Value, Fault>
     let (plan, order) = (&bundle.plan, &bundle.order);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(ground.root(), flags, Mode::empty()).map_err(|errno| machine("opened", errno))?;
-    let Person { uid, gid, groups } = person::find_in(&root, &order.user, count)?;
+    let person = person::find_in(&root, &order.user, count)?;
+    let env = order.words(person.home());
+    let Person { uid, gid, groups, .. } = person;
     let kept: &[&str] = if plan.file_capabilities && uid == 0 { &FILE_CAPABILITIES } else { &[] };
     let bounding: &[&str] = if plan.file_capabilities { &FILE_CAPABILITIES } else { &[] };
-    let env: Vec<_> = order.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let mapping = json!([{"containerID": 0, "hostID": first, "size": count}]);
     let mut namespaces = vec!["pid", "mount", "ipc", "uts", "cgroup", "user"];
     namespaces.extend((plan.network == Network::None).then_some("network"));

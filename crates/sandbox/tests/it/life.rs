@@ -66,12 +66,15 @@ fn input_and_both_outputs_are_the_programs_own() {
 fn a_program_is_whom_the_order_names() {
     let mut bench = Bench::new();
     let mut check = |user: &str, output: &str| {
-        let run = bench.run(&plan(), &Order { user: user.to_owned(), ..shell("id -u; id -g; id -G") });
+        let run = bench.run(&plan(), &Order { user: user.to_owned(), ..shell("id -u; id -g; id -G; echo $HOME") });
         assert_eq!(run.output, output, "{user}: {run:?}");
     };
-    check("0", "0\n0\n0\n");
-    check("nobody", "65534\n65534\n65534\n");
-    check("1234:99", "1234\n99\n99\n");
+    check("0", "0\n0\n0\n/root\n");
+    check("nobody", "65534\n65534\n65534\n/nonexistent\n");
+    check("1234:99", "1234\n99\n99\n/\n");
+    let env = vec![("HOME".to_owned(), "/mine".to_owned())];
+    let run = bench.run(&plan(), &Order { user: "nobody".to_owned(), env, ..shell("echo $HOME") });
+    assert_eq!(run.output, "/mine\n");
     let own = Bench::of(Who::Ordinary).try_run(&plan(), &Order { user: "1234".to_owned(), ..shell("id") }, b"");
     assert_eq!(own.expect_err("one id is all there is").kind, FaultKind::Order);
 }
