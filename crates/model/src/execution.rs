@@ -274,7 +274,7 @@ pub struct Recipe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_id: Option<ImageId>,
     /// The program and its arguments; with an image it may be empty, which means the image's own.
-    #[schema(max_items = 256)]
+    #[schema(max_items = 4096)]
     pub command: Vec<String>,
     /// Variables added to its environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -479,7 +479,7 @@ pub struct NewExecution {
     #[schema(min_length = 1, max_length = 512)]
     pub image: Option<String>,
     /// The program and its arguments; with an image it may be empty, which means the image's own.
-    #[schema(max_items = 256)]
+    #[schema(max_items = 4096)]
     pub command: Vec<String>,
     /// Variables added to its environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -504,6 +504,9 @@ impl NewExecution {
         if let Err((field, why)) = check_words(self) {
             return refuse(field, why);
         }
+        if let Err((field, why)) = check_room(self) {
+            return refuse(field, why).map_err(|error| error.with_hint(TOO_LONG_HINT));
+        }
         if let Err((field, why)) = check_limits(&self.limits) {
             return refuse(field, why);
         }
@@ -524,6 +527,13 @@ impl NewExecution {
     }
 }
 
+/// What to do with what is too long to be said in words.
+const TOO_LONG_HINT: &str = "put the words into a script or a list and send it along as a file (`quarry run --file`), or \
+                             what is read into a blob or standard input";
+
+/// Bytes of a word besides its own: its quotes, and what parts it from the next.
+const WORD_BYTES: usize = 3;
+
 type Refusal = Result<(), (&'static str, String)>;
 
 fn check_words(new: &NewExecution) -> Refusal {
@@ -534,9 +544,8 @@ fn check_words(new: &NewExecution) -> Refusal {
     if new.image.as_deref().is_some_and(|image| !chars(image, MAX_IMAGE_CHARS)) {
         return Err(("image", format!("must have 1 to {MAX_IMAGE_CHARS} characters")));
     }
-    let least = usize::from(new.image.is_none());
-    if !(least..=MAX_COMMAND_WORDS).contains(&new.command.len()) {
-        return Err(("command", format!("must have {least} to {MAX_COMMAND_WORDS} words")));
+    if new.command.is_empty() && new.image.is_none() {
+        return Err(("command", "must have a word at least".to_owned()));
     }
     if new.command.first().is_some_and(String::is_empty) || new.command.iter().any(|word| word.contains('\0')) {
         return Err(("command", "must begin with a program and hold no NUL".to_owned()));
@@ -558,15 +567,21 @@ fn check_words(new: &NewExecution) -> Refusal {
     if new.image.is_none() && (new.sandbox.runtime.is_some() || new.sandbox.entrypoint.is_some()) {
         return Err(("image", "is needed for a runtime or an entrypoint".to_owned()));
     }
+    Ok(())
+}
+
+/// Refuses what is too long for a row.
+fn check_room(new: &NewExecution) -> Refusal {
+    let words = new.command.len();
+    if words > MAX_COMMAND_WORDS {
+        return Err(("command", format!("has {words} words of {MAX_COMMAND_WORDS}")));
+    }
     let bytes = new.sandbox.bytes()
-        + new.command.iter().map(String::len).sum::<usize>()
+        + new.command.iter().map(|word| word.len() + WORD_BYTES).sum::<usize>()
         + new.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
         + if let Input::Text { text } = &new.input { text.len() } else { 0 };
     if bytes > MAX_ROW_BYTES {
-        return Err((
-            "command, env, sandbox and input",
-            format!("have {bytes} bytes of {MAX_ROW_BYTES}; put the input into a blob"),
-        ));
+        return Err(("command, env, sandbox and input", format!("have {bytes} bytes of {MAX_ROW_BYTES}")));
     }
     Ok(())
 }

@@ -15,8 +15,10 @@ pub const MAX_NAME_CHARS: usize = 64;
 pub const MAX_IMAGE_CHARS: usize = 512;
 /// Characters of a lane's name.
 pub const MAX_LANE_CHARS: usize = 128;
-/// Words of one command.
-pub const MAX_COMMAND_WORDS: usize = 256;
+/// Words of one command; all of them together share [`MAX_ROW_BYTES`] with the rest of a request.
+pub const MAX_COMMAND_WORDS: usize = 4_096;
+/// Words that go before the command of an image.
+pub const MAX_ENTRYPOINT_WORDS: usize = 256;
 /// Variables of one execution's environment.
 pub const MAX_ENV_VARIABLES: usize = 256;
 /// Characters of an environment variable's name.

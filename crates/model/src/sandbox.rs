@@ -3,7 +3,7 @@
 use crate::analyzer::{DumpIn, check_name};
 use crate::digest::Digest;
 use crate::limits::{
-    MAX_COMMAND_WORDS, MAX_EGRESS_RULES, MAX_FILES, MAX_LABEL_CHARS, MAX_LABELS, MAX_MOUNTS, MAX_NAME_CHARS,
+    MAX_EGRESS_RULES, MAX_ENTRYPOINT_WORDS, MAX_FILES, MAX_LABEL_CHARS, MAX_LABELS, MAX_MOUNTS, MAX_NAME_CHARS,
     MAX_PATH_BYTES,
 };
 use serde::{Deserialize, Serialize};
@@ -199,8 +199,8 @@ impl Sandbox {
         }
         self.runtime.as_deref().map_or(Ok(()), runtime_check).map_err(|why| ("sandbox.runtime", why))?;
         let words = self.entrypoint.as_deref().unwrap_or_default();
-        if words.len() > MAX_COMMAND_WORDS || words.iter().any(|word| word.contains('\0')) {
-            return Err(("sandbox.entrypoint", format!("must have at most {MAX_COMMAND_WORDS} words and no NUL")));
+        if words.len() > MAX_ENTRYPOINT_WORDS || words.iter().any(|word| word.contains('\0')) {
+            return Err(("sandbox.entrypoint", format!("must have at most {MAX_ENTRYPOINT_WORDS} words and no NUL")));
         }
         if self.dump.as_ref().and_then(|dump| dump.analyzer.as_ref()).is_some_and(|one| check_name(&one.name).is_err())
         {

@@ -19,6 +19,9 @@ const ONLY_USER: &str = "0:0";
 /// Where it begins then, and its home.
 const HOST_FOLDER: &str = "/tmp";
 
+/// Bytes of a word besides its own where an order is written.
+const WORD_BYTES: usize = 3;
+
 /// A file that a recipe brings along, as it lies in the cache.
 pub(crate) struct Placed {
     pub(crate) source: PathBuf,
@@ -102,7 +105,7 @@ pub(crate) fn order(
         command,
     };
     let words = order.command.len();
-    let bytes: usize = order.command.iter().map(String::len).sum::<usize>()
+    let bytes: usize = order.command.iter().map(|word| word.len() + WORD_BYTES).sum::<usize>()
         + order.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
     if words > 2 * MAX_COMMAND_WORDS || bytes > 8 * MAX_ROW_BYTES {
         return Err(Trouble::Refused("the command and environment of the image and execution are too long".to_owned()));

@@ -28,6 +28,27 @@ fn what_is_not_kept_is_told_and_costs_nothing_else() {
 }
 
 #[test]
+fn a_long_command_runs_and_one_that_is_too_long_is_told_what_to_do() {
+    let Some((house, server)) = open(&[]) else { return };
+    let token = house.token();
+    let run = |words: &[&str]| {
+        let begin = ["run", "--", "sh", "-c", "echo $#", "sh"];
+        server.run(&token, &[&begin, words].concat())
+    };
+    let ran = run(&["o"; 3_000]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "3000\n"), "{}", ran.err);
+    for (words, field) in
+        [(vec!["o"; 5_000], "command"), (vec!["a-longer-word"; 2_000], "command, env, sandbox and input")]
+    {
+        let ran = run(&words);
+        assert_eq!(ran.code, 64, "{}", ran.err);
+        assert!(ran.err.contains(&format!("`{field}` of execution")), "{}", ran.err);
+        assert!(ran.err.contains("hint: ") && ran.err.contains("`quarry run --file`"), "{}", ran.err);
+    }
+    server.stop();
+}
+
+#[test]
 fn input_that_nobody_feeds_any_more_ends() {
     let Some((house, server)) = open(&["--input-silence", "2s"]) else { return };
     let token = house.token();

@@ -101,7 +101,7 @@ async fn what_no_node_could_run_is_refused(place: &Place) {
     let mut new = app.new_execution();
     new.lane = Some("🦀".repeat(MAX_LANE_CHARS));
     new.env.insert("E".to_owned(), "\u{7}\u{200b}\"'\\".to_owned());
-    new.input = Input::Text { text: "x".repeat(MAX_ROW_BYTES - 4 - 8) };
+    new.input = Input::Text { text: "x".repeat(MAX_ROW_BYTES - 4 - 3 - 8) };
     let made: Execution = app.post(&app.house, "/v1/executions", &new).await.must(201).json();
     assert_eq!((made.lane.clone(), made.recipe.clone()), (new.lane.clone(), new.recipe()));
     let found: Execution = app.get(&app.house, &format!("/v1/executions/{}", new.id)).await.must(200).json();
