@@ -11,6 +11,8 @@ use crate::session::Session;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use client::Client;
+use model::image::is_sha256;
+use model::limits::MAX_PAGE;
 use model::{Image as Entity, ImageId, ImageQuery, ImageSource, ImageState};
 
 /// Pulls, imports and removes images, the files and settings that executions can run in
@@ -33,9 +35,11 @@ pub(crate) enum Image {
         image: String,
     },
     /// Removes images; what runs in them goes on
+    ///
+    /// A name goes with all that were ever made under it, so that it means nothing afterwards; an id or a digest removes one.
     #[command(after_help = "Example:\n  quarry image rm debian:stable tools:1")]
     Rm {
-        /// Which ones, by name or id
+        /// Which ones, by name, id or digest
         #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
         image: Vec<String>,
     },
@@ -85,8 +89,8 @@ impl Image {
             Self::Rm { image } => {
                 let mut exit = Exit::Ok;
                 for image in image {
-                    exit = exit.or(match remove(&client, &image).await {
-                        Ok(image) => said(session, &image)?,
+                    exit = exit.or(match remove(session, &client, &image).await {
+                        Ok(exit) => exit,
                         Err(error) => session.report(&error),
                     });
                 }
@@ -110,12 +114,38 @@ fn bad_cursor(client: &Client) -> client::ClientError {
     client::ClientError::Unexpected { url: client.url().to_owned(), what, request: None }
 }
 
-async fn remove(client: &Client, which: &str) -> anyhow::Result<Entity> {
-    let id = match which.parse::<ImageId>() {
-        Ok(id) => id,
-        Err(_) => client.image_get(which).await?.id,
-    };
-    Ok(client.image_remove(id).await?)
+/// Removes the image of an id or a digest, or all that have a name; those that could not go are reported one by one.
+async fn remove(session: &mut Session, client: &Client, which: &str) -> anyhow::Result<Exit> {
+    if let Ok(id) = which.parse::<ImageId>() {
+        return said(session, &client.image_remove(id).await?);
+    }
+    let found = client.image_get(which).await?;
+    if is_sha256(which) {
+        return said(session, &client.image_remove(found.id).await?);
+    }
+    let mut exit = Exit::Ok;
+    for id in named(client, which).await? {
+        exit = exit.or(match client.image_remove(id).await {
+            Ok(image) => said(session, &image)?,
+            Err(error) => session.report(&error.into()),
+        });
+    }
+    Ok(exit)
+}
+
+/// Returns all images of a name, oldest first: while they go one by one, the name never means another than before.
+async fn named(client: &Client, name: &str) -> anyhow::Result<Vec<ImageId>> {
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let query = ImageQuery { name: Some(name.to_owned()), after, limit: Some(MAX_PAGE), ..ImageQuery::default() };
+        let page = client.image_list(&query).await?;
+        found.extend(page.items.iter().map(|image| image.id));
+        let Some(next) = page.next else {
+            found.reverse();
+            return Ok(found);
+        };
+        after = Some(next.parse().map_err(|_| bad_cursor(client))?);
+    }
 }
 
 fn row(image: &Entity, session: &Session) -> Vec<String> {

@@ -305,7 +305,8 @@ async fn images_are_listed_shown_removed_and_collected() {
         match seen.line.as_str() {
             "POST /v1/images/gc" => json(200, &ImageFreed { blobs: 3, bytes: 5 << 20 }),
             line if line.starts_with("GET /v1/images?") => {
-                let items = vec![image(&new, ImageState::Ready), image(&request("x"), ImageState::Failed)];
+                let other = NewImage { id: ImageId::new(jiff::Timestamp::UNIX_EPOCH, 0), ..request("x") };
+                let items = vec![image(&new, ImageState::Ready), image(&other, ImageState::Failed)];
                 json(200, &Page { items, next: None, as_of: 9 })
             }
             line if line.contains("missing") => refuse(404, "image_not_found"),
@@ -318,7 +319,7 @@ async fn images_are_listed_shown_removed_and_collected() {
     insta::assert_snapshot!(ran.out, @"
     ID                              STATE   CREATED               SIZE     DIGEST                                                                   NAME
     img_00000000000000000000000001  ready   2026-01-01T00:00:00Z  1572864  sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa  team/tools:1
-    img_00000000000000000000000001  failed  2026-01-01T00:00:00Z  -        -                                                                        x
+    img_00000000000000000000000000  failed  2026-01-01T00:00:00Z  -        -                                                                        x
     ");
     let ran = stub.run(&["image", "inspect", "team/tools:1"]).await;
     insta::assert_snapshot!(ran.out, @"
@@ -339,7 +340,9 @@ async fn images_are_listed_shown_removed_and_collected() {
     ");
     let ran = stub.run(&["image", "rm", "missing", "team/tools:1"]).await;
     assert_eq!(ran.code, 2);
+    // All of a name go, the newest last.
     insta::assert_snapshot!(ran.out + &ran.err, @"
+    img_00000000000000000000000001  gone  team/tools:1
     img_00000000000000000000000001  gone  team/tools:1
     error: the stub says image_not_found
     hint: ask the stub
@@ -354,6 +357,8 @@ async fn images_are_listed_shown_removed_and_collected() {
     GET /v1/images/team%2Ftools:1
     GET /v1/images/missing
     GET /v1/images/team%2Ftools:1
+    GET /v1/images?name=team%2Ftools%3A1&limit=1000
+    DELETE /v1/images/img_00000000000000000000000000
     DELETE /v1/images/img_00000000000000000000000001
     POST /v1/images/gc
     POST /v1/images/gc
@@ -440,8 +445,23 @@ fn a_real_house_makes_images_and_runs_in_them() {
     // What is no archive is refused with its cause, and the node goes on.
     let bad = check(&["image", "import", "--name", "bad", "-"], b"no archive", 1);
     assert!(bad.err.contains("image `bad` could not be made: the archive cannot be imported"), "{}", bad.err);
-    check(&["image", "rm", "team/tools:1"], b"", 0);
-    check(&["image", "inspect", "team/tools:1"], b"", 2);
+    // A digest removes one, and its name goes on to mean the one before; a name goes with all of its own.
+    let import = |greeting: &str| {
+        std::fs::write(root.join("greeting"), greeting).expect("is written");
+        let made = check(&["image", "import", "--name", "team/tools:1", "root"], b"", 0).out;
+        let line = made.lines().find_map(|line| line.strip_prefix("digest")).expect("is told");
+        line.trim().to_owned()
+    };
+    let (second, third) = (import("second\n"), import("third\n"));
+    let greeted = || check(&["run", "--image", "team/tools:1", "--", "sh", "-c", "cat /greeting"], b"", 0).out;
+    assert_eq!(greeted(), "third\n");
+    check(&["image", "rm", &third], b"", 0);
+    assert_eq!(greeted(), "second\n");
+    let gone = check(&["image", "rm", "team/tools:1"], b"", 0);
+    assert_eq!(gone.out.lines().count(), 2, "{}", gone.out);
+    for name in ["team/tools:1", &second] {
+        check(&["image", "inspect", name], b"", 2);
+    }
     assert!(check(&["image", "gc"], b"", 0).out.contains("MiB"));
     server.stop();
 }
