@@ -209,6 +209,10 @@ pub enum ImageSource {
         blob: Digest,
         /// What it is.
         archive: ArchiveKind,
+        /// Which of its images, by the name or digest that it has there; needed where there are several.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(min_length = 1, max_length = 512)]
+        reference: Option<String>,
         /// Settings in place of those in the archive.
         #[serde(default)]
         config: ImageConfig,
@@ -329,6 +333,9 @@ impl NewImage {
         }
         match &self.source {
             ImageSource::Registry { reference, .. } if !good(reference) => {
+                refuse("source.reference", format!("must have 1 to {MAX_IMAGE_CHARS} plain characters without spaces"))
+            }
+            ImageSource::Archive { reference: Some(reference), .. } if !good(reference) => {
                 refuse("source.reference", format!("must have 1 to {MAX_IMAGE_CHARS} plain characters without spaces"))
             }
             ImageSource::Archive { .. } if self.name.is_none() => refuse("name", "is needed for an archive".to_owned()),

@@ -141,7 +141,9 @@ pub async fn make<B: Blobs>(
             manifest.config.runtime.clone_from(runtime);
             manifest
         }
-        ImageSource::Archive { blob, archive, config } => making.import(*blob, *archive, config).await?,
+        ImageSource::Archive { blob, archive, reference, config } => {
+            making.import(*blob, (*archive, reference.clone()), config).await?
+        }
     };
     if manifest.check().is_err() {
         // Labels are notes that nothing here depends on, and some makers write books into them.
@@ -257,7 +259,12 @@ impl<B: Blobs> Making<'_, B> {
         }
     }
 
-    async fn import(&self, blob: Digest, kind: ArchiveKind, order: &ImageConfig) -> Result<Manifest, ImageError> {
+    async fn import(
+        &self,
+        blob: Digest,
+        (kind, reference): (ArchiveKind, Option<String>),
+        order: &ImageConfig,
+    ) -> Result<Manifest, ImageError> {
         let file = self.fetch_archive(blob).await?;
         let path = file.path().to_owned();
         let whole = blocking(move || archive::hash(&path)).await?;
@@ -268,7 +275,7 @@ impl<B: Blobs> Making<'_, B> {
                 error => ImageError::Cache(error),
             })?;
         let folder = fresh.folder.clone();
-        let contents = blocking(move || archive::look(&folder, kind)).await;
+        let contents = blocking(move || archive::look(&folder, kind, reference.as_deref())).await;
         match contents {
             Ok(Contents::Root) => {
                 let diff_id = fresh.unpacked.diff_id.clone();

@@ -53,11 +53,13 @@ impl Kind {
 ///
 /// A folder is an OCI layout if it has `oci-layout` and `index.json`; or else it is taken as a root, with modes, links and
 /// owners as they are. An archive may be a tar of a root, an OCI
-/// layout or what `docker save` writes, packed by gzip or Zstandard or not at all.
+/// layout or what `docker save` writes, packed by gzip or Zstandard or not at all. Of several images in one layout or archive
+/// one is taken: that which --reference names, or else the only one for the node's machine.
 #[derive(Args)]
 #[command(after_help = "Example:
   quarry image import --name tools:1 ./rootfs --cmd /bin/sh --env PATH=/bin
   quarry image import --name debian:mine debian.tar
+  quarry image import --name tools:2 ./layout --reference v2
   quarry image import --name busybox:1 - < busybox.tar")]
 pub(crate) struct Import {
     /// What to call it
@@ -66,6 +68,9 @@ pub(crate) struct Import {
     /// The archive or folder; `-` is an archive from standard input
     #[arg(value_name = "FILE|FOLDER|-")]
     source: PathBuf,
+    /// Which of the images in it, where there are several: the tag that it has there, or its digest
+    #[arg(long, value_name = "TAG", value_parser = NonEmptyStringValueParser::new())]
+    reference: Option<String>,
     /// What the archive or folder is; found out by looking, if nothing is said
     #[arg(long, value_name = "KIND", default_value = "auto")]
     kind: Kind,
@@ -109,7 +114,7 @@ impl Import {
             () if is_folder => send_folder(session, client, &self.source).await?,
             () => blob::store(session, client, &self.source, Purpose::Image).await?.digest,
         };
-        let source = ImageSource::Archive { blob, archive, config };
+        let source = ImageSource::Archive { blob, archive, reference: self.reference, config };
         let image = make(session, client, &request_of(source, Some(self.name), false)?).await?;
         show(session, &image)
     }

@@ -18,6 +18,10 @@ use std::path::{Path, PathBuf};
 
 /// Indexes within indexes.
 const MAX_INDEXES: usize = 4;
+/// Characters of the names of images that are listed to somebody who has to choose.
+const MAX_LISTED_CHARS: usize = 300;
+/// Characters of one of them: a digest is told whole.
+const MAX_LISTED_NAME_CHARS: usize = 80;
 /// Bytes copied at once.
 const PIECE_BYTES: usize = 256 << 10;
 
@@ -44,8 +48,8 @@ pub(super) struct Hashed {
     pub(super) packing: Packing,
 }
 
-/// Looks at what was unpacked into a folder.
-pub(super) fn look(folder: &Path, kind: ArchiveKind) -> Result<Contents, ImageError> {
+/// Looks at what was unpacked into a folder, and chooses the image that is meant.
+pub(super) fn look(folder: &Path, kind: ArchiveKind, reference: Option<&str>) -> Result<Contents, ImageError> {
     let is_there = |name: &str| open(folder, Path::new(name)).is_ok();
     let kind = match kind {
         ArchiveKind::Auto if is_there("oci-layout") && is_there("index.json") => ArchiveKind::OciLayout,
@@ -54,9 +58,12 @@ pub(super) fn look(folder: &Path, kind: ArchiveKind) -> Result<Contents, ImageEr
         named => named,
     };
     match kind {
-        ArchiveKind::OciLayout => layout(folder),
-        ArchiveKind::DockerArchive => docker(folder),
-        ArchiveKind::Root | ArchiveKind::Auto => Ok(Contents::Root),
+        ArchiveKind::OciLayout => layout(folder, reference),
+        ArchiveKind::DockerArchive => docker(folder, reference),
+        ArchiveKind::Root | ArchiveKind::Auto => match reference {
+            Some(_) => Err(ImageError::Archive("it is a root folder, in which no image has a name".to_owned())),
+            None => Ok(Contents::Root),
+        },
     }
 }
 
@@ -140,13 +147,14 @@ fn read_blob(folder: &Path, digest: &str) -> Result<Vec<u8>, ImageError> {
     }
 }
 
-fn layout(folder: &Path) -> Result<Contents, ImageError> {
+fn layout(folder: &Path, reference: Option<&str>) -> Result<Contents, ImageError> {
     let mut text = read(folder, Path::new("index.json"))?;
     let mut digest = sha256(&text);
-    for _ in 0..MAX_INDEXES {
+    for depth in 0..MAX_INDEXES {
         match document::document(&text).map_err(ImageError::Document)? {
             Document::Index(index) => {
-                let chosen = choose(&index)?;
+                // Images have names in the outermost index only; further in they are one image for several machines.
+                let chosen = if depth == 0 { meant(&index, reference)? } else { choose(&index)? };
                 digest.clone_from(&chosen.digest);
                 text = read_blob(folder, &digest)?;
             }
@@ -161,6 +169,58 @@ fn layout(folder: &Path) -> Result<Contents, ImageError> {
     Err(ImageError::Archive("its indexes lead on and on".to_owned()))
 }
 
+/// Chooses the image of a layout that a name means; without one the only one for this machine.
+fn meant<'a>(index: &'a [Descriptor], reference: Option<&str>) -> Result<&'a Descriptor, ImageError> {
+    let is_named = |one: &Descriptor| {
+        reference.is_none_or(|reference| one.digest == reference || one.names().any(|name| name == reference))
+    };
+    let named: Vec<_> = index.iter().filter(|one| is_named(one)).collect();
+    let own = document::own_platform();
+    let here: Vec<_> = named.iter().copied().filter(|one| one.may_be_for(&own)).collect();
+    let names = || index.iter().map(|one| one.names().next().unwrap_or(&one.digest));
+    match (here.as_slice(), named.as_slice()) {
+        ([], []) if reference.is_some() => Err(absent_image(reference.unwrap_or_default(), names())),
+        // None is for this machine, which is told with those that there are for others.
+        ([], _) => choose(index),
+        ([first, rest @ ..], _) if rest.iter().all(|one| one.digest == first.digest) => Ok(first),
+        // One image under one name, for machines that are near to each other.
+        ([first, ..], _) if here.iter().all(|one| one.has_platform() && one.names().eq(first.names())) => Ok(first),
+        _ => Err(several(names())),
+    }
+}
+
+fn several<'a>(names: impl Iterator<Item = &'a str>) -> ImageError {
+    let names = listed(names);
+    ImageError::Archive(format!("it holds several images: {names} (hint: `--reference` names the one that is meant)"))
+}
+
+fn absent_image<'a>(reference: &str, names: impl Iterator<Item = &'a str>) -> ImageError {
+    let names = listed(names);
+    ImageError::Archive(format!("it holds no image `{}`, only {names}", plain(reference)))
+}
+
+/// Writes names that somebody may choose from.
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names: Vec<_> = names.map(|name| format!("`{}`", plain(name))).collect();
+    names.dedup();
+    let mut chars = 0;
+    let fits = |name: &&String| {
+        chars += name.chars().count();
+        chars <= MAX_LISTED_CHARS
+    };
+    let fitting = names.iter().take_while(fits).count();
+    let more = names.len() - fitting;
+    names.truncate(fitting);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    if names.is_empty() { "none that has a name".to_owned() } else { names.join(", ") + &more }
+}
+
+/// Writes a name, which is foreign, in few plain characters.
+fn plain(name: &str) -> String {
+    let plain: String = name.chars().filter(char::is_ascii_graphic).take(MAX_LISTED_NAME_CHARS).collect();
+    if plain.len() < name.len() { plain + "…" } else { plain }
+}
+
 fn choose(index: &[Descriptor]) -> Result<&Descriptor, ImageError> {
     match index {
         [only] => Ok(only),
@@ -173,6 +233,8 @@ fn choose(index: &[Descriptor]) -> Result<&Descriptor, ImageError> {
 struct Saved {
     config: PathBuf,
     layers: Vec<PathBuf>,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
 }
 
 fn saved(folder: &Path) -> Result<Vec<Saved>, ImageError> {
@@ -186,10 +248,18 @@ fn is_docker(folder: &Path) -> bool {
     saved(folder).is_ok_and(|saved| saved.first().is_some_and(|first| open(folder, &first.config).is_ok()))
 }
 
-fn docker(folder: &Path) -> Result<Contents, ImageError> {
-    let mut saved = saved(folder)?;
-    let (Some(only), true) = (saved.pop(), saved.is_empty()) else {
-        return Err(ImageError::Archive(format!("it must hold one image, and holds {}", saved.len() + 1)));
+fn docker(folder: &Path, reference: Option<&str>) -> Result<Contents, ImageError> {
+    let saved = saved(folder)?;
+    let tags = |one: &Saved| one.repo_tags.clone().unwrap_or_default();
+    let is_named = |one: &&Saved| reference.is_none_or(|reference| tags(one).iter().any(|tag| tag == reference));
+    let named: Vec<_> = saved.iter().filter(is_named).collect();
+    let all: Vec<_> = saved.iter().flat_map(tags).collect();
+    let names = all.iter().map(String::as_str);
+    let only = match (named.as_slice(), reference) {
+        ([only], _) => only,
+        ([], Some(reference)) => return Err(absent_image(reference, names)),
+        ([], None) => return Err(ImageError::Archive("it holds no image".to_owned())),
+        _ => return Err(several(names)),
     };
     if only.layers.is_empty() || only.layers.len() > MAX_LAYERS {
         return Err(ImageError::Document(format!("an image has 1 to {MAX_LAYERS} layers, not {}", only.layers.len())));
@@ -197,5 +267,50 @@ fn docker(folder: &Path) -> Result<Contents, ImageError> {
     let text = read(folder, &only.config)?;
     let digest = sha256(&text);
     let configuration = document::configuration(&text).map_err(ImageError::Document)?;
-    Ok(Contents::Image { digest, configuration: Box::new(configuration), files: only.layers })
+    Ok(Contents::Image { digest, configuration: Box::new(configuration), files: only.layers.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_saved_images_the_one_is_taken_that_is_named() {
+        let folder = tempfile::tempdir().expect("is made");
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("is written");
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (name, cmd) in [("a.json", "one"), ("b.json", "two")] {
+            let config = format!(r#"{{"config":{{"Cmd":["{cmd}"]}},"rootfs":{{"diff_ids":["{digest}"]}}}}"#);
+            write(name, &config);
+        }
+        let one = |config: &str, tags: &str| format!(r#"{{"Config":"{config}","Layers":["l"],"RepoTags":{tags}}}"#);
+        let (first, second) = (one("a.json", r#"["me/one:1","me/one:latest"]"#), one("b.json", r#"["me/two:1"]"#));
+        write("manifest.json", &format!("[{first},{second}]"));
+        let check = |reference: Option<&str>, expected: Result<&str, &str>| match (
+            docker(folder.path(), reference),
+            expected,
+        ) {
+            (Ok(Contents::Image { configuration, .. }), Ok(cmd)) => assert_eq!(configuration.config.cmd, [cmd]),
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+            (found, _) => panic!("{reference:?}: {:?}", found.err()),
+        };
+        check(Some("me/one:latest"), Ok("one"));
+        check(Some("me/two:1"), Ok("two"));
+        check(Some("me/two"), Err("it holds no image `me/two`, only `me/one:1`, `me/one:latest`, `me/two:1`"));
+        check(None, Err("it holds several images: `me/one:1`, `me/one:latest`, `me/two:1` (hint: `--reference`"));
+        write("manifest.json", &format!("[{}]", one("b.json", "null")));
+        check(None, Ok("two"));
+    }
+
+    #[test]
+    fn names_are_listed_in_few_plain_characters() {
+        let names = vec![format!("\u{1b}[2J{}", "x".repeat(1_000)); 2];
+        let mut names: Vec<_> = names.iter().map(String::as_str).collect();
+        names.extend(["a"; 3]);
+        assert_eq!(listed(names.into_iter()), format!("`[2J{}…`, `a`", "x".repeat(77)));
+        let many: Vec<_> = (0..1_000).map(|number| number.to_string()).collect();
+        let told = listed(many.iter().map(String::as_str));
+        assert!(told.len() < 500 && told.ends_with(" more"), "{told}");
+        assert_eq!(listed(std::iter::empty()), "none that has a name");
+    }
 }

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 /// Entries of one index.
 const MAX_INDEX: usize = 1_024;
+/// Where an index notes what an image in it is called: its tag, and its whole name as containerd writes it.
+const NAMES: [&str; 2] = ["org.opencontainers.image.ref.name", "io.containerd.image.name"];
 
 /// A document that is named by another.
 #[derive(Clone, Debug, Deserialize)]
@@ -20,6 +22,39 @@ pub(super) struct Descriptor {
     platform: Option<DescribedPlatform>,
     #[serde(default)]
     media_type: String,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Descriptor {
+    /// Returns the names that it has where it stands: a tag, and the whole of a name if its maker noted one.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let annotations = self.annotations.iter();
+        annotations.flat_map(|all| NAMES.iter().filter_map(|name| all.get(*name))).map(String::as_str)
+    }
+
+    /// Tells whether it says for which machine it is.
+    pub(super) fn has_platform(&self) -> bool {
+        self.platform.is_some()
+    }
+
+    /// Tells whether it may be for a machine: it says so, or says nothing of machines.
+    pub(super) fn may_be_for(&self, wanted: &Platform) -> bool {
+        self.platform.as_ref().is_none_or(|found| found.is_for(wanted))
+    }
+}
+
+impl DescribedPlatform {
+    fn is_for(&self, wanted: &Platform) -> bool {
+        let variant = |variant: Option<&str>| match variant {
+            // The only variant that this processor has.
+            None if self.architecture == "arm64" => Some("v8".to_owned()),
+            variant => variant.map(str::to_owned),
+        };
+        self.os == wanted.os
+            && self.architecture == wanted.architecture
+            && (wanted.variant.is_none() || variant(self.variant.as_deref()) == variant(wanted.variant.as_deref()))
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -90,17 +125,7 @@ pub(super) fn document(text: &[u8]) -> Result<Document, String> {
 
 /// Chooses the image for a machine from an index.
 pub(super) fn choose<'a>(index: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor, String> {
-    let fits = |found: &DescribedPlatform| {
-        let variant = |variant: Option<&str>| match variant {
-            // The only variant that this processor has.
-            None if found.architecture == "arm64" => Some("v8".to_owned()),
-            variant => variant.map(str::to_owned),
-        };
-        found.os == wanted.os
-            && found.architecture == wanted.architecture
-            && (wanted.variant.is_none() || variant(found.variant.as_deref()) == variant(wanted.variant.as_deref()))
-    };
-    let chosen = index.iter().find(|one| one.platform.as_ref().is_some_and(fits));
+    let chosen = index.iter().find(|one| one.platform.as_ref().is_some_and(|found| found.is_for(wanted)));
     if let Some(chosen) = chosen {
         return Ok(chosen);
     }
@@ -253,6 +278,7 @@ mod tests {
                 variant: variant.map(str::to_owned),
             }),
             media_type: String::new(),
+            annotations: None,
         };
         let index = [
             one("unknown", "unknown", None),

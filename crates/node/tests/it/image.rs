@@ -1,8 +1,8 @@
 //! Archives of every sort become images.
 
 use crate::peer::archive;
-use crate::room::{Room, Sample, list_layers};
-use model::image::{ArchiveKind, ImageConfig, Packing};
+use crate::room::{Room, Sample, impatient, list_layers};
+use model::image::{ArchiveKind, ImageConfig, ImageSource, Packing};
 use node::image::Step;
 use std::io::Write;
 
@@ -42,6 +42,28 @@ async fn a_layout_and_a_saved_image_become_what_umoci_makes_of_them() {
         assert!(expected.lines().count() > 15 && expected.contains("etc/link l 777 7 8"), "{expected}");
         assert_eq!(found, expected, "{at}");
     }
+}
+
+#[tokio::test]
+async fn of_several_images_in_a_layout_the_one_is_taken_that_is_named() {
+    let sample = Sample::new();
+    let layout = sample.tar_of_two();
+    let import = async |reference: Option<&str>| {
+        let room = Room::new().await;
+        let mut order = room.order(&layout, ArchiveKind::Auto, ImageConfig::default());
+        let ImageSource::Archive { reference: meant, .. } = &mut order.source else { panic!("is an archive") };
+        *meant = reference.map(str::to_owned);
+        room.make(&order, impatient()).await.map(|made| made.config.cmd).map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            format!("{error}: {cause}")
+        })
+    };
+    assert_eq!(import(Some("good")).await.expect("is made"), Sample::config().cmd);
+    assert_eq!(import(Some("other")).await.expect("is made"), ["/bin/other"]);
+    let error = import(None).await.expect_err("is not clear");
+    assert!(error.contains("it holds several images: `good`, `other` (hint: `--reference` names"), "{error}");
+    let error = import(Some("third")).await.expect_err("is not there");
+    assert!(error.contains("it holds no image `third`, only `good`, `other`"), "{error}");
 }
 
 #[tokio::test]

@@ -115,7 +115,7 @@ impl Room {
 
     /// Returns the order to import an archive.
     pub(crate) fn order(&self, archive: &[u8], kind: ArchiveKind, config: ImageConfig) -> ImageOrder {
-        let source = ImageSource::Archive { blob: self.shop.add(archive), archive: kind, config };
+        let source = ImageSource::Archive { blob: self.shop.add(archive), archive: kind, reference: None, config };
         ImageOrder { id: id(), source, credential: None, plain_http: false }
     }
 
@@ -200,6 +200,12 @@ a line' && chown 65534:65534 home && chmod 2750 home && chown -h 7:8 etc/link
 
     pub(crate) fn tar(&self) -> Vec<u8> {
         fs::read(self.make("tar -C layout -cf layout.tar .", "layout.tar")).expect("is there")
+    }
+
+    /// The layout with another image beside the one, `other`, which runs another command.
+    pub(crate) fn tar_of_two(&self) -> Vec<u8> {
+        let script = "umoci config --image layout:good --tag other --clear config.cmd --config.cmd /bin/other";
+        fs::read(self.make(&format!("{script} && tar -C layout -cf two.tar ."), "two.tar")).expect("is there")
     }
 
     pub(crate) fn docker(&self) -> Vec<u8> {

@@ -522,8 +522,12 @@ async fn makes_images_and_runs_in_them(place: &Place) {
     app.send(put).await.must(201);
     app.get(&app.house, &format!("/v1/blobs/{digest}")).await.must(200);
     // An import that comes to nothing says why.
-    let source =
-        ImageSource::Archive { blob: digest, archive: ArchiveKind::Auto, config: model::ImageConfig::default() };
+    let source = ImageSource::Archive {
+        blob: digest,
+        archive: ArchiveKind::Auto,
+        reference: None,
+        config: model::ImageConfig::default(),
+    };
     let new = new_image(&source, Some("mine"));
     app.post(&app.house, "/v1/images", &new).await.must(201);
     let held = sim.ask(&app).await.assigned[0].held;

@@ -205,8 +205,12 @@ async fn spares_what_is_in_the_making(fresh: &Fresh) {
     for number in [1, 3, 4] {
         store_for(Purpose::Image, number, -5 * HOUR, &store, ours).await;
     }
-    let source =
-        ImageSource::Archive { blob: blob(3).digest, archive: ArchiveKind::Auto, config: ImageConfig::default() };
+    let source = ImageSource::Archive {
+        blob: blob(3).digest,
+        archive: ArchiveKind::Auto,
+        reference: None,
+        config: ImageConfig::default(),
+    };
     let (pull, import) = (new_image(10), NewImage { source, ..new_image(30) });
     let pulling = begin(&store, ours, &node, &pull, 10).await;
     store.image_create(import.clone(), ours, "ann", at(30)).await.expect("is asked for");
