@@ -4,6 +4,7 @@
 
 use crate::exit::Failure;
 use crate::quantity;
+use ::node::egress::Egress;
 use anyhow::Context;
 use clap::Args;
 use jiff::SignedDuration;
@@ -58,7 +59,7 @@ pub(crate) struct RecipeArgs {
     #[arg(long, value_name = "NETWORK", value_parser = network)]
     net: Option<Network>,
     /// Whom it may reach, outwards: `host`, `host:port`, `*.domain:port` or `address/bits:port`; means `--net egress`
-    #[arg(long, value_name = "WHOM", value_delimiter = ',')]
+    #[arg(long, value_name = "WHOM", value_delimiter = ',', value_parser = rule)]
     allow: Vec<String>,
     /// A folder or file of the node to see in the sandbox; the node must offer it
     #[arg(long, value_name = "SOURCE:TARGET[:ro|rw]", value_parser = mount)]
@@ -100,6 +101,14 @@ pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
 fn network(text: &str) -> Result<Network, String> {
     let found = [Network::None, Network::Egress, Network::Host].into_iter().find(|network| network.as_str() == text);
     found.ok_or_else(|| "it is none of: none, egress, host".to_owned())
+}
+
+/// Reads a rule as a node will; a mistake in it shall not be found there.
+fn rule(text: &str) -> Result<String, String> {
+    match Egress::check(&[text.to_owned()]) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(error) => Err(std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)),
+    }
 }
 
 fn mount(text: &str) -> Result<Mount, String> {

@@ -13,6 +13,7 @@ mod doctor;
 mod dump;
 mod entity;
 mod execution;
+mod exit;
 mod hand;
 mod image;
 mod interrupt;
