@@ -39,6 +39,9 @@ enum Pull {
 /// cannot be executed, 125 if it never began for another reason. With --json, the last line of standard error is the
 /// execution as it ended.
 ///
+/// Options of this command stand before the program; whatever stands behind it is the program's own. What keeps an execution
+/// from being made at all, such as a server that is not there, ends as it does with other commands (`quarry --help`).
+///
 /// A program whose name holds a `/` is a file of yours: it is sent along and run from /work; only what lies under /bin,
 /// /sbin, /lib, /usr, /opt and /nix is taken for the node's. With an image, programs are always the image's. Ctrl-C stops
 /// the program gently, or the pull of its image, or keeps it from beginning; a second one leaves it to itself. If this

@@ -34,6 +34,8 @@ use tokio::task::{JoinError, JoinSet};
 
 /// Takes in the core of a program that crashed; what the kernel starts
 ///
+/// Options stand before the words, since a word may look like one.
+///
 /// The core comes on standard input, and the words are those that the kernel makes of `%P %u %g %s %t %c %h %e`. It is
 /// kept in a spool until `quarry dump send` brings it to a server; `quarry dump install-handler` tells the kernel. Options
 /// stand before the words: what follows the first word is a word, whatever it looks like.
