@@ -187,10 +187,9 @@ async fn archives_that_lie() {
     check(up(), ArchiveKind::Auto, "cannot be imported: the path `../f` leads upwards").await;
     check(archive("f", b"x"), ArchiveKind::OciLayout, "its `index.json` cannot be read").await;
     check(archive("f", b"x"), ArchiveKind::DockerArchive, "its `manifest.json` cannot be read").await;
-    check(files(&[("manifest.json", b"[]")]), ArchiveKind::DockerArchive, "must hold one image, and holds").await;
+    check(files(&[("manifest.json", b"[]")]), ArchiveKind::DockerArchive, "it holds no image").await;
     let two = "[{\"Config\":\"a\",\"Layers\":[]},{\"Config\":\"a\",\"Layers\":[]}]";
-    check(files(&[("manifest.json", two.as_bytes())]), ArchiveKind::DockerArchive, "must hold one image, and holds 2")
-        .await;
+    check(files(&[("manifest.json", two.as_bytes())]), ArchiveKind::DockerArchive, "it holds several images").await;
     let outside = saved("c", "\"../../../../../../etc/hostname\"");
     let escape = files(&[("manifest.json", outside.as_bytes()), ("c", config.as_bytes())]);
     check(escape, ArchiveKind::Auto, "cannot be read").await;
