@@ -1,8 +1,8 @@
 //! `quarry collect`: what lies about on a machine brought to the server, each dump once.
 //!
-//! Of each file the head is read here, which tells what it is and mostly names it; the server is asked; only what it does not
-//! have is sent, and of that only the frames that are missing. So it may run every hour, break off and be begun again. Files are never removed or
-//! changed. One runs at a time on a machine, by a lock that nobody who has died can keep.
+//! Of each file the head is read here, which tells what it is and mostly names it; the server is asked; only what it does
+//! not have is sent, and of that only the frames that are missing. So it may run every hour, break off and be begun again.
+//! Files are never removed or changed. One runs at a time on a machine, by a lock that nobody who has died can keep.
 
 mod candidate;
 

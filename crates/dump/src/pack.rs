@@ -1,13 +1,14 @@
 //! Unwind packs: of a module's file only what it takes to walk stacks through it and to name what is found.
 //!
-//! A pack is an ELF file itself, so `ModuleFile` reads it like any other: the module's headers, its notes, `.eh_frame` and
-//! its index, `.debug_frame`, both tables of symbols, what tells where debug information is, and that itself if it is in the
-//! module and not too long: inlined functions and lines are part of what a stack is called by, wherever it is looked at.
-//! Every other section that is in memory is there without content, so that code is still known to be code; segments keep their addresses and file
-//! offsets, and those that are loaded have no content. It is made on the machine that has the module, sent once per build id,
-//! and refused on arrival unless it is what `write` makes: one that says less may be read, but one that holds anything else,
-//! or has its parts anywhere else, is no pack. That what it says is true cannot be seen from it: whoever
-//! sends packs can lie about his own stacks, and must not be able to about others'.
+//! A pack is an ELF file itself, so `ModuleFile` reads it like any other: the module's headers, its notes, `.eh_frame`
+//! and its index, `.debug_frame`, both tables of symbols, what tells where debug information is, and that itself if it
+//! is in the module and not too long: inlined functions and lines are part of what a stack is called by, wherever it is
+//! looked at. Every other section that is in memory is there without content, so that code is still known to be code;
+//! segments keep their addresses and file offsets, and those that are loaded have no content. It is made on the machine
+//! that has the module, sent once, and refused on arrival unless it is what `write` makes: one that says
+//! less may be read, but one that holds anything else, or has its parts anywhere else, is no pack. That what it says is
+//! true cannot be seen from it: whoever sends packs can lie about his own stacks, and must not be able to about
+//! others'.
 
 use crate::module::{ModuleError, ModuleFile};
 use object::elf;

@@ -1,7 +1,8 @@
 //! Unwind packs: what of a module's file it takes to walk stacks through it, and to name what is found.
 //!
-//! A pack goes by its module's build id and its own digest: who has another file with the same build id sends another pack,
-//! and whoever sends a dump names the packs that tell of it. What a pack holds is the `dump` crate's business, and proved where it is used; here it is bytes under a build id.
+//! A pack goes by its module's build id and its own digest: who has another file with the same build id sends another
+//! pack, and whoever sends a dump names the packs that tell of it. What a pack holds is the `dump` crate's business,
+//! and proved where it is used; here it is bytes under a build id.
 
 use crate::digest::Digest;
 use crate::error::ApiError;

@@ -1,7 +1,8 @@
 //! `quarry dump packs`: what it takes to walk stacks through the modules of a dump, each sent once.
 //!
-//! A server that has never seen a machine's programs cannot unwind their stacks. So whoever has them makes a *pack* of each
-//! (`dump::pack`), sends those that are missing, and names all of them with the dump, which is told by no others. That this fails is no failure of the upload that it belongs to.
+//! A server that has never seen a machine's programs cannot unwind their stacks. So whoever has them makes a *pack* of
+//! each (`dump::pack`), sends those that are missing, and names all of them with the dump, which is told by no others.
+//! That this fails is no failure of the upload that it belongs to.
 //!
 //! Modules are read mapped: a file that somebody shortens meanwhile ends the process that reads it. Where that may be a
 //! stranger's file, as with what was caught, it is a process of its own that is ended.
