@@ -247,6 +247,15 @@ pub(crate) async fn ended(
     lane::leave(tx, execution).await
 }
 
+/// Tells whether what [`ended`] does for an execution touches nothing else.
+pub(crate) fn ends_alone(execution: &Execution) -> bool {
+    use OriginKind::{Engine, Hand, Job, Message, Retry};
+    matches!(execution.origin.kind, Hand | Message | Job | Engine | Retry)
+        && execution.lane.is_none()
+        && execution.dump.is_none()
+        && execution.recipe.sandbox.dump.is_none()
+}
+
 /// Returns an enum's word.
 fn word<T: serde::Serialize>(value: T) -> Value {
     match serde_json::to_value(value) {

@@ -16,7 +16,9 @@ statements! {
                    last_at = CASE WHEN last_at < $3 THEN $3 ELSE last_at END RETURNING head, segment";
     APPEND_SQLITE = "INSERT INTO change (seq, segment, at, tenant, noun, id, state, moved_by, body) \
                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-    /// Takes the numbers and appends in one round trip: the row's lock is held no longer than the commit needs.
+    /// Takes the numbers and appends in one round trip: the row's lock is held no longer than the commit needs. The columns
+    /// stand in queries of their own, into which the planner does not look: it would count what is in them, and plan
+    /// each group anew (measured: 0.17 ms in place of 0.03).
     APPEND_POSTGRES = "WITH taken AS ( \
             UPDATE log SET head = head + $1, bytes = bytes + $2, \
                    last_at = CASE WHEN last_at < $3 THEN $3 ELSE last_at END \
@@ -27,8 +29,9 @@ statements! {
             SELECT taken.before + new.place, taken.segment, new.at, new.tenant, new.noun, new.id, new.state, \
                    new.moved_by, new.body \
             FROM taken, unnest( \
-                cast($4 AS bigint[]), cast($5 AS text[]), cast($6 AS text[]), cast($7 AS text[]), cast($8 AS text[]), \
-                cast($9 AS text[]), cast($10 AS text[]) \
+                (SELECT cast($4 AS bigint[])), (SELECT cast($5 AS text[])), (SELECT cast($6 AS text[])), \
+                (SELECT cast($7 AS text[])), (SELECT cast($8 AS text[])), (SELECT cast($9 AS text[])), \
+                (SELECT cast($10 AS text[])) \
             ) WITH ORDINALITY AS new (at, tenant, noun, id, state, moved_by, body, place) \
         ) \
         SELECT before FROM taken";

@@ -10,6 +10,7 @@ use crate::dump::{DumpLeft, analysis};
 use crate::error::StoreError;
 use crate::execution::claim::{Claim, Queue, claim, queues};
 use crate::execution::{self, ExecutionEnd, ExecutionFinish};
+use crate::postgres;
 use crate::statement::statements;
 use crate::store::Store;
 use crate::transaction::{Operation, Session, Tx};
@@ -125,13 +126,55 @@ pub struct Exchange {
     report: Report,
 }
 
+/// What came of what a node said.
+#[derive(Default)]
+struct Said {
+    moved: Vec<Execution>,
+    refused: Vec<Refused>,
+}
+
+impl Said {
+    /// Keeps a refusal for the node's answer; a failure ends the whole exchange.
+    fn unless_refused<T>(&mut self, result: Result<T, StoreError>, held: Held) -> Result<Option<T>, StoreError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.is_failure() => Err(error),
+            Err(error) => {
+                self.refused.push(Refused { held, error: error.into() });
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// What there is for a node: what its session holds, and what waits.
+type Seen = (BTreeMap<ExecutionId, (u32, ExecutionState)>, Vec<Queue>);
+
 impl Operation for Exchange {
     type Answer = Heard;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Heard, StoreError> {
         let Report { sync, at, .. } = &self.report;
-        let mut heard = renew(tx, &self.report).await?;
         let by = self.report.node.to_string();
+        let (renewed, said, seen) = (renew(tx, &self.report), self.say(tx, &by), self.see(tx));
+        let (mut heard, said, (held, queues)) = match tx.session() {
+            Session::Sqlite(_) => (renewed.await?, said.await?, seen.await?),
+            Session::Postgres(client) => {
+                // The lock on the session comes before everything else, so its message must not have to ask first.
+                postgres::prepare(client, RENEW).await?;
+                // They begin in this order and share their round trips. Each comes to its end: what was said may have moved
+                // something when it turns out that nobody may speak under this session, and then all of it must be undone.
+                let (renewed, said, seen) = futures_util::join!(renewed, said, seen);
+                let (renewed, said, mut seen) = (renewed?, said?, seen?);
+                if !said.moved.iter().all(execution::ends_alone) {
+                    seen = self.see(tx).await?;
+                }
+                // What was longer on its way than the look at what is held.
+                seen.0.retain(|id, _| said.moved.iter().all(|moved| moved.id != *id));
+                (renewed, said, seen)
+            }
+        };
+        Said { moved: heard.moved, refused: heard.refused } = said;
         if heard.node.state == NodeState::Joining
             && let Some(node) = go(tx, heard.node.id, NodeState::Ready, *at, &by).await?
         {
@@ -143,9 +186,6 @@ impl Operation for Exchange {
             let new = Hold { kind: HoldKind::Quarantine, cause: cause.clone(), by: by.clone(), at: *at };
             heard.node = hold(tx, heard.node.id, Some(&new), (*at, &by)).await?;
         }
-        self.add_chunks(tx, &mut heard).await?;
-        self.finish(tx, &mut heard, &by).await?;
-        self.note_used(tx).await?;
         if sync.leaving {
             let give_back = Return { session: sync.session, cost: 0, at: *at, by: &by };
             heard.moved.extend(shut(tx, &give_back).await?);
@@ -154,7 +194,6 @@ impl Operation for Exchange {
             }
             return Ok(heard);
         }
-        let (held, queues) = futures_util::try_join!(held(tx, sync.session), queues(tx))?;
         heard.held = held;
         self.compare(tx, &mut heard).await?;
         self.claim(tx, queues, &mut heard).await?;
@@ -163,25 +202,44 @@ impl Operation for Exchange {
 }
 
 impl Exchange {
-    async fn add_chunks(&self, tx: &Tx<'_>, heard: &mut Heard) -> Result<(), StoreError> {
+    /// Takes in what the node says of its executions.
+    async fn say(&self, tx: &Tx<'_>, by: &str) -> Result<Said, StoreError> {
+        let mut said = Said::default();
+        self.add_chunks(tx, &mut said).await?;
+        self.finish(tx, &mut said, by).await?;
+        self.note_used(tx).await?;
+        Ok(said)
+    }
+
+    /// Looks at what there is for the node.
+    async fn see(&self, tx: &Tx<'_>) -> Result<Seen, StoreError> {
+        let Report { sync, .. } = &self.report;
+        if sync.leaving {
+            return Ok(Seen::default());
+        }
+        let queues = async { if sync.free > 0 { queues(tx).await } else { Ok(Vec::new()) } };
+        futures_util::try_join!(held(tx, sync.session), queues)
+    }
+
+    async fn add_chunks(&self, tx: &Tx<'_>, said: &mut Said) -> Result<(), StoreError> {
         let mut appenders: BTreeMap<Held, Option<Appender>> = BTreeMap::new();
         for written in &self.report.sync.chunks {
             let Held { execution, attempt } = written.held;
             if let std::collections::btree_map::Entry::Vacant(place) = appenders.entry(written.held) {
                 let found = Appender::output(tx, execution, attempt, self.report.sync.session).await;
-                place.insert(unless_refused(found, written.held, heard)?);
+                place.insert(said.unless_refused(found, written.held)?);
             }
             let Some(Some(appender)) = appenders.get_mut(&written.held) else { continue };
             let added = match written.chunk.stream.is_inward() {
                 true => Err(ApiError::invalid("chunk_invalid", "a node writes output and error alone").into()),
                 false => appender.add(tx, &written.chunk).await,
             };
-            unless_refused(added, written.held, heard)?;
+            said.unless_refused(added, written.held)?;
         }
         Ok(())
     }
 
-    async fn finish(&self, tx: &Tx<'_>, heard: &mut Heard, by: &str) -> Result<(), StoreError> {
+    async fn finish(&self, tx: &Tx<'_>, said: &mut Said, by: &str) -> Result<(), StoreError> {
         for finished in &self.report.sync.finished {
             let end = ExecutionEnd {
                 id: finished.held.execution,
@@ -195,8 +253,8 @@ impl Exchange {
                 asked: finished.asked.clone(),
             };
             let ended = ExecutionFinish { end, at: self.report.at, by: by.to_owned() }.run(tx).await;
-            let moved = unless_refused(ended, finished.held, heard)?;
-            heard.moved.extend(moved);
+            let moved = said.unless_refused(ended, finished.held)?;
+            said.moved.extend(moved);
         }
         Ok(())
     }
@@ -257,18 +315,6 @@ impl Exchange {
 impl From<ApiError> for StoreError {
     fn from(error: ApiError) -> Self {
         Self::Refused(Box::new(error))
-    }
-}
-
-/// Keeps a refusal for the node's answer; a failure ends the whole exchange.
-fn unless_refused<T>(result: Result<T, StoreError>, held: Held, heard: &mut Heard) -> Result<Option<T>, StoreError> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.is_failure() => Err(error),
-        Err(error) => {
-            heard.refused.push(Refused { held, error: error.into() });
-            Ok(None)
-        }
     }
 }
 

@@ -19,6 +19,7 @@ use store::{Assigned, ImageKey, Report, Store, StoreError, random};
 
 on_both_engines!(
     hears_a_report_as_one,
+    keeps_nothing_of_a_report_that_it_refuses,
     gives_what_had_its_place_before_it_asked,
     gives_back_what_a_silent_session_held,
     never_gives_to_a_session_that_is_gone,
@@ -198,6 +199,43 @@ async fn hears_a_report_as_one(fresh: &Fresh) {
     let words = format!("session `{}` is not the node's, or its lease ran out", node.session);
     refused(store.node_exchange(foreign).await.map(|_| ()), &words);
     check_replay(&store, &fresh.raw().await).await;
+    store.close().await;
+}
+
+/// What is said and who says it are looked at together, so the first must not count without the second.
+async fn keeps_nothing_of_a_report_that_it_refuses(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    let new = execution(1);
+    accepted(&store, &new, ours, 1).await;
+    let heard = store.node_exchange(report(&node, ours, 2)).await.expect("is heard");
+    let one = held(&heard.assigned[0]);
+    let mut foreign = finished(&node, ours, one, 3);
+    foreign.sync.chunks = written(&node, ours, one, 3).sync.chunks;
+    let mut late = Report { at: at(40_000), ..foreign.clone() };
+    late.sync.free = 4;
+    foreign.owner.1 = "eve".to_owned();
+    let words = format!("session `{}` is not the node's, or its lease ran out", node.session);
+    for (ms, told) in [(4, foreign), (5, late)] {
+        // Whoever is written in the same transaction loses nothing by it.
+        let beside = execution(ms);
+        let (told, made) = futures_util::join!(
+            store.node_exchange(told),
+            store.execution_accept(&beside, ours, ("ann", at(ms)), || ())
+        );
+        refused(told.map(|_| ()), &words);
+        assert!(made.expect("is accepted").1);
+    }
+    let raw = fresh.raw().await;
+    let running = "SELECT count(*) FROM execution WHERE state = 'running'";
+    let count = ["SELECT count(*) FROM chunk", running, "SELECT count(*) FROM change WHERE state = 'succeeded'"];
+    for (sql, number) in count.into_iter().zip([0, 1, 0]) {
+        assert_eq!(raw.number(sql).await, number, "{sql}");
+    }
+    // Who may speak says the same, and it counts.
+    assert_eq!(store.node_exchange(finished(&node, ours, one, 6)).await.expect("is heard").moved.len(), 1);
+    check_replay(&store, &raw).await;
     store.close().await;
 }
 
