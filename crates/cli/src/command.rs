@@ -137,6 +137,7 @@ fn execute(command: Command, session: &mut Session) -> anyhow::Result<Exit> {
             Command::Serve(serve) => serve.run(session).await,
             Command::Run(run) => run.run(session).await,
             Command::Dump(dump) if dump.is_program() => dump.run(session).await,
+            Command::Image(image) if image.is_made() => image.run(session).await,
             Command::Node(node) if node.is_role() => node.run(session).await,
             other => tokio::select! {
                 ended = ask(other, session) => ended,

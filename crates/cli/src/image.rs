@@ -71,6 +71,11 @@ fn state(text: &str) -> Result<ImageState, String> {
 }
 
 impl Image {
+    /// Tells whether one is made, which hears signals itself.
+    pub(crate) const fn is_made(&self) -> bool {
+        matches!(self, Self::Pull(_) | Self::Import(_))
+    }
+
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
         let client = session.client()?;

@@ -28,6 +28,7 @@ mod run;
 mod serve;
 mod server;
 mod session;
+mod signals;
 mod signature;
 mod source;
 mod tenant;

@@ -6,7 +6,6 @@
 mod attendance;
 mod input;
 mod place;
-mod signals;
 mod terminal;
 
 use crate::execution::recipe::RecipeArgs;
@@ -14,11 +13,11 @@ use crate::execution::{create, verdict};
 use crate::exit::{Exit, Failure};
 use crate::image::pull;
 use crate::session::Session;
+use crate::signals::Signals;
 use attendance::{Attendance, End};
 use clap::{Args, ValueEnum};
 use client::Client;
 use model::{Execution, ExecutionId, NewExecution};
-use signals::{Left, MAX_ANSWER, Signals};
 use std::io::{self, IsTerminal};
 use terminal::Terminal;
 
@@ -122,7 +121,7 @@ impl Run {
         };
         if self.detach {
             if let Some(exit) = signals.come() {
-                stop((session, &client), execution.id, &mut signals).await;
+                signals.stop((session, &client), execution.id).await;
                 return Ok(exit);
             }
             return create::told(session, &execution);
@@ -170,29 +169,8 @@ async fn begin(
 ) -> anyhow::Result<Result<Execution, Exit>> {
     Ok(match signals.sent(client.execution_create(new)).await {
         Ok(answer) => Ok(answer?),
-        Err(left) => Err(leave(session, left, new.id)),
+        Err(left) => Err(left.tell(session, new.id)),
     })
-}
-
-/// Says what may have been left behind, and returns what to end with.
-fn leave(session: &Session, left: Left, id: ExecutionId) -> Exit {
-    match left {
-        Left::Unsent(exit) => exit,
-        Left::Unanswered(exit) => {
-            let words = "the server did not answer; it may have made execution";
-            session.output.say(&format!("{words} `{id}` (hint: `quarry execution cancel {id}`)"));
-            exit
-        }
-    }
-}
-
-/// Stops what nobody waits for any more.
-async fn stop((session, client): (&Session, &Client), id: ExecutionId, signals: &mut Signals) {
-    match signals.during(tokio::time::timeout(MAX_ANSWER, client.execution_cancel(id))).await {
-        Ok(Ok(Ok(_))) => {}
-        Ok(Ok(Err(error))) => session.output.say(&format!("execution `{id}` cannot be stopped: {error}")),
-        Ok(Err(_)) | Err(_) => session.output.say(&format!("execution `{id}` is left to itself")),
-    }
 }
 
 async fn attend_one(
@@ -216,8 +194,7 @@ async fn attend_one(
     }
 }
 
-/// Sees to it that the image is there; or returns what to end with, if a signal came before it was. What was begun for it
-/// is stopped then.
+/// Sees to it that the image is there; or returns what to end with, if a signal came before it was.
 async fn provide(
     (session, client): (&Session, &Client),
     image: &str,
@@ -236,19 +213,8 @@ async fn provide(
         return Ok(None);
     }
     session.output.say(&format!("pulling image `{image}`"));
-    let new = pull::request(pull::Pulled::of(image))?;
-    let made = match signals.sent(client.image_create(&new)).await {
-        Ok(answer) => answer?,
-        Err(left) => return Ok(Some(leave(session, left, new.execution))),
-    };
-    match signals.during(pull::follow(session, &made)).await {
-        Ok(ready) => ready.map(|_| None),
-        Err(exit) => {
-            stop((session, client), made.execution, signals).await;
-            session.output.say(&format!("the pull of image `{image}` was stopped"));
-            Ok(Some(exit))
-        }
-    }
+    let made = pull::make((session, client), &pull::request(pull::Pulled::of(image))?, signals).await?;
+    Ok(made.err())
 }
 
 /// Tells whether standard input is a terminal.

@@ -6,6 +6,7 @@ use crate::blob;
 use crate::execution::recipe::variable;
 use crate::exit::{Exit, Failure};
 use crate::session::Session;
+use crate::signals::Signals;
 use anyhow::Context;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
@@ -110,13 +111,22 @@ impl Import {
         let is_input = self.source == Path::new("-");
         let is_folder = !is_input && tokio::fs::metadata(&self.source).await.with_context(cannot)?.is_dir();
         let archive = self.kind.archive(is_folder.then_some(self.source.as_path()))?;
-        let blob = match () {
-            () if is_folder => send_folder(session, client, &self.source).await?,
-            () => blob::store(session, client, &self.source, Purpose::Image).await?.digest,
+        let mut signals = Signals::new()?;
+        let sending = async {
+            match is_folder {
+                true => send_folder(session, client, &self.source).await,
+                false => Ok(blob::store(session, client, &self.source, Purpose::Image).await?.digest),
+            }
+        };
+        let blob = match signals.during(sending).await {
+            Ok(sent) => sent?,
+            Err(exit) => return Ok(exit),
         };
         let source = ImageSource::Archive { blob, archive, reference: self.reference, config };
-        let image = make(session, client, &request_of(source, Some(self.name), false)?).await?;
-        show(session, &image)
+        match make((session, client), &request_of(source, Some(self.name), false)?, &mut signals).await? {
+            Ok(image) => show(session, &image),
+            Err(exit) => Ok(exit),
+        }
     }
 }
 

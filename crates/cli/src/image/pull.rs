@@ -5,6 +5,7 @@ use crate::execution;
 use crate::execution::transcript::{Next, Transcript, Until};
 use crate::exit::{Exit, Failure};
 use crate::session::Session;
+use crate::signals::Signals;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use client::Client;
@@ -18,7 +19,7 @@ const MAX_REMARK_BYTES: usize = 4_096;
 /// How long to wait before looking again at an end that is not yet written down.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Pulls an image from a registry, through a node, and pins its digest
+/// Pulls an image from a registry, through a node, and pins its digest; Ctrl-C stops that
 #[derive(Args)]
 #[command(after_help = "Example:
   quarry image pull debian:stable
@@ -74,8 +75,10 @@ impl Pull {
     pub(crate) async fn run(self, session: &mut Session, client: &Client) -> anyhow::Result<Exit> {
         let Self { reference, platform, runtime, plain_http, name } = self;
         let new = request(Pulled { reference, platform, runtime, plain_http, name })?;
-        let image = make(session, client, &new).await?;
-        show(session, &image)
+        match make((session, client), &new, &mut Signals::new()?).await? {
+            Ok(image) => show(session, &image),
+            Err(exit) => Ok(exit),
+        }
     }
 }
 
@@ -102,14 +105,32 @@ pub(super) fn request_of(source: ImageSource, name: Option<String>, plain_http: 
     Ok(new)
 }
 
-/// Has an image made, telling its progress.
-pub(super) async fn make(session: &Session, client: &Client, new: &NewImage) -> anyhow::Result<Entity> {
-    let image = client.image_create(new).await?;
-    follow(session, &image).await
+/// Has an image made, telling its progress; or stops that, if a signal comes, and returns what to end with.
+pub(crate) async fn make(
+    (session, client): (&Session, &Client),
+    new: &NewImage,
+    signals: &mut Signals,
+) -> anyhow::Result<Result<Entity, Exit>> {
+    let image = match signals.sent(client.image_create(new)).await {
+        Ok(answer) => answer?,
+        Err(left) => return Ok(Err(left.tell(session, new.execution))),
+    };
+    match signals.during(follow(session, &image)).await {
+        Ok(ready) => ready.map(Ok),
+        Err(exit) => {
+            signals.stop((session, client), image.execution).await;
+            let what = match image.source {
+                ImageSource::Registry { .. } => "pull",
+                ImageSource::Archive { .. } => "import",
+            };
+            session.output.say(&format!("the {what} of image `{}` was stopped", image.name));
+            Ok(Err(exit))
+        }
+    }
 }
 
 /// Tells the progress of an image that is made, until it is ready.
-pub(crate) async fn follow(session: &Session, image: &Entity) -> anyhow::Result<Entity> {
+async fn follow(session: &Session, image: &Entity) -> anyhow::Result<Entity> {
     let patient = session.patient_client()?;
     let mut telling = pin!(tell(session, &patient, image.execution));
     let mut waiting = pin!(execution::wait_reasons(session, &patient, image.execution, || {}).fuse());

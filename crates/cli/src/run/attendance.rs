@@ -4,13 +4,13 @@
 //! good as a signal. A lost connection is taken up where it broke.
 
 use super::input::Feed;
-use super::signals::Signals;
 use super::terminal::Terminal;
 use crate::execution;
 use crate::execution::transcript::{self, Next, Transcript, Until};
 use crate::execution::verdict;
 use crate::exit::Exit;
 use crate::session::Session;
+use crate::signals::Signals;
 use client::Client;
 use futures_util::FutureExt;
 use futures_util::future::Fuse;

@@ -1,11 +1,11 @@
 //! `run`, interrupted before its execution is known: while it prepares, while the answer is awaited, while an image is
-//! pulled for it. What was made is stopped, and what was not begun never is.
+//! pulled for it; and the making of an image for its own sake. What was made is stopped, and what was not begun never is.
 
 use crate::execution::{execution, json};
 use crate::image::image;
 use crate::stub::{Ran, Seen, Stub, answer, quarry, refuse};
 use axum::response::Response;
-use model::{ChunkPage, ExecutionState, ImageState, NewExecution, NewImage, Outcome};
+use model::{Blob, ChunkPage, ExecutionState, ImageState, NewExecution, NewImage, Outcome, Purpose};
 use rustix::process::{Pid, Signal, kill_process};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -59,6 +59,11 @@ impl Play {
         if line.starts_with(self.held) {
             tokio::task::block_in_place(|| self.hold());
         }
+        if let Some(digest) = line.strip_prefix("PUT /v1/blobs/").and_then(|rest| rest.split('?').next()) {
+            let (digest, size) = (digest.parse().expect("is a digest"), seen.body.len() as u64);
+            let created_at = jiff::Timestamp::UNIX_EPOCH;
+            return json(201, &Blob { digest, size, created_at, purpose: Purpose::Image });
+        }
         let mut stage = self.stage.0.lock().expect("is whole");
         if let Some(id) = line.strip_prefix("POST /v1/executions/").and_then(|rest| rest.split_once("/cancel")) {
             stage.cancelled.push(id.0.to_owned());
@@ -87,7 +92,7 @@ impl Play {
         let play = self.clone();
         let stub = Stub::start(move |seen| play.answer(seen)).await;
         std::fs::write(stub.home.path().join("data"), "1 2 3\n").expect("is written");
-        let mut command = quarry(&[&["run"], args].concat(), stub.home.path());
+        let mut command = quarry(args, stub.home.path());
         command.env("QUARRY_URL", &stub.url).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let play = self.clone();
         let ended = tokio::task::spawn_blocking(move || {
@@ -116,7 +121,7 @@ async fn an_execution_whose_answer_is_awaited_is_stopped_when_it_is_known() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let play = Play::new("POST /v1/executions");
         let stage = play.clone();
-        let ran = play.run(&["--", "work"], move |child| {
+        let ran = play.run(&["run", "--", "work"], move |child| {
             interrupt(child, signal);
             stage.release();
         });
@@ -132,7 +137,7 @@ async fn an_execution_whose_answer_is_awaited_is_stopped_when_it_is_known() {
 async fn what_is_left_to_itself_is_known_or_stopped() {
     let play = Play::new("POST /v1/executions");
     let stage = play.clone();
-    let ran = play.run(&["--detach", "--", "work"], move |child| {
+    let ran = play.run(&["run", "--detach", "--", "work"], move |child| {
         interrupt(child, Signal::INT);
         stage.release();
     });
@@ -149,7 +154,7 @@ async fn what_is_left_to_itself_is_known_or_stopped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_does_not_come_is_not_awaited_for_ever() {
     let play = Play::new("POST /v1/executions");
-    let ran = play.run(&["--", "work"], |child| {
+    let ran = play.run(&["run", "--", "work"], |child| {
         interrupt(child, Signal::INT);
         // The second is another one, so that the two cannot become one on their way.
         interrupt(child, Signal::TERM);
@@ -162,7 +167,7 @@ async fn an_answer_that_does_not_come_is_not_awaited_for_ever() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_made_of_what_is_interrupted_before() {
     let play = Play::new("HEAD /v1/blobs/");
-    let ran = play.run(&["--file", "data", "--", "work"], |child| interrupt(child, Signal::INT)).await;
+    let ran = play.run(&["run", "--file", "data", "--", "work"], |child| interrupt(child, Signal::INT)).await;
     assert_eq!((ran.code, ran.err.as_str()), (130, ""));
     assert!(play.stage().made.is_none());
 }
@@ -172,7 +177,7 @@ async fn an_image_that_is_pulled_for_it_is_pulled_no_further() {
     for held in ["POST /v1/images", "GET /v1/executions/"] {
         let play = Play::new(held);
         let stage = play.clone();
-        let ran = play.run(&["--image", "debian:stable", "--", "work"], move |child| {
+        let ran = play.run(&["run", "--image", "debian:stable", "--", "work"], move |child| {
             interrupt(child, Signal::INT);
             stage.release();
         });
@@ -182,5 +187,30 @@ async fn an_image_that_is_pulled_for_it_is_pulled_no_further() {
         let stage = play.stage();
         let pulled = stage.pulled.as_ref().expect("was begun").execution.to_string();
         assert!(stage.made.is_none() && stage.cancelled == [pulled], "{held}: {:?}", stage.cancelled);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_making_of_an_image_is_stopped() {
+    let commands = [
+        (&["image", "pull", "debian:stable"][..], "the pull of image `debian:stable` was stopped\n"),
+        (
+            &["image", "import", "--name", "ours:1", "--kind", "root", "data"],
+            "the import of image `ours:1` was stopped\n",
+        ),
+    ];
+    for (args, said) in commands {
+        let play = Play::new("POST /v1/images");
+        let stage = play.clone();
+        let ran = play.run(args, move |child| {
+            interrupt(child, Signal::INT);
+            stage.release();
+        });
+        let ran = ran.await;
+        assert_eq!((ran.code, ran.out.as_str()), (130, ""), "{args:?}: {ran:?}");
+        assert!(ran.err.ends_with(said), "{args:?}: {ran:?}");
+        let stage = play.stage();
+        let made = stage.pulled.as_ref().expect("was begun").execution.to_string();
+        assert_eq!(stage.cancelled, [made], "{args:?}");
     }
 }

@@ -251,7 +251,7 @@ impl Preparation<'_> {
             Test::Text(_, text) if *field == Field::Stack => self.stacks(Some(text), None).await?,
             Test::Fits(glob) if *field == Field::Stack => self.stacks(None, Some(glob)).await?,
             Test::Text(Comparison::Equal, text) if *field == Field::Signature => {
-                Leaf::Among(column, vec![self.signature(text).await?])
+                Leaf::Among(column, self.signature(text).await?)
             }
             Test::Text(Comparison::Equal, text) => Leaf::Among(column, vec![text.clone()]),
             Test::Text(comparison, text) => Leaf::Compares(column, *comparison, text.into()),
@@ -261,14 +261,18 @@ impl Preparation<'_> {
         })
     }
 
-    /// Returns the id of the signature that a beginning of it names, as it names one everywhere else.
-    async fn signature(&self, text: &str) -> Result<String, StoreError> {
-        match text.parse::<SignatureKey>() {
-            Ok(key) if text.len() < MAX_HASH_CHARS => {
-                Ok(signature::find(self.tx, self.tenant, &key).await?.signature.id.to_string())
-            }
-            _ => Ok(text.to_owned()),
-        }
+    /// Returns the id of the signature that a text names by it or its beginning, and that of the one it was merged into: dumps
+    /// stand under the first until they are moved to the second.
+    async fn signature(&self, text: &str) -> Result<Vec<String>, StoreError> {
+        let id = match text.parse::<SignatureKey>() {
+            Ok(key) if text.len() < MAX_HASH_CHARS => signature::find(self.tx, self.tenant, &key).await?.signature.id,
+            _ => match text.parse() {
+                Ok(id) => id,
+                Err(_) => return Ok(vec![text.to_owned()]),
+            },
+        };
+        let whole = signature::end(self.tx, self.tenant, id).await?;
+        Ok([id].into_iter().chain((whole != id).then_some(whole)).map(|id| id.to_string()).collect())
     }
 
     /// Finds the values of an indexed column that fit a pattern, where its values are counted.

@@ -375,6 +375,18 @@ async fn the_beginning_of_an_id_means_its_dumps(fresh: &Fresh) {
     let strange = (0..=0xffff_u32).map(|number| format!("{number:04x}"));
     let strange = strange.into_iter().find(|begin| !ids.iter().any(|id| id.starts_with(begin))).expect("is none's");
     refused(find(&format!("signature={strange}")).await, &format!("signature `{strange}` does not exist"));
+    // That of one that was merged means those of the whole, be they moved already or not.
+    merge(&scene, "abort | f3", "abort | f4").await.expect("is merged");
+    let mut both = [dumps[3].id, dumps[4].id];
+    both.sort_unstable();
+    for is_settled in [false, true] {
+        for part in [&whole, &whole[..least]] {
+            let mut found = find(&format!("signature={part}")).await.expect("is asked");
+            found.sort_unstable();
+            assert_eq!(found, both, "{part}, {is_settled}");
+        }
+        scene.settle().await;
+    }
     scene.store.close().await;
 }
 

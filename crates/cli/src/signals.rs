@@ -5,17 +5,20 @@
 //! made is then stopped by whoever made it; a signal that was heard meanwhile is kept for that.
 
 use crate::exit::Exit;
+use crate::session::Session;
+use client::Client;
 use futures_util::FutureExt;
+use model::ExecutionId;
 use std::io;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long after a signal an answer is waited for.
-pub(super) const MAX_ANSWER: Duration = Duration::from_secs(5);
+const MAX_ANSWER: Duration = Duration::from_secs(5);
 
 /// The signals that stop it.
-pub(super) struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
@@ -25,16 +28,30 @@ pub(super) struct Signals {
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
+pub(crate) enum Left {
     /// A signal came before anything was sent.
     Unsent(Exit),
     /// It was sent; then a signal came, and no answer did.
     Unanswered(Exit),
 }
 
+impl Left {
+    /// Says what may have been left behind, and returns what to end with.
+    pub(crate) fn tell(self, session: &Session, id: ExecutionId) -> Exit {
+        match self {
+            Self::Unsent(exit) => exit,
+            Self::Unanswered(exit) => {
+                let words = "the server did not answer; it may have made execution";
+                session.output.say(&format!("{words} `{id}` (hint: `quarry execution cancel {id}`)"));
+                exit
+            }
+        }
+    }
+}
+
 impl Signals {
     /// Listens from now on.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -44,7 +61,7 @@ impl Signals {
     }
 
     /// Returns the exit code of the next one.
-    pub(super) async fn next(&mut self) -> Exit {
+    pub(crate) async fn next(&mut self) -> Exit {
         if let Some(exit) = self.heard.take() {
             return exit;
         }
@@ -56,12 +73,12 @@ impl Signals {
     }
 
     /// Returns the exit code of one that has come, if one has.
-    pub(super) fn come(&mut self) -> Option<Exit> {
+    pub(crate) fn come(&mut self) -> Option<Exit> {
         self.next().now_or_never()
     }
 
     /// Does what leaves nothing behind, unless a signal comes; then it is not done to its end.
-    pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Exit> {
+    pub(crate) async fn during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Exit> {
         tokio::select! {
             biased;
             exit = self.next() => Err(exit),
@@ -70,7 +87,7 @@ impl Signals {
     }
 
     /// Sends what makes something, and returns the answer. A signal that came meanwhile is the next one.
-    pub(super) async fn sent<T>(&mut self, sending: impl Future<Output = T>) -> Result<T, Left> {
+    pub(crate) async fn sent<T>(&mut self, sending: impl Future<Output = T>) -> Result<T, Left> {
         if let Some(exit) = self.come() {
             return Err(Left::Unsent(exit));
         }
@@ -86,6 +103,15 @@ impl Signals {
                 Ok(answer)
             }
             Ok(Err(_)) | Err(_) => Err(Left::Unanswered(exit)),
+        }
+    }
+
+    /// Stops what nobody waits for any more.
+    pub(crate) async fn stop(&mut self, (session, client): (&Session, &Client), id: ExecutionId) {
+        match self.during(tokio::time::timeout(MAX_ANSWER, client.execution_cancel(id))).await {
+            Ok(Ok(Ok(_))) => {}
+            Ok(Ok(Err(error))) => session.output.say(&format!("execution `{id}` cannot be stopped: {error}")),
+            Ok(Err(_)) | Err(_) => session.output.say(&format!("execution `{id}` is left to itself")),
         }
     }
 }
