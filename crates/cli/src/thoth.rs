@@ -10,6 +10,9 @@ use std::path::Path;
 /// What it calls itself when it talks.
 pub(crate) const NAME: &str = "thoth";
 
+/// Where Thoth kept analyzers.
+pub(crate) const ANALYZERS: &str = "/thoth/stor/thoth/analyzers/";
+
 /// Keeps, finds and explains what programs and machines left when they died.
 #[derive(Parser)]
 #[command(

@@ -4,6 +4,7 @@ use crate::body::Hearing;
 use crate::caller::Known;
 use crate::chunk::Followers;
 use crate::config::Config;
+use crate::dump::Manifests;
 use crate::issuer::Issuers;
 use crate::log::Log;
 use crate::rate::Rates;
@@ -35,6 +36,7 @@ pub(crate) struct Parts {
     pub(crate) sessions: Sessions,
     pub(crate) followers: Followers,
     pub(crate) hearing: Hearing,
+    pub(crate) manifests: Manifests,
     /// Rung when a dump has come that nobody has looked into.
     pub(crate) arrivals: Notify,
     /// Held by whoever removes content, so that who asked for it answers when it is gone.

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use model::limits::MAX_HOLD;
 use model::page::page_limit;
-use model::{ApiError, Change, ChangeQuery, Page, Scope};
+use model::{ApiError, Change, ChangeQuery, Noun, Page, Scope};
 use std::sync::Arc;
 use store::{ChangeFilter, ChangePage};
 use tokio::time::Instant;
@@ -30,7 +30,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 #[utoipa::path(
     get, path = "/v1/changes", tag = "change", operation_id = "change_list", params(ChangeQuery),
     responses(
-        (status = 200, description = "Changes, in the order of their commits.", content(
+        (status = 200, description = "Changes of what the caller may see, in the order of their commits.", content(
             (Page<Change> = "application/json"), (String = "text/event-stream"),
         )),
         (status = 410, description = "The cursor points before the oldest change that is kept.", body = ApiError),
@@ -76,13 +76,36 @@ fn check_bounds(asked: &ChangeQuery) -> Answer<()> {
     Ok(())
 }
 
+/// Returns what whoever sees the changes of a noun must be allowed: what shows them the thing itself.
+const fn scope(noun: Noun) -> Scope {
+    match noun {
+        Noun::Execution => Scope::ExecutionRead,
+        Noun::Tenant => Scope::TenantRead,
+        // One's own tokens are shown otherwise.
+        Noun::User | Noun::Token => Scope::UserRead,
+        Noun::Blob => Scope::BlobRead,
+        Noun::Image => Scope::ImageRead,
+        Noun::Node => Scope::NodeRead,
+        Noun::Registry => Scope::RegistryRead,
+        Noun::Dump | Noun::Signature | Noun::Analyzer => Scope::DumpRead,
+    }
+}
+
+/// Returns whose changes the caller may not see.
+fn hidden(caller: &Caller) -> Vec<Noun> {
+    Noun::ALL.into_iter().filter(|noun| caller.must(scope(*noun)).is_err()).collect()
+}
+
 /// Returns which changes the caller asks for and may see.
 async fn filter(app: &App, caller: &Caller, asked: &ChangeQuery) -> Answer<ChangeFilter> {
     let tenant = match asked.tenant.as_deref() {
         Some("*") if caller.keeps_the_house() => None,
         name => Some(caller.tenant(app, name).await?),
     };
-    Ok(ChangeFilter { tenant, noun: asked.noun, id: asked.id.clone() })
+    if let Some(noun) = asked.noun {
+        caller.must(scope(noun))?;
+    }
+    Ok(ChangeFilter { tenant, noun: asked.noun, id: asked.id.clone(), hidden: hidden(caller) })
 }
 
 /// Refuses a cursor that no change could have had.

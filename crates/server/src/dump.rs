@@ -19,9 +19,11 @@ use axum::response::Response;
 use futures_util::TryStreamExt;
 use model::dump::{Arrival, DumpArrived, DumpChange, MAX_HASH_CHARS, check_size, is_hash};
 use model::parcel::{MAX_MANIFEST_BYTES, Manifest};
-use model::{ApiError, Digest, Dump, ErrorKind, NewDump, Page, PageQuery, Scope, TenantId};
+use model::{ApiError, Blob, Dump, ErrorKind, NewDump, Page, PageQuery, Scope, TenantId};
 use std::str::FromStr;
+use std::sync::Arc;
 use store::{DumpKey, Taken};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -76,7 +78,7 @@ async fn create(
     caller.must(Scope::DumpWrite)?;
     new.check()?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
-    let manifest = read_manifest(&app, manifest_blob(&app, &new, tenant).await?).await?;
+    let (manifest, _room) = read_manifest(&app, manifest_blob(&app, &new, tenant).await?).await?;
     check_size(manifest.size)?;
     let parcels = app.store.frame_parcels(&manifest.frames, tenant).await?;
     let made = (manifest.digest, manifest.size);
@@ -90,19 +92,36 @@ async fn create(
     Ok((StatusCode::OK, Json(arrived)))
 }
 
+/// Bytes of manifests that are looked into at once; several times as much is in hand meanwhile, and the other ones wait.
+const MAX_MANIFESTS_BYTES: u64 = 2 * MAX_MANIFEST_BYTES;
+
+/// How much of what manifests say may be in hand at once.
+#[derive(Debug)]
+pub(crate) struct Manifests(Arc<Semaphore>);
+
+impl Default for Manifests {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(usize::try_from(MAX_MANIFESTS_BYTES).unwrap_or(Semaphore::MAX_PERMITS))))
+    }
+}
+
 /// Returns the blob of a dump's manifest, which its tenant must have.
-pub(crate) async fn manifest_blob(app: &App, new: &NewDump, tenant: TenantId) -> Answer<Digest> {
+pub(crate) async fn manifest_blob(app: &App, new: &NewDump, tenant: TenantId) -> Answer<Blob> {
     let blob = app.store.blob_get(new.manifest, tenant).await?;
     if blob.size > MAX_MANIFEST_BYTES {
         let message = format!("blob `{}` is too long for a dump's manifest", blob.digest);
         return Err(ApiError::new(ErrorKind::TooLarge, "manifest_invalid", message).into());
     }
-    Ok(blob.digest)
+    Ok(blob)
 }
 
-/// Reads a manifest that was stored; it is our own form, bounded, and names frames without holding any.
-pub(crate) async fn read_manifest(app: &App, blob: Digest) -> Answer<Manifest> {
-    let reading = app.blobs.get(blob, None).await.map_err(|error| failure(&error))?;
+/// Reads a manifest that was stored; it is our own form, bounded, and names frames without holding any. What it says is in
+/// hand until the second answer is dropped.
+pub(crate) async fn read_manifest(app: &App, blob: Blob) -> Answer<(Manifest, OwnedSemaphorePermit)> {
+    let bytes = u32::try_from(blob.size.min(MAX_MANIFEST_BYTES)).unwrap_or(u32::MAX);
+    let room = Arc::clone(&app.manifests.0).acquire_many_owned(bytes).await;
+    let room = room.map_err(|error| Failure::from(ApiError::internal(error.to_string())))?;
+    let reading = app.blobs.get(blob.digest, None).await.map_err(|error| failure(&error))?;
     let gather = |mut all: Vec<u8>, part: bytes::Bytes| async move {
         all.extend_from_slice(&part);
         Ok(all)
@@ -110,7 +129,8 @@ pub(crate) async fn read_manifest(app: &App, blob: Digest) -> Answer<Manifest> {
     let bytes = reading.stream.try_fold(Vec::new(), gather).await.map_err(|error| failure(&error))?;
     let read = tokio::task::spawn_blocking(move || Manifest::decode(&bytes)).await;
     let read = read.map_err(|error| Failure::from(ApiError::internal(error.to_string())))?;
-    read.map_err(|why| ApiError::invalid("manifest_invalid", why.to_string()).into())
+    let manifest = read.map_err(|why| ApiError::invalid("manifest_invalid", why.to_string()))?;
+    Ok((manifest, room))
 }
 
 /// Lists dumps, those that were uploaded last first.

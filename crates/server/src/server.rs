@@ -10,6 +10,7 @@ use crate::chunk::Followers;
 use crate::config::{Config, Database, Synchronous};
 use crate::connection::Bounded;
 use crate::credential::Credential;
+use crate::dump::Manifests;
 use crate::issuer::{IssuerError, Issuers};
 use crate::log::Log;
 use crate::rate::Rates;
@@ -173,6 +174,7 @@ impl Server {
             sessions: Sessions::default(),
             followers: Followers::default(),
             hearing: Hearing::default(),
+            manifests: Manifests::default(),
             arrivals: Notify::default(),
             removing: Mutex::default(),
             analysed: Notify::default(),

@@ -32,6 +32,7 @@ statements! {
     GET = concat!(select!(), "WHERE a.tenant = $1 AND a.name = $2");
     LIST = concat!(select!(), "WHERE a.tenant = $1 AND a.name > $2 ORDER BY a.name LIMIT $3");
     ON_ARRIVAL = concat!(select!(), "WHERE a.tenant = $1 AND a.arrival IS NOT NULL ORDER BY a.name LIMIT $2");
+    HOLD_POSTGRES = "SELECT name FROM analyzer WHERE tenant = $1 AND name = $2 FOR UPDATE";
     COUNT = "SELECT count(*) FROM analyzer WHERE tenant = $1";
     INSERT = "INSERT INTO analyzer (tenant, name, version, memory_bytes, wall_ms, arrival) \
               VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
@@ -141,6 +142,8 @@ impl Operation for AnalyzerPut {
     type Answer = AnalyzerStored;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<AnalyzerStored, StoreError> {
+        // What is not said stays as it is, so nobody may change it between the look and the writing.
+        tx.hold(HOLD_POSTGRES, &[self.tenant.into(), self.name.as_str().into()]).await?;
         let there = find(tx, self.tenant, &self.name).await?;
         if there.is_none() && self.change.script.is_none() {
             return Err(missing(&self.name));

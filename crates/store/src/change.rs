@@ -37,12 +37,14 @@ pub struct ChangeFilter {
     pub noun: Option<Noun>,
     /// Only those about this one thing.
     pub id: Option<String>,
+    /// Those about these nouns not.
+    pub hidden: Vec<Noun>,
 }
 
 impl ChangeFilter {
     /// Tells whether the reader wants every change.
     fn is_all(&self) -> bool {
-        self.tenant.is_none() && self.noun.is_none() && self.id.is_none()
+        self.tenant.is_none() && self.noun.is_none() && self.id.is_none() && self.hidden.is_empty()
     }
 
     /// Tells whether the reader wants this change.
@@ -50,6 +52,7 @@ impl ChangeFilter {
         self.tenant.is_none_or(|tenant| tenant == change.tenant)
             && self.noun.is_none_or(|noun| noun == change.noun)
             && self.id.as_ref().is_none_or(|id| *id == change.id)
+            && !self.hidden.contains(&change.noun)
     }
 }
 

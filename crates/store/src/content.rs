@@ -13,6 +13,9 @@ statements! {
     INSERT = "INSERT INTO blob (tenant, digest, size, created_at, layer_at, passing) VALUES ($1, $2, $3, $4, $5, $6) \
               ON CONFLICT DO NOTHING";
     GET = "SELECT digest, size, created_at, layer_at, passing FROM blob WHERE tenant = $1 AND digest = $2";
+    /// Whoever drops it waits until what names it is written down, or has dropped it already.
+    SHARE_POSTGRES = "SELECT digest FROM blob WHERE tenant = $1 AND digest = $2 FOR KEY SHARE";
+    LOCK_POSTGRES = "SELECT digest FROM blob WHERE tenant = $1 AND digest = $2 FOR UPDATE";
     KEEP = "UPDATE blob SET layer_at = NULL, passing = 0 \
             WHERE tenant = $1 AND digest = $2 AND (layer_at IS NOT NULL OR passing = 1)";
     TOUCH = "UPDATE blob SET layer_at = $1 WHERE tenant = $2 AND digest = $3 AND layer_at IS NOT NULL";
@@ -120,13 +123,20 @@ pub(crate) async fn is_vanishing(tx: &Tx<'_>, digest: Digest) -> Result<bool, St
     Ok(tx.row(REMOVAL, &[digest.into()]).await?.is_some())
 }
 
-/// Refuses a blob that a tenant does not have.
+/// Lets nobody else name or drop a blob until the commit; who has named it so far is seen by what follows.
+pub(crate) async fn lock(tx: &Tx<'_>, tenant: TenantId, digest: Digest) -> Result<(), StoreError> {
+    tx.hold(LOCK_POSTGRES, &[tenant.into(), digest.into()]).await
+}
+
+/// Refuses a blob that a tenant does not have; one that it has stays until what names it is written down.
 pub(crate) async fn must_have(tx: &Tx<'_>, tenant: TenantId, digest: Digest) -> Result<(), StoreError> {
+    tx.hold(SHARE_POSTGRES, &[tenant.into(), digest.into()]).await?;
     BlobGet { digest, tenant }.run(tx).await.map(drop)
 }
 
 /// Refuses a blob that a tenant does not have, and keeps one that it had for an image only: an execution names it now.
 pub(crate) async fn name(tx: &Tx<'_>, tenant: TenantId, digest: Digest) -> Result<Blob, StoreError> {
+    tx.hold(SHARE_POSTGRES, &[tenant.into(), digest.into()]).await?;
     let blob = BlobGet { digest, tenant }.run(tx).await?;
     if blob.purpose == Purpose::Image {
         keep(tx, tenant, digest).await?;

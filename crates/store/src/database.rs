@@ -37,6 +37,7 @@ impl Database {
         match self {
             Self::Sqlite(readers) => readers.run(operation).await,
             Self::Postgres(postgres) => {
+                let _turn = if O::ASKS { Some(postgres.turn().await?) } else { None };
                 let client = postgres.client().await?;
                 operation.run(&Tx::new(Session::Postgres(&client))).await
             }

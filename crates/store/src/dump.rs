@@ -63,12 +63,12 @@ statements! {
     );
     LIST = concat!("SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.tenant = $1 AND d.id < $2 ORDER BY d.id DESC LIMIT $3");
     REPLACE = "UPDATE dump SET digest = $1, size = $2, manifest = $3, kind = $4, is_truncated = $5, redaction = $6, \
+               uploaded_at = CASE WHEN state = 'purged' THEN $7 ELSE uploaded_at END, \
                state = 'received', analysis = NULL, cause = NULL, tries = 0, analyse_at = 0, purged_at = NULL, purged_by = NULL, purged_why = NULL \
-               WHERE id = $7 AND state IN ('received', 'analysed', 'truncated', 'unreadable', 'purged')";
+               WHERE id = $8 AND state IN ('received', 'analysed', 'truncated', 'unreadable', 'purged')";
     FACTS = "UPDATE dump SET time = $1, cmd = $2, psargs = $3, pid = $4, node = $5, platform = $6, \
              execution = coalesce(execution, $7) WHERE id = $8";
-    /// Nobody may move it to another signature between the look at what it is counted by and the counting.
-    HOLD_POSTGRES = "SELECT id FROM dump WHERE id = $1 FOR UPDATE";
+    HOLD_POSTGRES = concat!("SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.id = $1 FOR UPDATE OF d");
     NOTE = "UPDATE dump SET ticket = $1, properties = $2 WHERE id = $3";
     FIND_OUT = "UPDATE dump SET state = $1, kind = $2, stack = $3, signature = $4, signature_text = $5, report = $6, \
                 class = $7, severity = $8, cause = $9, \
@@ -209,12 +209,18 @@ async fn again(tx: &Tx<'_>, id: DumpId) -> Result<Dump, StoreError> {
     read(&tx.row(GET, &[id.into()]).await?.ok_or(StoreError::Again)?)
 }
 
-/// Returns a dump as it is once nobody else can move it; it must still have the content that was looked at.
+/// Returns a dump as it is once nobody else can change it.
+async fn locked(tx: &Tx<'_>, id: DumpId) -> Result<Dump, StoreError> {
+    let sql = match tx.session() {
+        Session::Sqlite(_) => GET,
+        Session::Postgres(_) => HOLD_POSTGRES,
+    };
+    read(&tx.row(sql, &[id.into()]).await?.ok_or(StoreError::Again)?)
+}
+
+/// The same; it must still have the content that was looked at.
 async fn held(tx: &Tx<'_>, looked_at: &Dump) -> Result<Dump, StoreError> {
-    if let Session::Postgres(_) = tx.session() {
-        tx.row(HOLD_POSTGRES, &[looked_at.id.into()]).await?;
-    }
-    let dump = again(tx, looked_at.id).await?;
+    let dump = locked(tx, looked_at.id).await?;
     if dump.digest == looked_at.digest { Ok(dump) } else { Err(StoreError::Again) }
 }
 
@@ -327,7 +333,8 @@ impl DumpCreate {
             let NewDump { manifest, kind, is_truncated, .. } = &self.new;
             let (Made { digest, size }, truncated) = (self.made, Value::Int((*is_truncated).into()));
             let redaction = self.new.redaction.as_ref().map(to_json).into();
-            let values = [digest.into(), size.into(), (*manifest).into(), word(kind), truncated, redaction, id.clone()];
+            let content = [digest.into(), size.into(), (*manifest).into(), word(kind), truncated, redaction];
+            let values: Vec<_> = content.into_iter().chain([self.at.into(), id.clone()]).collect();
             tx.execute(REPLACE, &values).await?;
             parcel::name(tx, self.tenant, &id, &self.parcels, self.at).await?;
             pack::let_go(tx, there.id).await?;
@@ -374,7 +381,8 @@ impl Operation for DumpCreate {
     async fn run(&self, tx: &Tx<'_>) -> Result<DumpArrived, StoreError> {
         let (id, hash) = (self.new.id, self.new.hash.as_str());
         if let Some(row) = tx.row(HASHED, &[self.tenant.into(), hash.into()]).await? {
-            let there = read(&row)?;
+            // Of two who bring the rest of it, the second must see what the first has brought.
+            let there = locked(tx, read(&row)?.id).await?;
             // Of one that merely repeats what was answered before, the manifest may be gone already.
             if self.is_fuller_than(&there) {
                 content::must_have(tx, self.tenant, self.new.manifest).await?;
@@ -447,13 +455,15 @@ impl Operation for DumpNote {
     }
 }
 
-/// Notes something on a dump; returns it if that made a difference.
+/// Notes something on a dump that was found; returns it if that made a difference.
 pub(crate) async fn noted(
     tx: &Tx<'_>,
-    before: &Dump,
+    found: &Dump,
     change: &DumpChange,
     who: (&str, Timestamp),
 ) -> Result<Option<Dump>, StoreError> {
+    // Whatever others have noted since stays.
+    let before = &locked(tx, found.id).await?;
     let properties = change.apply(&before.properties).map_err(|error| StoreError::Refused(Box::new(error)))?;
     let ticket = change.ticket.clone().unwrap_or_else(|| before.ticket.clone());
     if (&ticket, &properties) == (&before.ticket, &before.properties) {
@@ -572,9 +582,10 @@ async fn dropped(tx: &Tx<'_>, before: &Dump, who: (&str, Timestamp)) -> Result<O
     purge(tx, before, &purged).await
 }
 
-/// Drops a dump's content, saying when and why; returns it if there was any.
-async fn purge(tx: &Tx<'_>, before: &Dump, purged: &DumpPurged) -> Result<Option<Dump>, StoreError> {
+/// Drops the content of a dump that was found, saying when and why; returns it if there was any.
+async fn purge(tx: &Tx<'_>, found: &Dump, purged: &DumpPurged) -> Result<Option<Dump>, StoreError> {
     let DumpPurged { at, by, why } = purged;
+    let before = &locked(tx, found.id).await?;
     let values = [(*at).into(), by.into(), why.into(), before.id.into()];
     if tx.write(PURGE, &values).await?.is_empty() {
         return Ok(None);

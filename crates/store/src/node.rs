@@ -38,7 +38,7 @@ statements! {
               VALUES ($1, $2, $3, 'joining', $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING";
     REJOIN = concat!(
         "UPDATE node SET state = 'joining', name = $1, session = $2, offer = $3, hold = $4, joined_at = $5 \
-         WHERE id = $6 AND state IN ($7, $8) RETURNING ", columns!()
+         WHERE id = $6 AND state IN ($7, $8) AND coalesce(hold, '') = $9 RETURNING ", columns!()
     );
     MOVE = concat!(
         "UPDATE node SET state = $1 WHERE id = $2 AND state IN ($3, $4, $5, $6) RETURNING ", columns!()
@@ -48,6 +48,7 @@ statements! {
         "UPDATE node SET state = $1, session = NULL WHERE id = $2 AND state IN ($3, $4, $5, $6) RETURNING ", columns!()
     );
     HOLD = concat!("UPDATE node SET hold = $1 WHERE id = $2 RETURNING ", columns!());
+    HOLD_FREE = concat!("UPDATE node SET hold = $1 WHERE id = $2 AND hold IS NULL RETURNING ", columns!());
     OPEN = "INSERT INTO session (id, node, expires_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
     SHUT = "DELETE FROM session WHERE id = $1";
     BUSY = "SELECT count(*) FROM execution WHERE session = $1";
@@ -139,6 +140,21 @@ pub(crate) async fn hold(
     Ok(held)
 }
 
+/// Puts a hold on a node that has none, and notes it; returns the node if so.
+pub(crate) async fn hold_free(
+    tx: &Tx<'_>,
+    id: NodeId,
+    hold: &Hold,
+    (at, by): (Timestamp, &str),
+) -> Result<Option<Node>, StoreError> {
+    let row = tx.write(HOLD_FREE, &[to_json(hold).into(), id.into()]).await?.pop();
+    let held = row.as_ref().map(read).transpose()?;
+    if let Some(held) = &held {
+        note(tx, held, at, by);
+    }
+    Ok(held)
+}
+
 /// Ends a session and gives back what it held.
 pub(crate) async fn shut(tx: &Tx<'_>, give_back: &Return<'_>) -> Result<Vec<Execution>, StoreError> {
     tx.execute(SHUT, &[give_back.session.into()]).await?;
@@ -184,6 +200,7 @@ impl Operation for NodeJoin {
         }
         self.open(tx).await?;
         // What a user said stays; a node that begins anew is young again.
+        let before = there.hold.as_ref().map(to_json).unwrap_or_default();
         let hold = there.hold.filter(|hold| hold.kind != HoldKind::Age);
         let [first, last] = [NodeState::Lost, NodeState::Gone].map(|state| state.as_str().into());
         let values = [
@@ -195,6 +212,7 @@ impl Operation for NodeJoin {
             new.id.into(),
             first,
             last,
+            before.into(),
         ];
         let row = tx.write(REJOIN, &values).await?.pop().ok_or(StoreError::Again)?;
         let node = read(&row)?;

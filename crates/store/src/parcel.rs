@@ -40,12 +40,16 @@ statements! {
     GET = "SELECT digest, created_at, size FROM parcel WHERE tenant = $1 AND number = $2";
     TOUCH = "UPDATE parcel SET loose_at = $1 WHERE tenant = $2 AND number = $3 AND loose_at IS NOT NULL";
     HOLD = "UPDATE parcel SET loose_at = NULL WHERE tenant = $1 AND number = $2 RETURNING number";
+    LOCK_POSTGRES = "SELECT number FROM parcel WHERE tenant = $1 AND number = $2 FOR UPDATE";
     LET_GO = "UPDATE parcel SET loose_at = $1 WHERE tenant = $2 AND number = $3 AND NOT EXISTS \
               (SELECT 1 FROM dump_parcel AS d WHERE d.tenant = parcel.tenant AND d.parcel = parcel.number)";
     NAME = "INSERT INTO dump_parcel (dump, parcel, tenant) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
     NAMED = "SELECT parcel FROM dump_parcel WHERE dump = $1";
     UNNAME = "DELETE FROM dump_parcel WHERE dump = $1";
     LOOSE = "SELECT tenant, number FROM parcel WHERE loose_at < $1 ORDER BY loose_at LIMIT $2";
+    /// What a dump names is not loose.
+    MEND = "UPDATE parcel SET loose_at = NULL WHERE tenant = $1 AND number = $2 AND EXISTS \
+            (SELECT 1 FROM dump_parcel AS d WHERE d.tenant = parcel.tenant AND d.parcel = parcel.number)";
     REMOVE = "DELETE FROM parcel WHERE tenant = $1 AND number = $2 AND loose_at < $3 RETURNING digest, size";
     REMOVE_FRAMES = "DELETE FROM frame WHERE tenant = $1 AND parcel = $2";
 }
@@ -224,6 +228,8 @@ pub(crate) async fn name(
         tx.execute(NAME, &[dump.clone(), (*parcel).into(), tenant.into()]).await?;
     }
     for parcel in before.difference(parcels) {
+        // Another dump that is about to name it holds it, and is then seen by what follows.
+        tx.hold(LOCK_POSTGRES, &[tenant.into(), (*parcel).into()]).await?;
         tx.execute(LET_GO, &[at.into(), tenant.into(), (*parcel).into()]).await?;
     }
     Ok(())
@@ -283,6 +289,10 @@ impl Operation for ParcelGc {
         let mut freed = ParcelsFreed::default();
         for row in tx.rows(LOOSE, &[self.before.into(), self.limit.into()]).await? {
             let (tenant, number): (TenantId, i64) = (row.parsed(0)?, row.int(1)?);
+            tx.hold(LOCK_POSTGRES, &[tenant.into(), number.into()]).await?;
+            if tx.execute(MEND, &[tenant.into(), number.into()]).await? > 0 {
+                continue;
+            }
             let removed = tx.write(REMOVE, &[tenant.into(), number.into(), self.before.into()]).await?;
             let Some(removed) = removed.first() else { continue };
             tx.execute(REMOVE_FRAMES, &[tenant.into(), number.into()]).await?;

@@ -6,6 +6,7 @@ use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, R
 use rustls_platform_verifier::BuilderVerifierExt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Config};
@@ -17,12 +18,16 @@ const OLDEST: i64 = 150_000;
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long to wait for a place among those who ask what may take long.
+const TURN: Duration = Duration::from_secs(20);
 
 /// The connections to one database.
 #[derive(Clone)]
 pub(crate) struct Postgres {
     pub(crate) writer: Pool,
     pub(crate) readers: Pool,
+    /// Those of them that questions may have which take long.
+    asking: Arc<Semaphore>,
     config: Config,
 }
 
@@ -51,7 +56,8 @@ impl Postgres {
                 .build()
                 .map_err(|source| StoreError::Unavailable { source: Some(source.into()) })
         };
-        let postgres = Self { writer: pool(1)?, readers: pool(readers)?, config: config.clone() };
+        let asking = Arc::new(Semaphore::new((readers / 2).max(1)));
+        let postgres = Self { writer: pool(1)?, readers: pool(readers)?, asking, config: config.clone() };
         let version =
             rows(&postgres.client().await?, "SELECT cast(current_setting('server_version_num') as bigint)", &[])
                 .await?
@@ -68,6 +74,14 @@ impl Postgres {
     pub(crate) fn close(&self) {
         self.writer.close();
         self.readers.close();
+    }
+
+    /// Waits for a place among those who ask what may take long; they may not have all connections.
+    pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, StoreError> {
+        match tokio::time::timeout(TURN, self.asking.acquire()).await {
+            Ok(turn) => turn.map_err(|_| StoreError::Unavailable { source: None }),
+            Err(_) => Err(StoreError::Busy),
+        }
     }
 
     /// Returns a connection that reads.

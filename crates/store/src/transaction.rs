@@ -138,6 +138,15 @@ impl<'s> Tx<'s> {
         Ok(count)
     }
 
+    /// Locks rows by a statement of its own, where there are others who write: what is read of them from then on stays true
+    /// until the commit, and what others did to them before is seen.
+    pub(crate) async fn hold(&self, sql_postgres: &'static str, values: &[Value]) -> Result<(), StoreError> {
+        match self.session {
+            Session::Sqlite(_) => Ok(()),
+            Session::Postgres(client) => postgres::rows(client, sql_postgres, values).await.map(drop),
+        }
+    }
+
     /// Inserts a row unless its key is there; tells whether it is new.
     pub(crate) async fn insert(&self, into: &'static Insert, values: &[Value]) -> Result<bool, StoreError> {
         let is_new = match self.bulk {

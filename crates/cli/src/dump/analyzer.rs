@@ -5,6 +5,7 @@ use crate::exit::{Exit, Failure};
 use crate::list::{ListArgs, list};
 use crate::quantity;
 use crate::session::Session;
+use crate::thoth;
 use anyhow::Context;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
@@ -178,10 +179,28 @@ fn told(session: &mut Session, stored: &AnalyzerStored) -> anyhow::Result<Exit> 
     Ok(Exit::Ok)
 }
 
+/// Lists all analyzers by the paths that they had in Thoth.
+async fn paths(session: &mut Session, client: &Client) -> anyhow::Result<Exit> {
+    let mut after = None;
+    loop {
+        let page = client.analyzer_list(&PageQuery { after, limit: None, tenant: None }).await?;
+        for analyzer in &page.items {
+            session.output.line(&format!("{}{}", thoth::ANALYZERS, analyzer.name))?;
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(Exit::Ok);
+        }
+    }
+}
+
 impl Analyzers {
     /// Runs the command.
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
         let client = session.client()?;
+        if thoth::is_called(std::env::args_os().next().as_deref()) && !session.output.is_json() {
+            return paths(session, &client).await;
+        }
         let head = ["name", "version", "by", "when", "memory", "time", "on arrival"];
         let row = |analyzer: &Entity, session: &Session| {
             let arrival = analyzer.on_arrival.as_ref().map_or_else(|| "-".to_owned(), |words| words.join(" "));

@@ -108,6 +108,11 @@ impl Debug {
         let is_well = execution.is_some_and(|one| matches!(one.outcome, Some(Outcome::Exited { code: 0 })));
         if let Some(before) = analyzer.filter(|_| is_well) {
             let now = client.analyzer_get(&before.name).await?;
+            if now.version > before.version + 1 {
+                let between = now.version - before.version - 1;
+                let words = format!("{between} version(s) of analyzer '{}' were stored by others meanwhile", now.name);
+                session.output.say(&words);
+            }
             if now.version != before.version {
                 session.output.say(&format!("stored analyzer '{}', which is version {} now", now.name, now.version));
             }

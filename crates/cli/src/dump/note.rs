@@ -128,6 +128,9 @@ impl Set {
             }
             None => from_input().await?,
         };
+        if value.is_null() {
+            return Err(refuse("null is no value; `unset` takes a property away"));
+        }
         let change = DumpChange { properties: [(bare(name), value)].into(), ..DumpChange::default() };
         let told = Told::new(format!("`{}` set on", bare(name)), format!("`{}` would be set on", bare(name)));
         carry_out(session, meant, change, (self.dry_run, told)).await

@@ -215,10 +215,11 @@ fn the_readme_is_true(scene: &Scene) {
     assert!(back.err.ends_with("thoth: changed analyzer 'fmri', which is version 1 now\n"), "{back:?}");
     assert_eq!(scene.ok(&["analyze", &first, "fmri"]).out, "");
 
-    let listed = scene.ok(&["analyzers"]).out;
-    let rows: Vec<Vec<_>> = listed.lines().map(|line| line.split_whitespace().take(3).collect()).collect();
-    let expected = [["NAME", "VERSION", "BY"], ["OS-2359-diagnose", "1", "admin"], ["fmri", "1", "admin"]];
-    assert_eq!(rows, expected.map(|row| row.to_vec()), "{listed}");
+    let paths = "/thoth/stor/thoth/analyzers/OS-2359-diagnose\n/thoth/stor/thoth/analyzers/fmri\n";
+    assert_eq!(scene.ok(&["analyzers"]).out, paths);
+    let listed: Value = serde_json::from_str(&scene.ok(&["analyzers", "--json"]).out).expect("is JSON");
+    assert_eq!((&listed["items"][1]["name"], &listed["items"][1]["version"]), (&json!("fmri"), &json!(1)), "{listed}");
+    assert_eq!(scene.thoth(&["set", &first, "typed", "null"]).code, 1, "null is no value");
 
     for (words, code, said) in [
         (&["analyze", &first, "nobody"][..], 2, "thoth: analyzer `nobody` does not exist"),
@@ -291,7 +292,7 @@ fn dumps_that_arrive_are_studied(scene: &Scene) {
     scene.store("greets", "thoth_set greeted $(json cmd < $THOTH_INFO)");
     let set = scene.ok(&["analyzer", "greets", "--on-arrival", "type=core cmd=late*"]);
     assert_eq!(set.err, "thoth: changed analyzer 'greets', which is version 1 now\n");
-    assert!(scene.ok(&["analyzers"]).out.contains("type=core cmd=late*"));
+    assert!(scene.ok(&["analyzers", "--json"]).out.contains("cmd=late*"));
     let refused = scene.thoth(&["analyzer", "greets", "--on-arrival", "limit=1"]);
     assert!(refused.code == 1 && refused.err.contains("mean nothing for dumps that arrive"), "{refused:?}");
     let (late, early) = (scene.crash(&["./late"]), scene.crash(&["./early"]));

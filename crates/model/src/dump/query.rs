@@ -14,7 +14,7 @@ pub const MAX_BULK: usize = 10_000;
 pub const MAX_BULK_VALUES: usize = 100_000;
 /// Values that one report counts; of more, the most frequent are told.
 pub const MAX_REPORT_VALUES: usize = 10_000;
-/// Dumps that the answer to an order tells by name.
+/// Dumps that the answer to an order tells by name; where it was only asked what would be done, all of them are told.
 pub const MAX_TOLD: usize = 1_000;
 
 /// Which dumps are meant. With neither words nor names it is all of them.
@@ -220,7 +220,7 @@ pub struct DumpsChanged {
     pub matched: u64,
     /// How many of them are different now, or would be.
     pub changed: u64,
-    /// Those that are different, the first thousand of them.
+    /// Those that are different: the first thousand of them, or all that would be.
     pub dumps: Vec<DumpTold>,
 }
 

@@ -25,11 +25,13 @@ use model::analysis::DumpOrder;
 use model::analyzer::{Asked, Beside, DumpIn, MAX_ASKED_BYTES};
 use model::dump::DumpChange;
 use model::dump::known::Known;
+use model::node::Work;
 use model::{Access, Digest};
 use rustix::fs::{CWD, FileType, Mode};
 use sandbox::{Bind, Order};
 use serde_json::{Value, json};
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::{self, Permissions};
 use std::io;
@@ -167,7 +169,11 @@ impl Attempt {
             output.remark(&words).await;
             return None;
         }
-        let Wanted { change, script, refused } = understand(&heard);
+        let there = match &self.assignment.work {
+            Work::Run { dump: Some(beside), .. } => beside.dump.properties.clone(),
+            _ => BTreeMap::new(),
+        };
+        let Wanted { change, script, refused } = understand(&heard, &there);
         for why in refused {
             output.remark(&format!("[{why}]\n")).await;
         }
@@ -311,8 +317,8 @@ struct Wanted {
     refused: Vec<String>,
 }
 
-/// Reads words, each with a NUL behind it; what was asked last counts.
-fn understand(heard: &[u8]) -> Wanted {
+/// Reads words about a dump that has these properties, each word with a NUL behind it; what was asked last counts.
+fn understand(heard: &[u8], there: &BTreeMap<String, Value>) -> Wanted {
     let mut wanted = Wanted::default();
     let text = String::from_utf8_lossy(heard.strip_suffix(b"\0").unwrap_or(heard));
     let mut words = text.split('\0');
@@ -323,6 +329,10 @@ fn understand(heard: &[u8]) -> Wanted {
             "set" => {
                 let (name, value) = (next(), next());
                 let value = serde_json::from_str(&value).unwrap_or(Value::String(value));
+                if value.is_null() {
+                    wanted.refused.push(format!("`{name}` was not set: null is no value (hint: thoth_unset)"));
+                    continue;
+                }
                 wanted.change.properties.insert(bare(&name), value);
             }
             "unset" => drop(wanted.change.properties.insert(bare(&next()), Value::Null)),
@@ -337,7 +347,7 @@ fn understand(heard: &[u8]) -> Wanted {
                 return wanted;
             }
         }
-        let applied = wanted.change.check().and_then(|()| wanted.change.apply(&std::collections::BTreeMap::new()));
+        let applied = wanted.change.check().and_then(|()| wanted.change.apply(there));
         if let Err(error) = applied {
             wanted.refused.push(error.message);
             wanted.change = before;
@@ -357,7 +367,10 @@ mod tests {
     use model::limits::MAX_ROW_BYTES;
 
     fn heard(words: &[&str]) -> Wanted {
-        understand(words.iter().flat_map(|word| [word.as_bytes(), b"\0"].concat()).collect::<Vec<_>>().as_slice())
+        understand(
+            &words.iter().flat_map(|word| [word.as_bytes(), b"\0"].concat()).collect::<Vec<_>>(),
+            &BTreeMap::new(),
+        )
     }
 
     #[test]
@@ -372,15 +385,27 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_beside_what_is_there_is_left_out_and_told() {
+        let there = BTreeMap::from([("long".to_owned(), Value::String("x".repeat(MAX_ROW_BYTES - 100)))]);
+        let words = ["set", "more", &"y".repeat(200), "set", "found", "yes", "ticket", "OS-78"];
+        let heard: Vec<u8> = words.iter().flat_map(|word| [word.as_bytes(), b"\0"].concat()).collect();
+        let wanted = understand(&heard, &there);
+        assert_eq!((wanted.change.properties.len(), wanted.refused.len()), (1, 1), "{wanted:?}");
+        assert_eq!(wanted.change.ticket, Some(Some("OS-78".to_owned())));
+    }
+
+    #[test]
     fn what_cannot_be_noted_is_left_out_and_told() {
         let long = "x".repeat(MAX_ROW_BYTES);
-        for bad in [&["ticket", "a=b"][..], &["set", "", "1"], &["set", "a", &long], &["rm", "-rf"]] {
+        for bad in
+            [&["ticket", "a=b"][..], &["set", "", "1"], &["set", "a", &long], &["set", "a", "null"], &["rm", "-rf"]]
+        {
             let wanted = heard(&[&["set", "good", "1"], bad].concat());
             assert_eq!((wanted.change.properties.len(), wanted.change.ticket), (1, None), "{bad:?}");
             assert_eq!(wanted.refused.len(), 1, "{bad:?}");
         }
-        assert_eq!(understand(b"set"), heard(&["set"]));
-        assert!(understand(&[0xff, 0, 0, 1, 0]).change == DumpChange::default());
+        assert_eq!(understand(b"set", &BTreeMap::new()), heard(&["set"]));
+        assert!(understand(&[0xff, 0, 0, 1, 0], &BTreeMap::new()).change == DumpChange::default());
     }
 
     #[test]

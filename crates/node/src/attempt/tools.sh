@@ -49,7 +49,15 @@ thoth_shell)
     export PS1='thoth # '
     if command -v bash >/dev/null; then bash --noprofile --norc "$@"; else sh "$@"; fi
     status=$?
-    if [ "$status" -eq 0 ]; then tell analyzer "$(base64 "$THOTH_ANALYZER")"; fi
+    if [ "$status" -eq 0 ]; then
+        # Somebody else may have stored another version meanwhile, so what is as it was is not stored again.
+        now=$(base64 "$THOTH_ANALYZER") || now=
+        if [ -z "$now" ]; then
+            echo "thoth: the analyzer is empty, and is not stored" >&2
+        elif [ "$now" != "$(base64 "$QUARRY_ANALYZER")" ]; then
+            tell analyzer "$now"
+        fi
+    fi
     exit "$status"
     ;;
 debug)

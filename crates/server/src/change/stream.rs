@@ -4,7 +4,7 @@
 //! has sent it, and is let go when the server stops, its cursor falls below the floor, or who follows may not any more.
 //! Why a stream ended, whoever followed learns by asking again: a browser takes an event of ours for nothing else.
 
-use super::check_cursor;
+use super::{check_cursor, hidden};
 use crate::app::App;
 use crate::caller::{self, Caller};
 use crate::error::Answer;
@@ -141,7 +141,7 @@ impl Tail {
         self.looked_at = Some(Instant::now());
         let found = caller::find(&self.app, &self.headers).await;
         match found.and_then(|now| now.must(Scope::ChangeRead).map(|()| now)) {
-            Ok(now) => now.reach() == self.caller.reach(),
+            Ok(now) => now.reach() == self.caller.reach() && hidden(&now) == hidden(&self.caller),
             // Where nobody can be looked up at present, nobody has lost anything.
             Err(failure) => !matches!(failure.kind(), ErrorKind::Unauthorised | ErrorKind::Forbidden),
         }

@@ -9,10 +9,11 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use model::dump::check_size;
 use model::node::{Finished, Held};
 use model::parcel::Manifest;
-use model::{ApiError, Digest, ErrorKind, NewDump, SessionId, TenantId};
+use model::{ApiError, Blob, ErrorKind, NewDump, SessionId, TenantId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use store::{DumpLeft, StoreError};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// Dumps that are looked at at once.
@@ -70,14 +71,14 @@ fn is_passing(failure: &Failure) -> bool {
 async fn look(app: &App, new: &NewDump, tenant: TenantId, until: Instant) -> Result<DumpLeft, Failure> {
     new.check()?;
     let blob = dump::manifest_blob(app, new, tenant).await?;
-    let manifest = read_manifest(app, blob, until).await?;
+    let (manifest, _room) = read_manifest(app, blob, until).await?;
     check_size(manifest.size)?;
     let parcels = app.store.frame_parcels(&manifest.frames, tenant).await?;
     Ok(DumpLeft { new: new.clone(), digest: manifest.digest, size: manifest.size, parcels })
 }
 
 /// Reads a manifest, again and again while the place of the blobs does not answer.
-async fn read_manifest(app: &App, blob: Digest, until: Instant) -> Result<Manifest, Failure> {
+async fn read_manifest(app: &App, blob: Blob, until: Instant) -> Result<(Manifest, OwnedSemaphorePermit), Failure> {
     let unreadable = |why: &str| ApiError::new(ErrorKind::Gone, "manifest_unreadable", why).into();
     loop {
         match timeout_at(until, dump::read_manifest(app, blob)).await {

@@ -3,13 +3,14 @@
 use crate::app::TestApp;
 use crate::engine::{Place, on_both_engines};
 use jiff::SignedDuration;
-use model::{Change, Execution, Noun, Page, Role};
+use model::{Change, Execution, Noun, Page, Role, Scope};
 use std::time::{Duration, Instant};
 use store::Retention;
 
 on_both_engines!(
     the_log_is_read_page_by_page,
     only_what_is_wanted_is_shown,
+    only_what_one_may_see_is_shown,
     a_request_is_held_until_something_happens,
     a_cursor_that_cannot_be_is_refused,
     a_cursor_that_is_too_old_is_told_so,
@@ -66,7 +67,7 @@ async fn the_log_is_read_page_by_page(place: &Place) {
 async fn only_what_is_wanted_is_shown(place: &Place) {
     let app = TestApp::start(place).await;
     let (one, other) = (app.admin("one").await, app.admin("other").await);
-    let vera = app.somebody("one", "vera", Role::Viewer).await;
+    let vera = app.somebody("one", "vera", Role::Operator).await;
     let mut made = Vec::new();
     for _ in 0..3 {
         made.push(app.execution(&one.secret).await);
@@ -98,6 +99,27 @@ async fn only_what_is_wanted_is_shown(place: &Place) {
     assert_eq!(count("").await, 3);
     assert_eq!(count("&tenant=one").await, seen.items.len());
     assert_eq!(count("&tenant=*").await as u64, head);
+    app.stop().await;
+}
+
+/// The log tells of things, and whoever may not see a thing is not told of it here either.
+async fn only_what_one_may_see_is_shown(place: &Place) {
+    let app = TestApp::start(place).await;
+    let ada = app.admin("one").await;
+    let viewer = app.somebody("one", "vera", Role::Viewer).await;
+    app.execution(&ada.secret).await;
+    let nouns = async |secret: &str| {
+        let page = page(&app, secret, "limit=1000").await;
+        page.items.iter().map(|change| change.noun.as_str()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let all = nouns(&ada.secret).await;
+    assert!(["execution", "user", "token"].iter().all(|noun| all.contains(noun)), "{all:?}");
+    let seen = nouns(&viewer.secret).await;
+    assert!(seen.contains("execution") && !seen.contains("user") && !seen.contains("token"), "{seen:?}");
+    app.get(&viewer.secret, "/v1/changes?noun=user").await.error(403, "not_allowed");
+    let narrow = app.narrow(&ada.secret, &[Scope::ChangeRead]).await;
+    assert!(nouns(&narrow.secret).await.is_empty());
+    app.get(&narrow.secret, "/v1/changes?noun=execution").await.error(403, "not_allowed");
     app.stop().await;
 }
 

@@ -134,7 +134,15 @@ pub(crate) async fn finish(
     at: Timestamp,
 ) -> Result<(), StoreError> {
     let Some(beside) = &of.recipe.sandbox.dump else { return Ok(()) };
-    let is_well = matches!(of.outcome, Some(Outcome::Exited { code: 0 }));
+    let asked = asked.filter(|_| matches!(of.outcome, Some(Outcome::Exited { .. })));
+    let noted = asked.filter(|asked| beside.access == Access::ReadWrite && asked.change.check().is_ok());
+    let dump = match noted {
+        Some(_) => dump::get(tx, beside.id).await?.filter(|dump| dump.tenant == of.tenant),
+        None => None,
+    };
+    // What others noted meanwhile may leave no room: then it has not done what it was there for.
+    let fits = noted.zip(dump.as_ref()).is_none_or(|(asked, dump)| asked.change.apply(&dump.properties).is_ok());
+    let is_well = fits && matches!(of.outcome, Some(Outcome::Exited { code: 0 }));
     if of.origin.kind == OriginKind::Analyzer {
         let Some(AnalyzerIn { name, version, .. }) = &beside.analyzer else { return Ok(()) };
         let state = if is_well { "done" } else { "failed" };
@@ -152,16 +160,13 @@ pub(crate) async fn finish(
             return Ok(());
         }
     }
-    let Some(asked) = asked.filter(|_| matches!(of.outcome, Some(Outcome::Exited { .. }))) else { return Ok(()) };
+    let Some(asked) = asked else { return Ok(()) };
     let who = (of.by.as_str(), at);
-    if beside.access == Access::ReadWrite && asked.change.check().is_ok() {
-        let dump = dump::get(tx, beside.id).await?.filter(|dump| dump.tenant == of.tenant);
-        if let Some(dump) = dump {
-            match dump::noted(tx, &dump, &asked.change, who).await {
-                // What would be too much for a dump is refused before anything of it is written.
-                Err(error) if error.is_failure() => return Err(error),
-                Ok(_) | Err(_) => {}
-            }
+    if let Some((noted, dump)) = noted.zip(dump) {
+        match dump::noted(tx, &dump, &noted.change, who).await {
+            // What would be too much for a dump is refused before anything of it is written.
+            Err(error) if error.is_failure() => return Err(error),
+            Ok(_) | Err(_) => {}
         }
     }
     match (&beside.analyzer, asked.script) {

@@ -61,6 +61,7 @@ pub(crate) async fn postpone(tx: &Tx<'_>, tenant: TenantId, digest: Digest, now:
 
 /// Has content go with the last execution that names it, if one does; tells whether one does.
 pub(crate) async fn let_pass(tx: &Tx<'_>, tenant: TenantId, digest: Digest) -> Result<bool, StoreError> {
+    crate::content::lock(tx, tenant, digest).await?;
     Ok(!tx.write(PASS, &[tenant.into(), digest.into()]).await?.is_empty())
 }
 
@@ -87,9 +88,11 @@ impl Operation for LooseDrop {
         let mut layers: BTreeMap<TenantId, BTreeSet<Digest>> = BTreeMap::new();
         for row in due {
             let (tenant, digest): (TenantId, Digest) = (row.parsed(0)?, row.parsed(1)?);
-            if tx.execute(TAKE, &[tenant.into(), digest.into(), self.now.into()]).await? == 0
-                || tx.row(UNNAMED, &[tenant.into(), digest.into()]).await?.is_none()
-            {
+            if tx.execute(TAKE, &[tenant.into(), digest.into(), self.now.into()]).await? == 0 {
+                continue;
+            }
+            crate::content::lock(tx, tenant, digest).await?;
+            if tx.row(UNNAMED, &[tenant.into(), digest.into()]).await?.is_none() {
                 continue;
             }
             if let Entry::Vacant(place) = layers.entry(tenant) {

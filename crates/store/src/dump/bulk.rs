@@ -63,11 +63,17 @@ impl Operation for DumpsChange {
 
     async fn run(&self, tx: &Tx<'_>) -> Result<DumpsChanged, StoreError> {
         let mut changed = DumpsChanged::default();
+        let told = match self.earnest {
+            // Whoever only asks wants to know all of them.
+            Earnest::Dry => MAX_BULK,
+            Earnest::Real => MAX_TOLD,
+        };
         let of_each = if let DumpsOrder::Note(change) = &self.order { change.values().max(1) } else { 1 };
         let bulk = MAX_BULK.min(MAX_BULK_VALUES / of_each).max(1);
         let most = self.of.limit.map_or(u64::MAX, u64::from);
         let (of, now) = (Specification { limit: None, ..self.of.clone() }, self.at);
-        let order = DumpOrder::Oldest;
+        // Of a limited number it is those that a list shows.
+        let order = if self.of.limit.is_some() { DumpOrder::Newest } else { DumpOrder::Oldest };
         let mut asked = DumpsAsked { of, tenant: self.tenant, order, after: None, limit: PAGE, now };
         loop {
             asked.limit = u32::try_from(most - changed.matched).unwrap_or(PAGE).min(PAGE);
@@ -86,7 +92,7 @@ impl Operation for DumpsChange {
                 }
                 if let Some(dump) = self.apply(tx, dump).await? {
                     changed.changed += 1;
-                    if changed.dumps.len() < MAX_TOLD {
+                    if changed.dumps.len() < told {
                         changed.dumps.push(DumpTold { id: dump.id, hash: dump.hash, state: dump.state });
                     }
                 }

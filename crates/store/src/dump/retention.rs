@@ -4,7 +4,7 @@
 //! few keep theirs, besides those. A signature is looked at when something came to it or left it since (`is_due`), so a pass
 //! over a million quiet dumps costs nothing.
 
-use super::{again, purge};
+use super::{locked, purge};
 use crate::error::StoreError;
 use crate::statement::statements;
 use crate::store::Store;
@@ -62,6 +62,11 @@ pub struct Purged {
     pub more: bool,
 }
 
+/// Tells whether somebody keeps a dump's content.
+fn is_kept(dump: &Dump) -> bool {
+    dump.ticket.is_some() || dump.properties.get("pinned") == Some(&serde_json::Value::Bool(true))
+}
+
 struct DumpsRetain {
     retention: DumpRetention,
     now: Timestamp,
@@ -109,11 +114,17 @@ impl Operation for DumpsRetain {
 impl DumpsRetain {
     async fn purge(&self, tx: &Tx<'_>, rows: &[Row], why: &str) -> Result<u64, StoreError> {
         let purged = DumpPurged { at: self.now, by: "quarry".to_owned(), why: why.to_owned() };
+        let mut count = 0;
         for row in rows {
             let id: DumpId = row.parsed(0)?;
-            purge(tx, &again(tx, id).await?, &purged).await?;
+            let dump = locked(tx, id).await?;
+            // Somebody may have spoken for it since it was found.
+            if is_kept(&dump) {
+                continue;
+            }
+            count += u64::from(purge(tx, &dump, &purged).await?.is_some());
         }
-        Ok(rows.len() as u64)
+        Ok(count)
     }
 }
 

@@ -13,6 +13,7 @@
 
 use crate::content;
 use crate::error::StoreError;
+use crate::parcel::number;
 use crate::statement::statements;
 use crate::store::Store;
 use crate::transaction::{NewChange, Operation, Tx};
@@ -32,9 +33,11 @@ statements! {
               WHERE tenant = $1 AND state IN ('queued', 'running', 'cancelling') AND recipe LIKE '%\"digest\"%'";
     PINNED = "SELECT DISTINCT image_id FROM execution WHERE tenant = $1 AND image_id IS NOT NULL AND ended_at IS NULL";
     FORGET = "UPDATE image SET manifest = NULL WHERE id = $1 AND state = 'gone'";
-    DROP = "DELETE FROM blob WHERE tenant = $1 AND digest = $2 AND layer_at IS NOT NULL \
+    /// Not what was stored again since it was looked at.
+    DROP = "DELETE FROM blob WHERE tenant = $1 AND digest = $2 AND layer_at = $3 \
             RETURNING digest, size, created_at, layer_at, passing";
     DROP_ANY = "DELETE FROM blob WHERE tenant = $1 AND digest = $2 RETURNING digest, size, created_at, layer_at, passing";
+    ALONE_POSTGRES = "SELECT cast(1 AS bigint) FROM pg_advisory_xact_lock($1)";
     ANYBODY = "SELECT tenant FROM blob WHERE digest = $1 LIMIT 1";
     BEGIN = "INSERT INTO blob_removal (digest, at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     PENDING = "SELECT digest FROM blob_removal WHERE (taken_at IS NULL OR taken_at < $1) \
@@ -77,7 +80,7 @@ impl Operation for ImageGc {
             if named.needed.contains(&digest) || is_in_the_making || is_fresh {
                 continue;
             }
-            if let Some(blob) = self.drop_blob(tx, DROP, digest).await? {
+            if let Some(blob) = self.drop_blob(tx, digest, Some(stored)).await? {
                 freed.blobs += 1;
                 freed.bytes += blob.size;
             }
@@ -136,12 +139,25 @@ impl ImageGc {
 
     /// Takes a blob from the tenant, whatever it was stored for.
     pub(crate) async fn drop_any(&self, tx: &Tx<'_>, digest: Digest) -> Result<Option<Blob>, StoreError> {
-        self.drop_blob(tx, DROP_ANY, digest).await
+        self.drop_blob(tx, digest, None).await
     }
 
-    /// Takes a blob from the tenant; its content is then to be removed, if nobody else has it.
-    async fn drop_blob(&self, tx: &Tx<'_>, sql: &'static str, digest: Digest) -> Result<Option<Blob>, StoreError> {
-        let Some(row) = tx.write(sql, &[self.tenant.into(), digest.into()]).await?.pop() else { return Ok(None) };
+    /// Takes a blob from the tenant, of one that it has for images if it was stored at an instant last; its content is then to
+    /// be removed, if nobody else has it.
+    async fn drop_blob(
+        &self,
+        tx: &Tx<'_>,
+        digest: Digest,
+        stored: Option<Timestamp>,
+    ) -> Result<Option<Blob>, StoreError> {
+        // Of two tenants that drop the same content at once the second must see that the first has.
+        tx.hold(ALONE_POSTGRES, &[number(digest.as_bytes()).into()]).await?;
+        let values = [self.tenant.into(), digest.into()];
+        let dropped = match stored {
+            Some(stored) => tx.write(DROP, &[&values[..], &[stored.into()]].concat()).await?,
+            None => tx.write(DROP_ANY, &values).await?,
+        };
+        let Some(row) = dropped.into_iter().next() else { return Ok(None) };
         let blob = content::read(&row)?;
         tx.change(NewChange {
             at: self.at,
@@ -233,7 +249,7 @@ impl Operation for BlobDrop {
     type Answer = ();
 
     async fn run(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        self.gc.drop_blob(tx, DROP_ANY, self.digest).await.map(drop)
+        self.gc.drop_any(tx, self.digest).await.map(drop)
     }
 }
 

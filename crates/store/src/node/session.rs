@@ -3,7 +3,7 @@
 //! Every write of a session begins with the renewal of its lease, which locks its row: whoever ends a session and
 //! whoever speaks under it take turns, so nothing is ever given to a session that is gone.
 
-use super::{Return, get, go, hold, shut};
+use super::{Return, get, go, hold_free, shut};
 use crate::analyzer::study;
 use crate::chunk::Appender;
 use crate::dump::{DumpLeft, analysis};
@@ -160,8 +160,10 @@ impl Operation for Exchange {
         let (mut heard, said, (held, queues)) = match tx.session() {
             Session::Sqlite(_) => (renewed.await?, said.await?, seen.await?),
             Session::Postgres(client) => {
-                // The lock on the session comes before everything else, so its message must not have to ask first.
+                // The lock on the session comes before everything else, so its message must not have to ask first; nor may the look
+                // at the node, whose answer is otherwise that something else has failed.
                 postgres::prepare(client, RENEW).await?;
+                postgres::prepare(client, super::GET).await?;
                 // They begin in this order and share their round trips. Each comes to its end: what was said may have moved
                 // something when it turns out that nobody may speak under this session, and then all of it must be undone.
                 let (renewed, said, seen) = futures_util::join!(renewed, said, seen);
@@ -184,7 +186,10 @@ impl Operation for Exchange {
             && heard.node.hold.is_none()
         {
             let new = Hold { kind: HoldKind::Quarantine, cause: cause.clone(), by: by.clone(), at: *at };
-            heard.node = hold(tx, heard.node.id, Some(&new), (*at, &by)).await?;
+            // What a user said at the same moment goes first.
+            if let Some(node) = hold_free(tx, heard.node.id, &new, (*at, &by)).await? {
+                heard.node = node;
+            }
         }
         if sync.leaving {
             let give_back = Return { session: sync.session, cost: 0, at: *at, by: &by };

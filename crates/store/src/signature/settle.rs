@@ -48,6 +48,7 @@ statements! {
     MOVING_POSTGRES = "SELECT g.tenant, g.number, g.id, g.signature, k.shape FROM signing AS g \
                        JOIN signed_stack AS k ON k.tenant = g.tenant AND k.number = g.number \
                        WHERE g.is_moving = 1 ORDER BY g.tenant, g.number LIMIT $1 FOR UPDATE OF g SKIP LOCKED";
+    LOCK_POSTGRES = "SELECT id FROM signature WHERE tenant = $1 AND id = $2 FOR UPDATE";
     HOLD = "UPDATE signature SET is_due = 1 WHERE tenant = $1 AND id = $2 AND state <> 'merged' RETURNING id";
     ELSEWHERE = "SELECT signature FROM dump WHERE tenant = $1 AND signed = $2 AND signature <> $3 LIMIT 1";
     MOVE = "UPDATE dump SET signature = $1, signature_text = $2 WHERE id IN (SELECT id FROM dump \
@@ -133,6 +134,8 @@ pub(super) async fn part(tx: &Tx<'_>, signature: &Signature) -> Result<(), Store
     if tx.write(PART, &[signature.tenant.into(), signature.id.into()]).await?.is_empty() {
         return Err(conflict(signature.id, signature.state, SignatureState::Open));
     }
+    // Whoever settles what is in the whole holds it, and what was settled is then seen by the marking.
+    tx.hold(LOCK_POSTGRES, &[signature.tenant.into(), root.into()]).await?;
     mark(tx, signature.tenant, root).await
 }
 
@@ -260,6 +263,9 @@ struct SignatureSettle;
 struct Moving {
     tenant: TenantId,
     number: i64,
+    /// What the rules call it, and its shape.
+    text: SignatureId,
+    shape: String,
     /// Where its dumps were.
     from: SignatureId,
     /// Where they belong.
@@ -291,10 +297,11 @@ impl Operation for SignatureSettle {
 impl Moving {
     async fn read(tx: &Tx<'_>, row: &Row) -> Result<Self, StoreError> {
         let (tenant, text): (TenantId, SignatureId) = (row.parsed(0)?, row.parsed(2)?);
-        let into = end(tx, tenant, home(tx, tenant, row.text(4)?, text).await?).await?;
+        let shape = row.text(4)?.to_owned();
+        let into = end(tx, tenant, home(tx, tenant, &shape, text).await?).await?;
         let missing = StoreError::Broken { column: 2, why: "belongs to a signature that is not there" };
         let into = super::get(tx, tenant, into).await?.ok_or(missing)?;
-        Ok(Self { tenant, number: row.int(1)?, from: row.parsed(3)?, into })
+        Ok(Self { tenant, number: row.int(1)?, text, shape, from: row.parsed(3)?, into })
     }
 
     /// Moves its dumps, up to a number of them; with room left over it is settled. Returns how many moved.
@@ -303,6 +310,10 @@ impl Moving {
         let text = self.into.signature.text.as_str();
         // Whoever merges it meanwhile waits for us, and then finds this stack there.
         if tx.write(HOLD, &[tenant.into(), id.into()]).await?.is_empty() {
+            return Err(StoreError::Again);
+        }
+        // And whoever took one out of it before belongs elsewhere.
+        if end(tx, tenant, home(tx, tenant, &self.shape, self.text).await?).await? != id {
             return Err(StoreError::Again);
         }
         let mut moved = 0;

@@ -221,6 +221,16 @@ async fn a_dump_that_arrives_meets_analyzers_once(fresh: &Fresh) {
     assert!(store.arrivals_wait().await.expect("is answered"));
     assert_eq!((take().await, take().await), ((2, 1), (0, 0)));
     assert_eq!(study(&store, whose, &late, false).await.0, StudyState::Running);
+    // What names nobody, or more than one, means no dump, and keeps no other from what means it.
+    let other_whose = tenant(&store, "two").await;
+    for words in [&["signature=0"][..], &["000000"]] {
+        put(&store, other_whose, "two").await;
+        let on_arrival = Some(Some(words.iter().map(|&word| word.to_owned()).collect()));
+        let change = AnalyzerChange { on_arrival, ..AnalyzerChange::default() };
+        store.analyzer_put("fmri", change, other_whose, ("ann", at(5))).await.expect("is stored");
+        found(&dump(&store, other_whose, "d").await, "late").await;
+        assert_eq!(take().await, (1, 0), "{words:?}");
+    }
     // Found out about once more, it arrives once more, and what was studied is not studied again.
     let held = claim(&store).await;
     finish(&store, &held[0], Outcome::Exited { code: 0 }, None).await;

@@ -16,6 +16,7 @@ mod lane;
 mod migration;
 mod moves;
 mod node;
+mod race;
 mod removal;
 mod retention;
 mod sample;

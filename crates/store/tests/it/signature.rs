@@ -551,6 +551,8 @@ async fn content_goes_by_rule(fresh: &Fresh) {
     let new = NewDump { manifest: digest("manifest again"), ..new(&format!("{gone:08x}")) };
     let again = create(&scene.store, scene.ours, &new, ("x", 1), &[]).await.expect("is there").dump;
     assert_eq!((again.state, again.purged, again.id), (DumpState::Received, None, dumps[gone].id));
+    // As young as one that was never there: what is brought back is not taken away at once.
+    assert_eq!(again.uploaded_at, at(3));
     scene.store.close().await;
 }
 

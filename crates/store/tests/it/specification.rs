@@ -356,6 +356,10 @@ async fn what_is_meant_is_changed_at_once(fresh: &Fresh) {
     let three = order("ticket=OS-9 limit=3", change(json!({"properties": {"seen": true}})), Earnest::Real).await;
     assert_eq!(three.expect("is done").changed, 3);
     assert_eq!(find("properties.seen=true").await.len(), 3);
+    // They are those that a list shows.
+    let shown = DumpsAsked { order: DumpOrder::Newest, ..asked(ours, "ticket=OS-9", 3) };
+    let listed = store.dumps_find(shown).await.expect("a page").0;
+    assert!(listed.iter().all(|dump| dump.properties["seen"] == json!(true)), "{listed:?}");
 
     // One of them cannot hold more: none of them is changed.
     let full = find("properties.seen=true").await.remove(2);
