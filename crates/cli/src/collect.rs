@@ -12,7 +12,7 @@ use crate::dump::packing::Packing;
 use crate::dump::packs::{Apart, Shipper, complain};
 use crate::dump::parcels::send;
 use crate::dump::redaction::{LeftOut, left_out};
-use crate::dump::upload::{announce, is_as_full, there};
+use crate::dump::upload::{announce, is_as_full, there, told_by};
 use crate::exit::{Exit, Failure, Told};
 use crate::output::printable;
 use crate::quantity;
@@ -97,6 +97,8 @@ enum Done {
 /// What a file's head tells.
 struct Named {
     hash: String,
+    /// The command, as the dump itself names it.
+    cmd: Option<String>,
     /// How long the dump is, unless that takes unpacking it.
     size: Option<u64>,
     is_truncated: bool,
@@ -207,10 +209,20 @@ impl Work {
         let at = |stage| move |error: anyhow::Error| Failed(stage, error);
         let opened = candidate.open().map_err(at("open"))?;
         let told = candidate::Told::of(candidate, &opened);
-        if self.program.as_ref().is_some_and(|name| !told.is_of(name, candidate)) {
+        let is_asked_for = |cmd: Option<&str>| {
+            self.program.as_deref().is_none_or(|name| cmd == Some(name) || told.is_of(name, candidate))
+        };
+        // Of what turns out to be another program's nothing is said.
+        let mut heard = Vec::new();
+        let named = match self.name(candidate, &opened, until, &mut heard).await {
+            Err(_) if !is_asked_for(None) => return Ok(Done::Passed),
+            named => named.map_err(at("hash"))?,
+        };
+        if !is_asked_for(named.as_ref().ok().and_then(|named| named.cmd.as_deref())) {
             return Ok(Done::Passed);
         }
-        let named = match self.name(candidate, &opened, until, said).await.map_err(at("hash"))? {
+        said.append(&mut heard);
+        let named = match named {
             Ok(named) => named,
             Err(done) => return Ok(done),
         };
@@ -268,7 +280,8 @@ impl Work {
                 Err(why) => said.push(why),
             }
         }
-        let facts = (candidate.name.as_str(), told.facts.clone(), packs);
+        let facts = told.facts.clone().or(told_by(&split.head, self.left_out.as_deref()));
+        let facts = (candidate.name.as_str(), facts, packs);
         let arrived = announce(&self.client, &split, facts).await.map_err(at("upload"))?;
         self.note(&arrived.dump, told).await.map_err(at("note"))?;
         Ok(match arrived.arrival {
@@ -310,7 +323,7 @@ impl Work {
         said.extend(told);
         let (head, hash) = tokio::task::spawn_blocking(move || named(&file, packing, until)).await??;
         let is_truncated = size.is_some_and(|size| head.end > size);
-        Ok(Ok(Named { hash, size, is_truncated, packing }))
+        Ok(Ok(Named { hash, cmd: head.facts.cmd, size, is_truncated, packing }))
     }
 
     /// Notes what is not noted yet; what somebody noted stays.

@@ -210,7 +210,7 @@ async fn again(tx: &Tx<'_>, id: DumpId) -> Result<Dump, StoreError> {
 }
 
 /// Returns a dump as it is once nobody else can change it.
-async fn locked(tx: &Tx<'_>, id: DumpId) -> Result<Dump, StoreError> {
+pub(crate) async fn locked(tx: &Tx<'_>, id: DumpId) -> Result<Dump, StoreError> {
     let sql = match tx.session() {
         Session::Sqlite(_) => GET,
         Session::Postgres(_) => HOLD_POSTGRES,
@@ -450,20 +450,20 @@ impl Operation for DumpNote {
     type Answer = Dump;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Dump, StoreError> {
-        let before = find(tx, &self.key, self.taken).await?;
+        let found = find(tx, &self.key, self.taken).await?;
+        // Whatever others have noted since stays.
+        let before = locked(tx, found.id).await?;
         Ok(noted(tx, &before, &self.change, (&self.by, self.at)).await?.unwrap_or(before))
     }
 }
 
-/// Notes something on a dump that was found; returns it if that made a difference.
+/// Notes something on a dump that is locked; returns it if that made a difference.
 pub(crate) async fn noted(
     tx: &Tx<'_>,
-    found: &Dump,
+    before: &Dump,
     change: &DumpChange,
     who: (&str, Timestamp),
 ) -> Result<Option<Dump>, StoreError> {
-    // Whatever others have noted since stays.
-    let before = &locked(tx, found.id).await?;
     let properties = change.apply(&before.properties).map_err(|error| StoreError::Refused(Box::new(error)))?;
     let ticket = change.ticket.clone().unwrap_or_else(|| before.ticket.clone());
     if (&ticket, &properties) == (&before.ticket, &before.properties) {
@@ -570,22 +570,22 @@ impl Operation for DumpPurge {
     type Answer = Dump;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Dump, StoreError> {
-        let before = find(tx, &self.key, self.taken).await?;
+        let found = find(tx, &self.key, self.taken).await?;
+        let before = locked(tx, found.id).await?;
         Ok(dropped(tx, &before, (&self.by, self.at)).await?.unwrap_or(before))
     }
 }
 
-/// Drops a dump's content because somebody asked for it; returns it if there was any.
+/// Drops the content of a dump that is locked because somebody asked for it; returns it if there was any.
 async fn dropped(tx: &Tx<'_>, before: &Dump, who: (&str, Timestamp)) -> Result<Option<Dump>, StoreError> {
     let (by, at) = who;
     let purged = DumpPurged { at, by: by.to_owned(), why: "somebody dropped it".to_owned() };
     purge(tx, before, &purged).await
 }
 
-/// Drops the content of a dump that was found, saying when and why; returns it if there was any.
-async fn purge(tx: &Tx<'_>, found: &Dump, purged: &DumpPurged) -> Result<Option<Dump>, StoreError> {
+/// Drops the content of a dump that is locked, saying when and why; returns it if there was any.
+async fn purge(tx: &Tx<'_>, before: &Dump, purged: &DumpPurged) -> Result<Option<Dump>, StoreError> {
     let DumpPurged { at, by, why } = purged;
-    let before = &locked(tx, found.id).await?;
     let values = [(*at).into(), by.into(), why.into(), before.id.into()];
     if tx.write(PURGE, &values).await?.is_empty() {
         return Ok(None);

@@ -100,9 +100,7 @@ impl<O: Operation> Job for Ticket<O> {
     fn run<'t>(&'t mut self, tx: &'t Tx<'t>) -> BoxFuture<'t, Verdict> {
         async move {
             let result = self.operation.run(tx).await;
-            // A question that was stopped has broken its transaction where the engine is one of its own.
-            let is_broken = matches!((tx.session(), &result), (Session::Postgres(_), Err(StoreError::Slow { .. })));
-            let undo = is_broken || result.as_ref().is_err_and(|error| error.is_failure() || tx.wrote());
+            let undo = result.as_ref().is_err_and(|error| error.is_failure() || tx.wrote());
             self.result = Some(result);
             if undo { Verdict::Undo } else { Verdict::Kept }
         }

@@ -111,7 +111,7 @@ impl Analyze {
         }
         let client = session.client()?;
         let version = client.analyzer_get(name).await?.version;
-        let meant = meant(words).await?;
+        let meant = meant(&client, words).await?;
         let mut dumps = Vec::new();
         let gather = |found: Vec<model::Dump>| {
             dumps.extend(found.into_iter().map(|dump| (dump.id, dump.hash)));

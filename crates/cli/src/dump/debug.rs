@@ -162,7 +162,7 @@ fn request(command: Vec<String>, beside: DumpIn, memory: Option<u64>) -> NewExec
 /// Returns the one dump that is meant.
 async fn one(client: &Client, words: &[String]) -> anyhow::Result<Dump> {
     super::selection::check_said(words)?;
-    let meant = meant(words).await?;
+    let meant = meant(client, words).await?;
     let mut found = Vec::new();
     let gather = |dumps: Vec<Dump>| {
         found.extend(dumps);

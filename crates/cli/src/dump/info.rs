@@ -31,7 +31,7 @@ impl Info {
             return Err(Failure::usage("usage", format!("`{more}` is no part of a specification")).into());
         }
         let client = session.client()?;
-        let meant = meant(&self.words).await?;
+        let meant = meant(&client, &self.words).await?;
         let is_json = session.output.is_json();
         let text = |dump: &Dump| if is_json { pretty(dump) } else { pretty(&Known::from(dump)) };
         let mut is_first = true;

@@ -37,7 +37,7 @@ impl Ls {
         let (words, columns) = split(&self.words);
         let columns = columns.iter().map(|name| column(name)).collect::<anyhow::Result<Vec<_>>>()?;
         let client = session.client()?;
-        let meant = meant(words).await?;
+        let meant = meant(&client, words).await?;
         if meant.took_input {
             session.output.say("reading dump identifiers from stdin");
         }

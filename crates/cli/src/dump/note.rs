@@ -120,7 +120,7 @@ impl Set {
             [_, _, more, ..] => return Err(refuse(format!("`{more}` stands behind the value"))),
         };
         check_said(words)?;
-        let meant = meant(words).await?;
+        let meant = meant(&session.client()?, words).await?;
         let value = match value {
             Some(text) => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone())),
             None if meant.took_input => {
@@ -146,7 +146,7 @@ impl Unset {
         let change = DumpChange { properties: [(bare(name), Value::Null)].into(), ..DumpChange::default() };
         let told = Told::new(format!("`{}` taken from", bare(name)), format!("`{}` would be taken from", bare(name)));
         let told = Told { same: "did not have it", ..told };
-        carry_out(session, meant(words).await?, change, (self.dry_run, told)).await
+        carry_out(session, meant(&session.client()?, words).await?, change, (self.dry_run, told)).await
     }
 }
 
@@ -162,7 +162,7 @@ impl Ticket {
         check_said(words)?;
         let change = DumpChange { ticket: Some(Some(ticket.clone())), ..DumpChange::default() };
         let told = Told::new(format!("ticket {ticket} set on"), format!("ticket {ticket} would be set on"));
-        carry_out(session, meant(words).await?, change, (self.dry_run, told)).await
+        carry_out(session, meant(&session.client()?, words).await?, change, (self.dry_run, told)).await
     }
 }
 
@@ -176,7 +176,7 @@ impl Unticket {
         let change = DumpChange { ticket: Some(None), ..DumpChange::default() };
         let told = Told::new("ticket taken from", "ticket would be taken from");
         let told = Told { same: "had none", ..told };
-        carry_out(session, meant(words).await?, change, (self.dry_run, told)).await
+        carry_out(session, meant(&session.client()?, words).await?, change, (self.dry_run, told)).await
     }
 }
 
@@ -224,7 +224,7 @@ impl Sweeping<'_> {
             return Err(refuse(format!("`{more}` is no part of a specification")));
         }
         let client = session.client()?;
-        let meant = meant(words).await?;
+        let meant = meant(&client, words).await?;
         let is_sure = self.is_sure || meant.is_named;
         let earnest = if self.is_dry || !is_sure { Earnest::Dry } else { Earnest::Real };
         let changed = order(&client, meant.of, earnest).await?;

@@ -28,7 +28,7 @@ impl Report {
             return Err(Failure::usage("usage", "a report is of one property").into());
         }
         let client = session.client()?;
-        let meant = meant(words).await?;
+        let meant = meant(&client, words).await?;
         let query = ReportQuery { of: meant.of, property: property.first().cloned() };
         query.field()?;
         let report = client.dump_report(&query).await?;

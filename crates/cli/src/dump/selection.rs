@@ -1,6 +1,7 @@
 //! Which dumps a command means: the words of a specification, names from standard input, or a file that is one itself.
 
 use super::object::hash_of;
+use super::upload::there;
 use crate::exit::{Exit, Failure};
 use client::Client;
 use model::dump::query::{DumpOrder, DumpQuery, Selection, is_name};
@@ -27,9 +28,9 @@ pub(crate) struct Meant {
 }
 
 /// Finds out what words mean, reading standard input or a file's head if they say so.
-pub(crate) async fn meant(words: &[String]) -> anyhow::Result<Meant> {
+pub(crate) async fn meant(client: &Client, words: &[String]) -> anyhow::Result<Meant> {
     if let [word] = words
-        && let Some(of) = local(word).await?
+        && let Some(of) = local(client, word).await?
     {
         return Ok(Meant { of, limit: None, is_one: true, is_named: true, took_input: false });
     }
@@ -45,12 +46,17 @@ pub(crate) async fn meant(words: &[String]) -> anyhow::Result<Meant> {
     Ok(Meant { of, limit: specification.limit, is_one, is_named, took_input })
 }
 
-/// Returns the dump that a file is, if a word names one rather than a dump or a constraint.
-async fn local(word: &str) -> anyhow::Result<Option<Selection>> {
+/// Returns the dump that a file is, if a word names one rather than a dump or a constraint. What may be either is the dump
+/// that there is, and else the file.
+async fn local(client: &Client, word: &str) -> anyhow::Result<Option<Selection>> {
     let is_keyword = matches!(word, "AND" | "OR" | "NOT" | "(" | ")");
     let is_file = || Path::new(word).is_file();
     let is_plain = !word.contains(['=', '<', '>']) && !is_keyword;
-    if is_name(word) || !(is_plain || (word.contains('/') && is_file())) {
+    let is_other = match is_name(word) {
+        true => !is_file() || !matches!(there(client, word).await, Ok(None)),
+        false => !is_plain && !(word.contains('/') && is_file()),
+    };
+    if is_other {
         return Ok(None);
     }
     if !is_file() {

@@ -11,7 +11,8 @@ use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
 use client::{Client, ClientError};
-use dump::parcel::{Split, SplitError, split_file_by, split_stream_by};
+use dump::parcel::{Head, Split, SplitError, split_file_by, split_stream_by};
+use dump::redact::RedactionRules;
 use jiff::Timestamp;
 use model::dump::{Arrival, DumpArrived, DumpFacts, MAX_WORD_CHARS};
 use model::pack::PackName;
@@ -122,6 +123,7 @@ async fn from_file(
     session.output.say(&format!("creating {hash}"));
     session.output.say(&format!("uploading {name} to {hash}"));
     let bar = bar(session, Some(size));
+    let known = told_by(&head, rules.as_deref());
     let split = move |sink: &mut dyn FnMut(_) -> _| match packing {
         Packing::None => split_file_by(&file, rules.as_deref(), sink),
         _ => {
@@ -137,13 +139,14 @@ async fn from_file(
         true => packs::ship(session, client, path).await,
         false => Vec::new(),
     };
-    let facts = DumpFacts { time: metadata.modified().ok().and_then(instant), ..DumpFacts::default() };
+    let facts = DumpFacts { time: metadata.modified().ok().and_then(instant), ..known };
     make_known(session, client, sent, (name, facts, packs)).await
 }
 
 async fn from_input(session: &Session, client: &Client, name: &str, rules: LeftOut) -> anyhow::Result<Done> {
     session.output.say(&format!("uploading {name}"));
     let bar = bar(session, None);
+    let applied = rules.clone();
     let split = move |sink: &mut dyn FnMut(_) -> _| {
         let (packing, reader) = Packing::of_stream(std::io::stdin()).map_err(SplitError::Unreadable)?;
         let reader = packing.unpack(reader, Packing::patience()).map_err(SplitError::Unreadable)?;
@@ -153,8 +156,14 @@ async fn from_input(session: &Session, client: &Client, name: &str, rules: LeftO
     bar.finish_and_clear();
     let sent = sent?;
     session.output.say(&format!("creating {}", sent.0.hash()));
-    let facts = DumpFacts { time: Some(client::id::now()), ..DumpFacts::default() };
+    let facts = DumpFacts { time: Some(client::id::now()), ..told_by(&sent.0.head, applied.as_deref()) };
     make_known(session, client, sent, (name, facts, Vec::new())).await
+}
+
+/// Returns what a dump's head tells of its process. Where something is to be left out, whatever is looked into the dump for
+/// comes from what is sent.
+pub(crate) fn told_by(head: &Head, rules: Option<&RedactionRules>) -> DumpFacts {
+    if rules.is_none() { head.facts.clone() } else { DumpFacts::default() }
 }
 
 /// Returns an instant as the server keeps it.

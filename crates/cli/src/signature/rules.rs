@@ -212,7 +212,7 @@ impl TryRules {
             about.signature = Some(client.signature_get(id).await?.signature.id);
         }
         if !self.words.is_empty() {
-            let meant = meant(&self.words).await?;
+            let meant = meant(&client, &self.words).await?;
             if meant.took_input {
                 session.output.say("reading dump identifiers from stdin");
             }

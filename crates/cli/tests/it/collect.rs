@@ -1,7 +1,7 @@
 //! `collect` in a real house: what lies about is brought once, packed as it may be, with what its attributes tell.
 
 use crate::dump::{core, noise};
-use crate::stub::Ran;
+use crate::stub::{Ran, run_with};
 use crate::system::{Engine, House, Server};
 use rustix::fs::{XattrFlags, setxattr};
 use serde_json::{Value, json};
@@ -165,7 +165,7 @@ fn content_tells_how_it_is_packed() {
     assert!(told.iter().all(|(_, said)| ran.err.contains(&format!("note: {said}"))), "{ran:?}");
     let ran = fleet.server.run(&fleet.token, &["dump", "upload", "--no-packs", "cores/core.wrong.1.xz"]);
     assert!(ran.out == hash && ran.err.starts_with(told[0].1), "{ran:?}");
-    let ran = crate::stub::run_with(fleet.server.command(&fleet.token, &["dump", "upload", "-"]), &packed);
+    let ran = run_with(fleet.server.command(&fleet.token, &["dump", "upload", "-"]), &packed);
     assert!(ran.out == hash && ran.err.contains("stdin is already there"), "{ran:?}");
     let ran = fleet.collect(&[]);
     assert!(ran.code == 0 && ran.out.contains(": 0 uploaded (0 B sent), 3 already uploaded"), "{ran:?}");
@@ -297,6 +297,44 @@ fn one_that_fails_does_not_keep_the_others() {
     assert!(missing.code == 1 && missing.err.contains("`nowhere` cannot be looked through"), "{}", missing.err);
     let mut away = fleet.server.command(&fleet.token, &["collect", "cores", "--lock", "lock"]);
     away.env("QUARRY_URL", "http://127.0.0.1:9");
-    assert_eq!(crate::stub::run_with(away, b"").code, 4);
+    assert_eq!(run_with(away, b"").code, 4);
+    fleet.server.stop();
+}
+
+/// Returns the note that tells of a process.
+fn person(name: &str, arguments: &str, pid: u32) -> Vec<u8> {
+    let mut content = [0_u8; 136];
+    content[24..28].copy_from_slice(&pid.to_le_bytes());
+    content[40..40 + name.len()].copy_from_slice(name.as_bytes());
+    content[56..56 + arguments.len()].copy_from_slice(arguments.as_bytes());
+    let head = [5_u32, 136, 3].map(u32::to_le_bytes).concat();
+    [&head[..], b"CORE\0\0\0\0", &content].concat()
+}
+
+#[test]
+fn a_core_says_itself_whose_it_is() {
+    let fleet = Fleet::new();
+    let told = |path: &Path| {
+        let dump = fleet.dump(path);
+        ["cmd", "psargs", "pid"].map(|name| dump[name].clone())
+    };
+    let ours = [json!("renamed"), json!("/opt/renamed -v"), json!(77)];
+    let first = fleet.path("core.1");
+    core(&first, &person("renamed", "/opt/renamed -v ", 77), &noise(1, 300_000));
+    fleet.core("core.2", 2);
+    let (code, lines) = fleet.lines(&["--type", "renamed"]);
+    assert_eq!((code, &lines[1..]), (0, &["cores/core.1: succeeded".to_owned()][..]), "{lines:?}");
+    assert_eq!(told(&first), ours);
+    // By hand and from a pipe it is the same; but not where something is to be left out.
+    let second = fleet.path("second");
+    core(&second, &person("renamed", "/opt/renamed -v ", 77), &noise(2, 300_000));
+    assert_eq!(fleet.server.run(&fleet.token, &["dump", "upload", "cores/second"]).code, 0);
+    assert_eq!(told(&second), ours);
+    let third = fleet.path("third");
+    core(&third, &person("renamed", "/opt/renamed -v ", 77), &noise(3, 300_000));
+    let bytes = std::fs::read(&third).expect("is read");
+    let ran = run_with(fleet.server.command(&fleet.token, &["dump", "upload", "-"]), &bytes);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(told(&third), ours);
     fleet.server.stop();
 }

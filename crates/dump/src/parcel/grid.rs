@@ -1,10 +1,12 @@
 //! Where a dump is cut, and what its head tells: the grid, its Thoth name, and where it should end.
 
 use crate::core::elf::{ET_CORE, Header, MAX_ENTRY_BYTES, MAX_HEADER_BYTES, Segment};
+use crate::core::note::{NT_PRPSINFO, Notes, Person};
 use crate::id::{IdError, QuickId, quick_id, read_at};
 use crate::kind::{self, kind};
 use crate::redact::Outline;
 use model::DumpKind;
+use model::dump::DumpFacts;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::ops::Range;
 
@@ -15,6 +17,8 @@ pub const MAX_HEAD_BYTES: u64 = 4 << 20;
 const MAX_NOTES_BYTES: u64 = 16 << 20;
 /// Parts of a file that are held so.
 const MAX_PARTS: usize = 64;
+/// Bytes of notes that are looked at for the process: of each thread the registers alone are a few hundred.
+const MAX_FACTS_BYTES: usize = 64 << 10;
 /// Segments that the grid minds.
 const MAX_STARTS: u32 = 1 << 20;
 
@@ -35,6 +39,8 @@ pub struct Head {
     pub is_core: bool,
     /// What sort of dump begins like this.
     kind: Option<DumpKind>,
+    /// What its notes say of the process it is of, if it is a core.
+    pub facts: DumpFacts,
     /// Where its headers and its segments say that it ends.
     pub end: u64,
     /// Where the grid begins afresh.
@@ -122,11 +128,28 @@ impl Head {
             }
         }
         outline.is_cut |= count > MAX_STARTS;
+        self.facts = facts(reader, &outline)?;
         self.outline = Some(outline);
         self.starts.sort_unstable();
         self.starts.dedup();
         Ok(notes)
     }
+}
+
+/// Reads what the notes say of the process, which stands at their beginning.
+fn facts(reader: &mut (impl Read + Seek), outline: &Outline) -> io::Result<DumpFacts> {
+    let Some((range, align)) = outline.notes.first() else { return Ok(DumpFacts::default()) };
+    let length = usize::try_from(range.end - range.start).map_or(MAX_FACTS_BYTES, |length| length.min(MAX_FACTS_BYTES));
+    let mut bytes = vec![0; length];
+    let length = read_at(reader, range.start, &mut bytes)?;
+    let mut notes = Notes::new(outline.layout, &bytes[..length], *align);
+    let person = notes.find(|note| note.kind == NT_PRPSINFO && note.owner == b"CORE");
+    let Some(person) = person.and_then(|note| Person::read(outline.layout, note.content)) else {
+        return Ok(DumpFacts::default());
+    };
+    let word = |text: String| Some(text).filter(|text| !text.is_empty());
+    let (cmd, psargs) = (word(person.name), word(person.arguments));
+    Ok(DumpFacts { cmd, psargs, pid: Some(person.pid), ..DumpFacts::default() })
 }
 
 /// Returns how many bytes of a stream the headers take, or none if they take more than are held back.

@@ -136,8 +136,12 @@ pub(crate) async fn finish(
     let Some(beside) = &of.recipe.sandbox.dump else { return Ok(()) };
     let asked = asked.filter(|_| matches!(of.outcome, Some(Outcome::Exited { .. })));
     let noted = asked.filter(|asked| beside.access == Access::ReadWrite && asked.change.check().is_ok());
-    let dump = match noted {
+    let found = match noted {
         Some(_) => dump::get(tx, beside.id).await?.filter(|dump| dump.tenant == of.tenant),
+        None => None,
+    };
+    let dump = match found {
+        Some(found) => Some(dump::locked(tx, found.id).await?),
         None => None,
     };
     // What others noted meanwhile may leave no room: then it has not done what it was there for.

@@ -17,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const GRACE: SignedDuration = SignedDuration::from_hours(1);
 /// The same for content that is new: an image's first layer waits for its last.
 pub(crate) const FIRST_GRACE: SignedDuration = SignedDuration::from_hours(24);
+/// Images that are in hand at once.
+const PAGE: u64 = 100;
 /// Blobs that one pass looks at.
 const MAX_LOOKS: u64 = 128;
 
@@ -40,7 +42,8 @@ statements! {
                 OR EXISTS (SELECT 1 FROM blob_use JOIN execution ON execution.id = blob_use.execution \
                     WHERE blob_use.digest = blob.digest AND execution.tenant = blob.tenant) \
             ) RETURNING digest";
-    MANIFESTS = "SELECT manifest FROM image WHERE tenant = $1 AND manifest IS NOT NULL";
+    MANIFESTS = "SELECT id, manifest FROM image WHERE tenant = $1 AND manifest IS NOT NULL AND id > $2 \
+                 ORDER BY id LIMIT $3";
 }
 
 /// Has content looked at from an instant on.
@@ -110,10 +113,14 @@ impl Operation for LooseDrop {
 
 /// Returns the layers that a tenant's images name.
 async fn layers_of(tx: &Tx<'_>, tenant: TenantId) -> Result<BTreeSet<Digest>, StoreError> {
-    let mut layers = BTreeSet::new();
-    for row in tx.rows(MANIFESTS, &[tenant.into()]).await? {
-        let manifest: Manifest = row.json(0)?;
-        layers.extend(manifest.layers.iter().map(|layer| layer.blob));
+    let (mut layers, mut after) = (BTreeSet::new(), String::new());
+    loop {
+        let rows = tx.rows(MANIFESTS, &[tenant.into(), after.into(), PAGE.into()]).await?;
+        for row in &rows {
+            let manifest: Manifest = row.json(1)?;
+            layers.extend(manifest.layers.iter().map(|layer| layer.blob));
+        }
+        let Some(last) = rows.last().filter(|_| rows.len() as u64 == PAGE) else { return Ok(layers) };
+        after = last.text(0)?.to_owned();
     }
-    Ok(layers)
 }

@@ -218,6 +218,33 @@ impl Preparation<'_> {
         .boxed()
     }
 
+    fn pinned<'p>(&'p self, condition: &'p Condition) -> BoxFuture<'p, Result<Condition, StoreError>> {
+        async move {
+            let each = async |all: &'p [Condition]| {
+                let mut pinned = Vec::with_capacity(all.len());
+                for one in all {
+                    pinned.push(self.pinned(one).await?);
+                }
+                Ok::<_, StoreError>(pinned)
+            };
+            Ok(match condition {
+                Condition::All(all) => Condition::All(each(all).await?),
+                Condition::Any(any) => Condition::Any(each(any).await?),
+                Condition::Not(inner) => Condition::Not(Box::new(self.pinned(inner).await?)),
+                Condition::Field(Field::Signature, Test::Text(Comparison::Equal, text)) => {
+                    let is_one = |id| Condition::Field(Field::Signature, Test::Text(Comparison::Equal, id));
+                    let mut ids = self.signature(text).await?;
+                    match ids.pop() {
+                        Some(id) if ids.is_empty() => is_one(id),
+                        last => Condition::Any(ids.into_iter().chain(last).map(is_one).collect()),
+                    }
+                }
+                Condition::Named(_) | Condition::Field(..) => condition.clone(),
+            })
+        }
+        .boxed()
+    }
+
     async fn named(&self, names: &[DumpName]) -> Result<Leaf, StoreError> {
         let taken = Taken { reach: Some(self.tenant), namespace: self.tenant };
         let mut ids = Vec::with_capacity(names.len());
@@ -328,6 +355,13 @@ fn either(any: &[Condition]) -> Option<Leaf> {
         ] if path == other => Some(Leaf::Property(path.clone(), vec![amount.clone(), text.clone()])),
         _ => None,
     }
+}
+
+/// Returns a condition that names signatures by their whole ids, merged ones too, so that a dump alone tells whether it is
+/// met.
+pub(super) async fn pinned(tx: &Tx<'_>, tenant: TenantId, condition: &Condition) -> Result<Condition, StoreError> {
+    // Nothing in it depends on the time.
+    Preparation { tx, tenant, now: Timestamp::UNIX_EPOCH }.pinned(condition).await
 }
 
 /// Returns what a specification demands, made ready: conditions that must all be met.

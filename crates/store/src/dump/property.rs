@@ -10,23 +10,32 @@ use crate::value::Value;
 use jiff::Timestamp;
 use model::Dump;
 use model::dump::{Leaf, found, leaves};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 statements! {
-    CLEAR = "DELETE FROM dump_property WHERE dump = $1";
+    ROWS = "SELECT ordinal, path, kind, text FROM dump_property WHERE dump = $1";
+    REMOVE = "DELETE FROM dump_property WHERE dump = $1 AND ordinal = $2";
     INSERT = "INSERT INTO dump_property (dump, ordinal, tenant, path, kind, text, number, time) \
               VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 }
 
-/// Writes the rows of a dump's properties in place of those that were there.
+/// Has the rows of a locked dump's properties say what these do. Those that say so already are not touched: of the many
+/// properties of many dumps, few become others.
 pub(crate) async fn write(
     tx: &Tx<'_>,
     dump: &Dump,
     properties: &BTreeMap<String, serde_json::Value>,
 ) -> Result<(), StoreError> {
-    tx.execute(CLEAR, &[dump.id.into()]).await?;
     let leaves = leaves(properties).map_err(|error| StoreError::Refused(Box::new(error)))?;
-    for ((path, leaf), ordinal) in leaves.into_iter().zip(0_i64..) {
+    let mut there: BTreeMap<(String, String, String), Vec<i64>> = BTreeMap::new();
+    let mut taken = BTreeSet::new();
+    for row in &tx.rows(ROWS, &[dump.id.into()]).await? {
+        let says = (row.text(1)?.to_owned(), row.text(2)?.to_owned(), row.text(3)?.to_owned());
+        there.entry(says).or_default().push(row.int(0)?);
+        taken.insert(row.int(0)?);
+    }
+    let mut new = Vec::new();
+    for (path, leaf) in leaves {
         // What is no text can be found by the text that JSON has for it: nobody who looks says which it is.
         let (kind, number) = match leaf {
             Leaf::Truth(_) => ("truth", None),
@@ -34,13 +43,25 @@ pub(crate) async fn write(
             Leaf::Text(_) => ("text", None),
             Leaf::Empty => ("empty", None),
         };
+        let says = (path, kind.to_owned(), found(&leaf.text()));
+        // A list may have the same twice.
+        if there.get_mut(&says).and_then(Vec::pop).is_none() {
+            new.push((says, number));
+        }
+    }
+    for ordinal in there.into_values().flatten() {
+        tx.execute(REMOVE, &[dump.id.into(), ordinal.into()]).await?;
+        taken.remove(&ordinal);
+    }
+    let free = (0_i64..).filter(|ordinal| !taken.contains(ordinal));
+    for (((path, kind, text), number), ordinal) in new.into_iter().zip(free) {
         let values = [
             dump.id.into(),
             ordinal.into(),
             dump.tenant.into(),
             path.into(),
             kind.into(),
-            found(&leaf.text()).into(),
+            text.into(),
             number.map_or(Value::Null, Value::Int),
             dump.facts.time.unwrap_or(Timestamp::UNIX_EPOCH).into(),
         ];

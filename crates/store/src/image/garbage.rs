@@ -17,20 +17,20 @@ use crate::parcel::number;
 use crate::statement::statements;
 use crate::store::Store;
 use crate::transaction::{NewChange, Operation, Tx};
-use crate::value::to_json;
+use crate::value::{Row, to_json};
 use jiff::{SignedDuration, Timestamp};
 use model::image::ImageFreed;
-use model::{Blob, Digest, ImageId, ImageSource, Input, Manifest, Noun, Recipe, TenantId};
+use model::{Blob, Digest, ImageId, ImageSource, Manifest, Noun, TenantId};
 use std::collections::BTreeSet;
 
 statements! {
     IMAGES = "SELECT id, state, manifest, source FROM image \
-              WHERE tenant = $1 AND (manifest IS NOT NULL OR state = 'importing')";
+              WHERE tenant = $1 AND (manifest IS NOT NULL OR state = 'importing') AND id > $2 ORDER BY id LIMIT $3";
     MAKING = "SELECT min(execution.started_at) FROM image JOIN execution ON execution.id = image.execution \
               WHERE image.tenant = $1 AND image.state = 'importing'";
     LAYERS = "SELECT digest, layer_at FROM blob WHERE tenant = $1 AND layer_at IS NOT NULL";
-    NAMING = "SELECT recipe FROM execution \
-              WHERE tenant = $1 AND state IN ('queued', 'running', 'cancelling') AND recipe LIKE '%\"digest\"%'";
+    NAMING = "SELECT blob_use.execution FROM blob_use JOIN execution ON execution.id = blob_use.execution \
+              WHERE blob_use.digest = $1 AND execution.tenant = $2 AND execution.ended_at IS NULL LIMIT 1";
     PINNED = "SELECT DISTINCT image_id FROM execution WHERE tenant = $1 AND image_id IS NOT NULL AND ended_at IS NULL";
     FORGET = "UPDATE image SET manifest = NULL WHERE id = $1 AND state = 'gone'";
     /// Not what was stored again since it was looked at.
@@ -50,6 +50,8 @@ statements! {
     END = "DELETE FROM blob_removal WHERE digest = $1";
 }
 
+/// Images that are in hand at once.
+const PAGE: u64 = 100;
 /// How long content stays that was stored for an image and that no image has named yet.
 const GRACE: SignedDuration = SignedDuration::from_hours(1);
 /// How far the clocks of two servers may be apart.
@@ -80,6 +82,9 @@ impl Operation for ImageGc {
             if named.needed.contains(&digest) || is_in_the_making || is_fresh {
                 continue;
             }
+            if tx.row(NAMING, &[digest.into(), self.tenant.into()]).await?.is_some() {
+                continue;
+            }
             if let Some(blob) = self.drop_blob(tx, digest, Some(stored)).await? {
                 freed.blobs += 1;
                 freed.bytes += blob.size;
@@ -92,7 +97,7 @@ impl Operation for ImageGc {
     }
 }
 
-/// What images and executions say of content.
+/// What images say of content.
 #[derive(Default)]
 struct Named {
     needed: BTreeSet<Digest>,
@@ -102,6 +107,29 @@ struct Named {
     forget: Vec<ImageId>,
 }
 
+impl Named {
+    /// Adds what one image says.
+    fn add(&mut self, row: &Row, pinned: &BTreeSet<ImageId>) -> Result<(), StoreError> {
+        let (id, state): (ImageId, &str) = (row.parsed(0)?, row.text(1)?);
+        let manifest: Option<Manifest> = row.maybe_json(2)?;
+        let source: ImageSource = row.json(3)?;
+        let layers = manifest.iter().flat_map(|manifest| &manifest.layers).map(|layer| layer.blob);
+        let archive = match source {
+            ImageSource::Archive { blob, .. } => Some(blob),
+            ImageSource::Registry { .. } => None,
+        };
+        match state {
+            "gone" if !pinned.contains(&id) => {
+                self.gone.extend(layers.chain(archive));
+                self.forget.push(id);
+            }
+            "importing" => self.needed.extend(archive),
+            _ => self.needed.extend(layers),
+        }
+        Ok(())
+    }
+}
+
 impl ImageGc {
     async fn named(&self, tx: &Tx<'_>) -> Result<Named, StoreError> {
         let mut pinned: BTreeSet<ImageId> = BTreeSet::new();
@@ -109,32 +137,15 @@ impl ImageGc {
             pinned.insert(row.parsed(0)?);
         }
         let mut named = Named::default();
-        for row in tx.rows(IMAGES, &[self.tenant.into()]).await? {
-            let (id, state): (ImageId, String) = (row.parsed(0)?, row.text(1)?.to_owned());
-            let manifest: Option<Manifest> = row.maybe_json(2)?;
-            let source: ImageSource = row.json(3)?;
-            let layers = manifest.iter().flat_map(|manifest| &manifest.layers).map(|layer| layer.blob);
-            let archive = match source {
-                ImageSource::Archive { blob, .. } => Some(blob),
-                ImageSource::Registry { .. } => None,
-            };
-            match state.as_str() {
-                "gone" if !pinned.contains(&id) => {
-                    named.gone.extend(layers.chain(archive));
-                    named.forget.push(id);
-                }
-                "importing" => named.needed.extend(archive),
-                _ => named.needed.extend(layers),
+        let mut after = String::new();
+        loop {
+            let rows = tx.rows(IMAGES, &[self.tenant.into(), after.into(), PAGE.into()]).await?;
+            for row in &rows {
+                named.add(row, &pinned)?;
             }
+            let Some(last) = rows.last().filter(|_| rows.len() as u64 == PAGE) else { return Ok(named) };
+            after = last.text(0)?.to_owned();
         }
-        for row in tx.rows(NAMING, &[self.tenant.into()]).await? {
-            let recipe: Recipe = row.json(0)?;
-            named.needed.extend(recipe.sandbox.files.iter().map(|file| file.digest));
-            if let Input::Blob { digest } = recipe.input {
-                named.needed.insert(digest);
-            }
-        }
-        Ok(named)
     }
 
     /// Takes a blob from the tenant, whatever it was stored for.

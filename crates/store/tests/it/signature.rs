@@ -6,7 +6,7 @@ use crate::engine::{Fresh, Raw, on_both_engines};
 use crate::sample::{at, log, refused, tenant};
 use crate::specification::meant;
 use crate::tally;
-use model::dump::query::DumpOrder;
+use model::dump::query::{DumpOrder, Earnest};
 use model::dump::spec::Specification;
 use model::dump::{DumpFacts, DumpFindings};
 use model::signature::{
@@ -16,7 +16,7 @@ use model::signature::{
 use model::{Blob, Dump, DumpKind, DumpState, NewDump, Noun, Purpose, SignatureId, TenantId};
 use serde_json::json;
 use std::collections::BTreeMap;
-use store::{DumpKey, DumpRetention, DumpsAsked, SignatureKey, StacksAsked, Store, StoreError};
+use store::{DumpKey, DumpRetention, DumpsAsked, DumpsOrder, SignatureKey, StacksAsked, Store, StoreError};
 
 on_both_engines!(
     every_dump_is_counted_once,
@@ -384,6 +384,10 @@ async fn the_beginning_of_an_id_means_its_dumps(fresh: &Fresh) {
             let mut found = find(&format!("signature={part}")).await.expect("is asked");
             found.sort_unstable();
             assert_eq!(found, both, "{part}, {is_settled}");
+            let order = (DumpsOrder::Analyse, Earnest::Dry);
+            let part_of = meant(&format!("signature={part}"));
+            let meant = scene.store.dumps_change(part_of, order, scene.ours, ("ann", at(60))).await;
+            assert_eq!(meant.expect("is asked").matched, 2, "{part}, {is_settled}");
         }
         scene.settle().await;
     }

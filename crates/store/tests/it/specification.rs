@@ -18,6 +18,7 @@ on_both_engines!(
     what_is_meant_is_found,
     what_is_meant_is_counted,
     what_is_meant_is_changed_at_once,
+    rows_follow_the_properties,
     names_must_be_there,
     what_takes_too_long_is_refused
 );
@@ -374,6 +375,39 @@ async fn what_is_meant_is_changed_at_once(fresh: &Fresh) {
     let purge = order("ticket=OS-9 limit=30", DumpsOrder::Purge, Earnest::Real).await.expect("is done");
     assert_eq!((purge.changed, find("state=purged").await.len()), (30, 30));
     assert!(find("state=purged").await.iter().all(|dump| dump.manifest.is_none()));
+    store.close().await;
+}
+
+/// However a dump came by its properties, its rows are those of one that was told them at once.
+async fn rows_follow_the_properties(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let raw = fresh.raw().await;
+    let ours = tenant(&store, "ours").await;
+    let rows = async |of: DumpId| {
+        let of = of.to_string();
+        raw.texts(&format!(
+            "SELECT path, kind, text, coalesce(cast(number AS text), '-') FROM dump_property WHERE dump = '{of}' \
+             ORDER BY 1, 2, 3, 4"
+        ))
+        .await
+    };
+    let grown = create(&store, ours, &new("a0"), ("x", 1), &[]).await.expect("is made").dump;
+    let steps = [
+        json!({"b": 1, "c": [1, 1, "1", true], "d": {"e": "f", "g": {}}}),
+        json!({"a": "before all", "c": [1, "1", "1", 2.5]}),
+        json!({"b": "1", "d": {"e": "f", "h": []}}),
+        json!({"b": null, "c": null, "z": "behind all"}),
+        json!({"a": null, "d": null, "z": null}),
+        json!({"b": 1}),
+    ];
+    for (step, place) in steps.into_iter().zip(1..) {
+        let dump = note(&store, &grown, json!({"properties": step})).await;
+        let fresh = create(&store, ours, &new(&format!("a{place}")), ("x", 1), &[]).await.expect("is made").dump;
+        note(&store, &fresh, json!({"properties": dump.properties})).await;
+        assert_eq!(rows(grown.id).await, rows(fresh.id).await, "{:?}", dump.properties);
+        assert_eq!(rows(grown.id).await.is_empty(), dump.properties.is_empty());
+        super::tally::check(&raw).await;
+    }
     store.close().await;
 }
 
