@@ -16,6 +16,13 @@ pub(crate) struct ListArgs {
     limit: u64,
 }
 
+impl ListArgs {
+    /// Shows all of it.
+    pub(crate) const fn all() -> Self {
+        Self { limit: 0 }
+    }
+}
+
 /// Shows a list, asking for its pages with `fetch(after, limit)`.
 pub(crate) async fn list<T: Serialize>(
     session: &mut Session,

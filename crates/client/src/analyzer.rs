@@ -2,7 +2,7 @@
 
 use crate::request::{MAX_ANSWER, Replay, segment};
 use crate::{Client, ClientError};
-use model::analyzer::{Analyzer, AnalyzerChange, AnalyzerStored, NewStudies, Studies};
+use model::analyzer::{Analyzer, AnalyzerChange, AnalyzerStored, AnalyzerVersion, NewStudies, Studies};
 use model::{Page, PageQuery};
 use reqwest::Method;
 
@@ -24,6 +24,11 @@ impl Client {
     /// Returns a page of the tenant's analyzers, by their names.
     pub async fn analyzer_list(&self, query: &PageQuery) -> Result<Page<Analyzer>, ClientError> {
         self.list("/v1/analyzers", query).await
+    }
+
+    /// Returns a page of an analyzer's versions, the newest first.
+    pub async fn analyzer_versions(&self, name: &str, query: &PageQuery) -> Result<Page<AnalyzerVersion>, ClientError> {
+        self.list(&format!("/v1/analyzers/{}/versions", segment(name)), query).await
     }
 
     /// Removes an analyzer, its versions, and what is remembered of their studies.

@@ -76,6 +76,21 @@ pub struct Analyzer {
     pub created_at: Timestamp,
 }
 
+/// A version of an analyzer: one content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AnalyzerVersion {
+    /// Its number.
+    pub version: u32,
+    /// What it is, a blob.
+    pub script: Digest,
+    /// How long it is.
+    pub size: u64,
+    /// Who stored it first.
+    pub by: String,
+    /// When.
+    pub created_at: Timestamp,
+}
+
 /// What is to be said of an analyzer; what is not named stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -6,10 +6,10 @@ use crate::app::App;
 use crate::body::{Asked, Body, Named, TenantQuery};
 use crate::caller::Caller;
 use crate::error::Answer;
-use crate::page::Entries;
+use crate::page::{Entries, after};
 use axum::Json;
 use axum::extract::State;
-use model::analyzer::{Analyzer, AnalyzerChange, AnalyzerStored, NewStudies, Studies, check_name};
+use model::analyzer::{Analyzer, AnalyzerChange, AnalyzerStored, AnalyzerVersion, NewStudies, Studies, check_name};
 use model::page::after_invalid;
 use model::{ApiError, Execution, Page, PageQuery, Scope, Shape};
 use std::str::FromStr;
@@ -19,7 +19,11 @@ use utoipa_axum::routes;
 
 /// Returns the routes.
 pub(crate) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(put, get, remove)).routes(routes!(study))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(put, get, remove))
+        .routes(routes!(versions))
+        .routes(routes!(study))
 }
 
 /// What an analyzer goes by.
@@ -107,6 +111,31 @@ async fn get(
     caller.must(Scope::DumpRead)?;
     let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
     Ok(Json(app.store.analyzer_get(&name, tenant).await?))
+}
+
+/// Lists the versions of an analyzer, the newest first.
+#[utoipa::path(
+    get, path = "/v1/analyzers/{name}/versions", tag = "dump", operation_id = "analyzer_versions",
+    params(
+        ("name" = String, Path, description = "Its name.", pattern = "^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$"), PageQuery,
+    ),
+    responses(
+        (status = 200, description = "A page of them.", body = Page<AnalyzerVersion>),
+        (status = "default", description = "Refused.", body = ApiError),
+    )
+)]
+async fn versions(
+    State(app): State<App>,
+    caller: Caller,
+    Named(Name(name)): Named<Name>,
+    Asked(asked): Asked<PageQuery>,
+) -> Answer<Json<Page<AnalyzerVersion>>> {
+    caller.must(Scope::DumpRead)?;
+    let entries = Entries::asked(asked.limit)?;
+    let before = after(&asked)?.unwrap_or(u32::MAX);
+    let tenant = caller.tenant(&app, asked.tenant.as_deref()).await?;
+    let found = app.store.analyzer_versions(&name, tenant, before, entries.limit()).await?;
+    Ok(entries.page(found, |last| last.version.to_string()))
 }
 
 /// Removes an analyzer, its versions, and what is remembered of their studies; what they noted on dumps stays.

@@ -15,7 +15,8 @@ use crate::transaction::{NewChange, Operation, Tx};
 use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
 use model::analyzer::{
-    Analyzer, AnalyzerChange, AnalyzerStored, MAX_ANALYZER_BYTES, MAX_ANALYZERS, MAX_ON_ARRIVAL, Storing, StudyLimits,
+    Analyzer, AnalyzerChange, AnalyzerStored, AnalyzerVersion, MAX_ANALYZER_BYTES, MAX_ANALYZERS, MAX_ON_ARRIVAL,
+    Storing, StudyLimits,
 };
 use model::{ApiError, Digest, ErrorKind, Noun, TenantId};
 
@@ -40,6 +41,8 @@ statements! {
               WHERE tenant = $5 AND name = $6";
     VERSION = "SELECT script FROM analyzer_version WHERE tenant = $1 AND name = $2 AND version = $3";
     KNOWN = "SELECT version FROM analyzer_version WHERE tenant = $1 AND name = $2 AND script = $3";
+    VERSIONS = "SELECT version, script, size, created_by, created_at FROM analyzer_version \
+                WHERE tenant = $1 AND name = $2 AND version < $3 ORDER BY version DESC LIMIT $4";
     NEWEST = "SELECT max(version) FROM analyzer_version WHERE tenant = $1 AND name = $2";
     ADD = "INSERT INTO analyzer_version (tenant, name, version, script, size, created_by, created_at) \
            VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
@@ -246,6 +249,34 @@ impl Operation for AnalyzerList {
     }
 }
 
+/// Lists the versions of an analyzer, the newest first.
+struct AnalyzerVersions {
+    name: String,
+    tenant: TenantId,
+    before: u32,
+    limit: u32,
+}
+
+impl Operation for AnalyzerVersions {
+    type Answer = (Vec<AnalyzerVersion>, u64);
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
+        let head = crate::change::bounds(tx).await?.head;
+        find(tx, self.tenant, &self.name).await?.ok_or_else(|| missing(&self.name))?;
+        let values = [self.tenant.into(), self.name.as_str().into(), self.before.into(), self.limit.into()];
+        let version = |row: &Row| {
+            Ok::<_, StoreError>(AnalyzerVersion {
+                version: number(row.count(0)?),
+                script: row.parsed(1)?,
+                size: row.count(2)?,
+                by: row.text(3)?.to_owned(),
+                created_at: row.time(4)?,
+            })
+        };
+        Ok((tx.rows(VERSIONS, &values).await?.iter().map(version).collect::<Result<_, _>>()?, head))
+    }
+}
+
 /// Removes an analyzer, its versions, and what is remembered of their studies.
 struct AnalyzerRemove {
     name: String,
@@ -295,6 +326,18 @@ impl Store {
         limit: u32,
     ) -> Result<(Vec<Analyzer>, u64), StoreError> {
         self.read(AnalyzerList { after: after.to_owned(), limit, tenant }).await
+    }
+
+    /// Lists the versions of an analyzer that came before one of this number, the newest first, with the log's head at that
+    /// moment.
+    pub async fn analyzer_versions(
+        &self,
+        name: &str,
+        tenant: TenantId,
+        before: u32,
+        limit: u32,
+    ) -> Result<(Vec<AnalyzerVersion>, u64), StoreError> {
+        self.read(AnalyzerVersions { name: name.to_owned(), tenant, before, limit }).await
     }
 
     /// Removes an analyzer, its versions, and what is remembered of their studies.

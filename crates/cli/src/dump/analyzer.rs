@@ -12,7 +12,8 @@ use clap::builder::NonEmptyStringValueParser;
 use client::Client;
 use jiff::SignedDuration;
 use model::analyzer::{
-    Analyzer as Entity, AnalyzerChange, AnalyzerStored, MAX_ANALYZER_BYTES, Storing, StudyLimits, check_name,
+    Analyzer as Entity, AnalyzerChange, AnalyzerStored, AnalyzerVersion, MAX_ANALYZER_BYTES, Storing, StudyLimits,
+    check_name,
 };
 use model::{ErrorKind, PageQuery};
 use rustix::fs::FileType;
@@ -28,6 +29,8 @@ use tokio::io::AsyncReadExt;
 #[command(after_help = "Example:
   quarry dump analyzer fmri < fmri.sh
   quarry dump analyzer fmri --show
+  quarry dump analyzer fmri --versions
+  quarry dump analyzer fmri --show --version 2 | quarry dump analyzer fmri
   quarry dump analyzer fmri --memory 2G --time 5m
   quarry dump analyzer fmri --on-arrival cmd=svc*
   quarry dump analyzer fmri --rm")]
@@ -41,6 +44,12 @@ pub(crate) struct Analyzer {
     /// Write it to standard output
     #[arg(long, conflicts_with = "rm")]
     show: bool,
+    /// Show this version rather than the current one
+    #[arg(long, value_name = "N", requires = "show", value_parser = clap::value_parser!(u32).range(1..))]
+    version: Option<u32>,
+    /// List its versions, the newest first
+    #[arg(long, conflicts_with_all = ["show", "rm", "file", "memory", "time", "on_arrival", "no_arrival"])]
+    versions: bool,
     /// Remove it, its versions, and what is remembered of their studies
     #[arg(long)]
     rm: bool,
@@ -76,10 +85,13 @@ impl Analyzer {
             session.output.say(&format!("removed analyzer '{}'", removed.name));
             return Ok(Exit::Ok);
         }
+        if self.versions {
+            return versions(session, &client, &self.name).await;
+        }
         let settings = self.settings(&client).await?;
         let has_settings = settings != AnalyzerChange::default();
         if self.show || (self.file.is_none() && !has_settings && nobody_writes()) {
-            return show(session, &client, &self.name).await;
+            return show(session, &client, (&self.name, self.version)).await;
         }
         let content = self.content(session, has_settings).await?;
         let script = match content {
@@ -153,17 +165,59 @@ fn nobody_writes() -> bool {
     stdin.is_terminal() || rustix::fs::fstat(stdin).map_or(true, is_null)
 }
 
-async fn show(session: &mut Session, client: &Client, name: &str) -> anyhow::Result<Exit> {
-    let analyzer = client.analyzer_get(name).await?;
-    if session.output.is_json() {
-        session.output.json(&analyzer)?;
-        return Ok(Exit::Ok);
-    }
-    let mut reader = client.blob_get(analyzer.script, None).await?;
+async fn show(session: &mut Session, client: &Client, (name, version): (&str, Option<u32>)) -> anyhow::Result<Exit> {
+    let script = match version {
+        None => {
+            let analyzer = client.analyzer_get(name).await?;
+            if session.output.is_json() {
+                session.output.json(&analyzer)?;
+                return Ok(Exit::Ok);
+            }
+            analyzer.script
+        }
+        Some(version) => {
+            let version = find(client, name, version).await?;
+            if session.output.is_json() {
+                session.output.json(&version)?;
+                return Ok(Exit::Ok);
+            }
+            version.script
+        }
+    };
+    let mut reader = client.blob_get(script, None).await?;
     while let Some(piece) = reader.next().await? {
         session.output.bytes(&piece)?;
     }
     Ok(Exit::Ok)
+}
+
+/// Finds one version of an analyzer.
+async fn find(client: &Client, name: &str, version: u32) -> anyhow::Result<AnalyzerVersion> {
+    // It is the newest of those that come before the next.
+    let query = PageQuery { after: version.checked_add(1).map(|next| next.to_string()), limit: Some(1), tenant: None };
+    let found = client.analyzer_versions(name, &query).await?.items.into_iter().find(|found| found.version == version);
+    found.ok_or_else(|| {
+        let message = format!("analyzer `{name}` has no version {version}");
+        let failure = Failure::new(Exit::NotFound, "version_not_found", message);
+        failure.hint(format!("`quarry dump analyzer {name} --versions` lists them")).into()
+    })
+}
+
+async fn versions(session: &mut Session, client: &Client, name: &str) -> anyhow::Result<Exit> {
+    let current = client.analyzer_get(name).await?.version;
+    let head = ["version", "current", "by", "when", "size", "digest"];
+    let row = |version: &AnalyzerVersion, session: &Session| {
+        vec![
+            version.version.to_string(),
+            if version.version == current { "yes" } else { "-" }.to_owned(),
+            version.by.clone(),
+            session.output.time(version.created_at),
+            quantity::bytes_text(version.size),
+            version.script.to_string(),
+        ]
+    };
+    let fetch = async |after, limit| client.analyzer_versions(name, &PageQuery { after, limit, tenant: None }).await;
+    list(session, ListArgs::all(), &head, row, fetch).await
 }
 
 fn told(session: &mut Session, stored: &AnalyzerStored) -> anyhow::Result<Exit> {

@@ -220,6 +220,12 @@ fn the_readme_is_true(scene: &Scene) {
     let listed: Value = serde_json::from_str(&scene.ok(&["analyzers", "--json"]).out).expect("is JSON");
     assert_eq!((&listed["items"][1]["name"], &listed["items"][1]["version"]), (&json!("fmri"), &json!(1)), "{listed}");
     assert_eq!(scene.thoth(&["set", &first, "typed", "null"]).code, 1, "null is no value");
+    let versions: Value =
+        serde_json::from_str(&scene.ok(&["analyzer", "fmri", "--versions", "--json"]).out).expect("is JSON");
+    let numbers: Vec<_> = versions["items"].as_array().expect("is a list").iter().map(|one| &one["version"]).collect();
+    assert_eq!(numbers, [2, 1]);
+    let second = "thoth_unset fmri; echo '{\"a\": [1]}' | thoth_set typed; thoth_unticket\n";
+    assert_eq!(scene.ok(&["analyzer", "fmri", "--show", "--version", "2"]).out, second);
 
     for (words, code, said) in [
         (&["analyze", &first, "nobody"][..], 2, "thoth: analyzer `nobody` does not exist"),
@@ -227,6 +233,8 @@ fn the_readme_is_true(scene: &Scene) {
         (&["analyze", &first, "::stack"], 1, "is no analyzer's name"),
         (&["analyze", &first, "more", "fmri"], 1, "is no part of a specification"),
         (&["analyzer", "fmri"], 1, "an analyzer has 1 to"),
+        (&["analyzer", "fmri", "--show", "--version", "3"], 2, "thoth: analyzer `fmri` has no version 3"),
+        (&["analyzer", "nobody", "--versions"], 2, "thoth: analyzer `nobody` does not exist"),
         (&["analyzer", "a/b"], 1, "is no analyzer's name"),
         (&["debug", "cmd=svc*"], 1, "specification matches 2 dumps; cannot debug interactively"),
     ] {

@@ -98,6 +98,14 @@ async fn a_content_is_a_version(fresh: &Fresh) {
     assert!(store.analyzer_put("fmri", foreign, whose, ("ann", at(4))).await.is_err());
     let (listed, _) = store.analyzer_list(whose, "", 9).await.expect("a page");
     assert_eq!((listed.len(), listed[0].version, listed[0].script), (1, 3, digest("three")));
+    let versions = async |before, limit| {
+        let (found, _) = store.analyzer_versions("fmri", whose, before, limit).await.expect("a page");
+        found.iter().map(|one| (one.version, one.script)).collect::<Vec<_>>()
+    };
+    let all = [(3, digest("three")), (2, digest("two")), (1, digest("one"))];
+    assert_eq!(versions(u32::MAX, 9).await, all);
+    assert_eq!(versions(3, 1).await, all[1..2]);
+    refused(store.analyzer_versions("fmri", other, 9, 9).await, "analyzer `fmri` does not exist");
     store.analyzer_remove("fmri", whose, ("ann", at(9))).await.expect("is removed");
     refused(store.analyzer_remove("fmri", whose, ("ann", at(9))).await, "analyzer `fmri` does not exist");
 }
