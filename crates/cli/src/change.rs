@@ -27,7 +27,7 @@ pub(crate) struct Changes {
     /// Begin after the change of this number
     #[arg(long, value_name = "SEQ")]
     after: Option<u64>,
-    /// Only changes of this: execution, tenant, user, token, blob, image, node or registry
+    /// Only changes of this, such as `execution`, `dump`, `signature` or `node`
     #[arg(long, value_parser = noun)]
     noun: Option<Noun>,
     /// Only changes of this one thing

@@ -7,6 +7,7 @@
 mod candidate;
 
 use crate::blob::bar;
+use crate::dump::note::note_what_fits;
 use crate::dump::object::named;
 use crate::dump::packing::Packing;
 use crate::dump::packs::{Apart, Shipper, complain};
@@ -236,7 +237,7 @@ impl Work {
         };
         if let Some(found) = found.filter(is_enough) {
             if !self.is_dry && found.state != DumpState::Purged {
-                self.note(&found, &told).await.map_err(at("note"))?;
+                said.extend(self.note(&found, &told).await.map_err(at("note"))?);
             }
             return Ok(Done::Known);
         }
@@ -283,7 +284,7 @@ impl Work {
         let facts = told.facts.clone().or(told_by(&split.head, self.left_out.as_deref()));
         let facts = (candidate.name.as_str(), facts, packs);
         let arrived = announce(&self.client, &split, facts).await.map_err(at("upload"))?;
-        self.note(&arrived.dump, told).await.map_err(at("note"))?;
+        said.extend(self.note(&arrived.dump, told).await.map_err(at("note"))?);
         Ok(match arrived.arrival {
             Arrival::Known if sent.frames == 0 => Done::Known,
             _ => Done::Uploaded(sent),
@@ -326,16 +327,13 @@ impl Work {
         Ok(Ok(Named { hash, cmd: head.facts.cmd, size, is_truncated, packing }))
     }
 
-    /// Notes what is not noted yet; what somebody noted stays.
-    async fn note(&self, dump: &Dump, told: &candidate::Told) -> anyhow::Result<()> {
+    /// Notes what is not noted yet, and returns what there was no room for; what somebody noted stays.
+    async fn note(&self, dump: &Dump, told: &candidate::Told) -> anyhow::Result<Vec<String>> {
         let mut change = DumpChange { properties: told.properties.clone(), ..DumpChange::default() };
         change.properties.insert("sysinfo".to_owned(), self.machine.clone());
         change.properties.retain(|name, _| !dump.properties.contains_key(name));
         change.ticket = told.ticket.clone().filter(|_| dump.ticket.is_none()).map(Some);
-        if change != DumpChange::default() {
-            self.client.dump_change(&dump.id.to_string(), &change).await?;
-        }
-        Ok(())
+        Ok(note_what_fits(&self.client, dump, change).await?)
     }
 }
 

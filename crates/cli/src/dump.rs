@@ -10,7 +10,7 @@ mod hook;
 mod info;
 mod init;
 mod ls;
-mod note;
+pub(crate) mod note;
 pub(crate) mod object;
 pub(crate) mod packing;
 pub(crate) mod packs;

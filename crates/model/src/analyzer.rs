@@ -307,6 +307,9 @@ pub struct Asked {
     /// What the analyzer was edited to, a blob.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub script: Option<Digest>,
+    /// Whether more was asked for than could be done: then the study has not done what it was there for.
+    #[serde(skip_serializing_if = "is_default")]
+    pub is_cut: bool,
 }
 
 /// What a node is told of the dump beside an execution.

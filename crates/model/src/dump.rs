@@ -18,7 +18,7 @@ use crate::report::{DumpKind, Severity};
 use crate::signature::Signed;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::{Number, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 use utoipa::ToSchema;
@@ -387,7 +387,7 @@ pub enum Leaf {
     /// A truth.
     Truth(bool),
     /// A number.
-    Number(f64),
+    Number(Number),
     /// A text.
     Text(String),
     /// An empty list or object.
@@ -399,7 +399,11 @@ impl Leaf {
     pub fn text(&self) -> String {
         match self {
             Self::Truth(truth) => truth.to_string(),
-            Self::Number(number) => number.to_string(),
+            // Of a whole number every digit counts, however many they are.
+            Self::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+                Some(number) => number.to_string(),
+                None => number.to_string(),
+            },
             Self::Text(text) => text.clone(),
             Self::Empty => String::new(),
         }
@@ -444,7 +448,7 @@ fn gather(path: String, value: &Value, depth: usize, found: &mut Vec<(String, Le
         }
         Value::Object(_) | Value::Array(_) | Value::Null => Leaf::Empty,
         Value::Bool(truth) => Leaf::Truth(*truth),
-        Value::Number(number) => Leaf::Number(number.as_f64().unwrap_or(f64::MAX)),
+        Value::Number(number) => Leaf::Number(number.clone()),
         Value::String(text) => Leaf::Text(text.clone()),
     };
     if found.len() >= MAX_PROPERTIES {
@@ -604,7 +608,7 @@ mod tests {
         let text = |text: &str| Leaf::Text(text.to_owned());
         let found = leaves(&object(json!({"a": {"b": {"c": 1.5}, "d": ["x", true]}, "e": "f", "g": {}})));
         let expected = [
-            ("a.b.c", Leaf::Number(1.5)),
+            ("a.b.c", Leaf::Number(Number::from_f64(1.5).expect("is finite"))),
             ("a.d", text("x")),
             ("a.d", Leaf::Truth(true)),
             ("e", text("f")),

@@ -154,7 +154,9 @@ impl Analyze {
             session.output.say(&format!("{words} completed in {took}"));
         }
         self.sum_up(session, (name, version), &count);
-        Ok(if count.failed > 0 { Exit::Failed } else { Exit::Ok })
+        // Where some were dropped by rule, the others are what is meant.
+        let is_nothing = count.absent > 0 && count.studied + count.before == 0;
+        Ok(if count.failed > 0 || is_nothing { Exit::Failed } else { Exit::Ok })
     }
 
     fn name_one(&self, session: &mut Session, task: &Task, count: &mut Count) -> anyhow::Result<()> {

@@ -5,6 +5,7 @@
 
 use super::catch::spool::{About, BrokenFrame, frames};
 use super::catch::{Settings, SettingsArgs, Spool, Stage};
+use super::note::note_what_fits;
 use super::packs::{Apart, Shipper, complain};
 use super::parcels::send;
 use crate::blob::{bar, progress};
@@ -185,8 +186,8 @@ async fn one(
     let properties =
         about.properties.clone().into_iter().filter(|(name, _)| !arrived.dump.properties.contains_key(name));
     let change = DumpChange { properties: properties.collect(), ..DumpChange::default() };
-    if !change.properties.is_empty() {
-        client.dump_change(&arrived.dump.id.to_string(), &change).await?;
+    for told in note_what_fits(client, &arrived.dump, change).await? {
+        session.output.complain("warning:", &told);
     }
     Ok(about)
 }

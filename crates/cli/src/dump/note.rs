@@ -6,10 +6,12 @@ use crate::quantity::dumps_text;
 use crate::session::Session;
 use clap::Args;
 use client::{Client, ClientError};
+use model::Dump;
 use model::dump::query::{DumpsAnalyse, DumpsChange, DumpsChanged, DumpsPurge, Earnest, Selection};
 use model::dump::{DumpChange, MAX_TICKET_CHARS};
 use model::limits::MAX_ROW_BYTES;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use tokio::io::AsyncReadExt;
 
 /// Notes a property on dumps
@@ -23,7 +25,7 @@ use tokio::io::AsyncReadExt;
   quarry dump set cmd=svc.configd triage < triage.json")]
 pub(crate) struct Set {
     /// Which dumps, the property's name, and its value
-    #[arg(required = true, value_name = "SPECIFICATION|PROPERTY|VALUE")]
+    #[arg(required = true, value_name = "SPECIFICATION|PROPERTY|VALUE", allow_negative_numbers = true)]
     words: Vec<String>,
     /// Only tell which dumps would be changed
     #[arg(long, short = 'n')]
@@ -49,7 +51,7 @@ pub(crate) struct Unset {
   quarry dump ticket --dry-run 'stack=*utmpx_postfork*' OS-2359")]
 pub(crate) struct Ticket {
     /// Which dumps, and the ticket
-    #[arg(required = true, value_name = "SPECIFICATION|TICKET")]
+    #[arg(required = true, value_name = "SPECIFICATION|TICKET", allow_negative_numbers = true)]
     words: Vec<String>,
     /// Only tell which dumps would be changed
     #[arg(long, short = 'n')]
@@ -301,4 +303,64 @@ fn tell(session: &mut Session, changed: &DumpsChanged, (is_dry, told): Telling) 
     }
     session.output.say(&words);
     Ok(Exit::Ok)
+}
+
+/// Notes on a dump what a machine says of it by itself. Properties have only so much room, and what people note comes first:
+/// what does not fit is left out, the longest parts before others, and returned in words.
+pub(crate) async fn note_what_fits(
+    client: &Client,
+    dump: &Dump,
+    change: DumpChange,
+) -> Result<Vec<String>, ClientError> {
+    let (change, left_out) = fitted(change, &dump.properties);
+    if change != DumpChange::default() {
+        client.dump_change(&dump.id.to_string(), &change).await?;
+    }
+    let told = |part: String| format!("there is no room for `{part}` among the properties of {}", dump.hash);
+    Ok(left_out.into_iter().map(told).collect())
+}
+
+fn fitted(mut change: DumpChange, before: &BTreeMap<String, Value>) -> (DumpChange, Vec<String>) {
+    let bytes = |value: &Value| serde_json::to_vec(value).map_or(0, |text| text.len());
+    let mut left_out = Vec::new();
+    while change.apply(before).is_err() {
+        let Some((name, value)) = change.properties.iter_mut().max_by_key(|(_, value)| bytes(value)) else { break };
+        let name = name.clone();
+        let inner = value.as_object_mut().filter(|inner| inner.len() > 1);
+        let longest = inner.and_then(|inner| {
+            let longest = inner.iter().max_by_key(|(_, value)| bytes(value))?.0.clone();
+            inner.remove(&longest).map(|_| longest)
+        });
+        match longest {
+            Some(longest) => left_out.push(format!("{name}.{longest}")),
+            None => {
+                change.properties.remove(&name);
+                left_out.push(name);
+            }
+        }
+    }
+    (change, left_out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_has_no_room_is_left_out_from_the_longest_on() {
+        let change = |properties: Value| DumpChange {
+            properties: serde_json::from_value(properties).expect("is an object"),
+            ..DumpChange::default()
+        };
+        let before = change(json!({ "notes": "x".repeat(12_000) })).properties;
+        let process = json!({ "uid": 7, "modules": "m".repeat(3_000), "environment": "e".repeat(4_000) });
+        let (fits, left_out) = fitted(change(json!({ "process": process, "zone": "a" })), &before);
+        assert_eq!(left_out, ["process.environment"]);
+        assert_eq!((&fits.properties["process"]["uid"], &fits.properties["zone"]), (&json!(7), &json!("a")));
+        assert!(fits.apply(&before).is_ok());
+        let full = change(json!({ "notes": "x".repeat(16_360) })).properties;
+        let (fits, left_out) = fitted(change(json!({ "process": { "uid": 7 } })), &full);
+        assert_eq!((fits, left_out), (DumpChange::default(), vec!["process".to_owned()]));
+    }
 }

@@ -1,10 +1,16 @@
 //! `quarry dump report`: how often the values of a property occur.
 
-use super::selection::{meant, split};
+use super::selection::{Meant, find, meant, split};
 use crate::exit::{Exit, Failure};
 use crate::session::Session;
 use clap::Args;
-use model::dump::query::ReportQuery;
+use client::Client;
+use model::Dump;
+use model::dump::leaves;
+use model::dump::query::{DumpReport, ReportQuery, ValueCount};
+use model::dump::spec::Field;
+use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// Counts dumps by the values of a property, as JSON, the rarest first
 ///
@@ -29,9 +35,12 @@ impl Report {
         }
         let client = session.client()?;
         let meant = meant(&client, words).await?;
-        let query = ReportQuery { of: meant.of, property: property.first().cloned() };
-        query.field()?;
-        let report = client.dump_report(&query).await?;
+        let query = ReportQuery { of: meant.of.clone(), property: property.first().cloned() };
+        let field = query.field()?;
+        let report = match meant.limit {
+            None => client.dump_report(&query).await?,
+            Some(_) => counted(&client, &meant, field.as_ref()).await?,
+        };
         if session.output.is_json() {
             session.output.json(&report)?;
             return Ok(Exit::Ok);
@@ -52,4 +61,34 @@ impl Report {
         }
         Ok(Exit::Ok)
     }
+}
+
+/// Counts the few dumps that a limit leaves, which the server only lists.
+async fn counted(client: &Client, meant: &Meant, field: Option<&Field>) -> anyhow::Result<DumpReport> {
+    let (mut dumps, mut counts) = (0, BTreeMap::new());
+    find(client, meant, |found| {
+        dumps += found.len() as u64;
+        for value in found.iter().flat_map(|dump| field.map(|field| values(dump, field)).unwrap_or_default()) {
+            *counts.entry(value).or_insert(0) += 1;
+        }
+        Ok(())
+    })
+    .await?;
+    let mut values: Vec<_> = counts.into_iter().map(|(value, count)| ValueCount { value, count }).collect();
+    values.sort_by_key(|one| one.count);
+    Ok(DumpReport { dumps, values, has_more: false })
+}
+
+/// Returns the values that count once each: of a property every element of a list.
+fn values(dump: &Dump, field: &Field) -> Vec<String> {
+    if let Field::Property(path) = field {
+        let leaves = leaves(&dump.properties).unwrap_or_default();
+        return leaves.into_iter().filter(|(of, _)| of == path).map(|(_, leaf)| leaf.text()).collect();
+    }
+    let text = |value| match value {
+        Value::String(text) => text,
+        Value::Array(calls) => calls.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    };
+    field.of(dump).map(text).into_iter().collect()
 }

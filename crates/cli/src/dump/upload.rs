@@ -120,6 +120,9 @@ async fn from_file(
         let shown = serde_json::to_value(DumpArrived { dump: there.clone(), arrival: Arrival::Known })?;
         return Ok((there, shown));
     }
+    if size == 0 {
+        session.output.say(&format!("{name} is empty: whatever wrote it had no room, or never began"));
+    }
     session.output.say(&format!("creating {hash}"));
     session.output.say(&format!("uploading {name} to {hash}"));
     let bar = bar(session, Some(size));

@@ -290,7 +290,7 @@ fn what_is_asked_is_bounded(scene: &Scene) {
     assert!(retried.code == 3 && retried.err.contains("looked at a dump"), "{retried:?}");
     assert_eq!(scene.ok(&["rm", &dump]).code, 0);
     let ran = analyze("floods");
-    assert!(ran.code == 0 && ran.err.contains("of 1 dump there is no content"), "{ran:?}");
+    assert!(ran.code == 1 && ran.err.contains("of 1 dump there is no content"), "{ran:?}");
 }
 
 fn dumps_that_arrive_are_studied(scene: &Scene) {

@@ -181,6 +181,23 @@ fn the_readme_is_true(scene: &Scene) {
     assert_eq!(scene.info(&["ticket=OS-2359"])[1]["ticket"], "OS-2359");
     scene.ok(&["unticket", &hash]);
     assert_eq!(names(&["ticket=OS-2359"]), shorts(&[&utmpd]));
+
+    // What `info` shows may be asked for; a report may be of few; values are what was set.
+    assert_eq!(names(&[&format!("dump=/thoth/stor/thoth/{utmpd}/core.19972")]), shorts(&[&utmpd]));
+    assert_eq!(names(&[&format!("name=/thoth/stor/thoth/{utmpd}")]), shorts(&[&utmpd]));
+    let path = format!("dump=/thoth/stor/thoth/{utmpd}/core.1");
+    assert_eq!(names(&[&path]).len(), 0);
+    scene.ok(&["set", &utmpd, "level", "-5"]);
+    assert_eq!(names(&["properties.level=-5"]), shorts(&[&utmpd]));
+    scene.ok(&["set", &utmpd, "big", "9007199254740993"]);
+    assert_eq!(names(&["properties.big=9007199254740993"]), shorts(&[&utmpd]));
+    assert_eq!(names(&["properties.big=9007199254740992"]).len(), 0);
+    assert_eq!(scene.ok(&["report", "properties.big"]), "{\n  \"9007199254740993\": 1\n}\n");
+    let newest = scene.ok(&["ls", "time>2000-01-01", "limit=2", "cmd"]);
+    assert_eq!(newest.lines().count(), 3, "{newest}");
+    let few = scene.ok(&["report", "time>2000-01-01", "limit=2", "type"]);
+    assert_eq!(few, "{\n  \"core\": 1,\n  \"crash\": 1\n}\n", "{newest}");
+    assert_eq!(scene.ok(&["report", "time>2000-01-01", "limit=3"]), "3\n");
 }
 
 fn mistakes_change_nothing(scene: &Scene) {

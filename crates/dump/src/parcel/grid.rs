@@ -60,14 +60,21 @@ impl Head {
         };
         let mut first = vec![0; kind::MAX_HEAD_BYTES];
         let length = read_at(reader, 0, &mut first)?;
-        let mut head = Self { hash, kind: Some(kind(&first[..length])), ..Self::default() };
+        let mut head = Self::of_kind(kind(&first[..length]));
+        head.hash = hash;
         head.segments(reader)?;
         Ok(head)
     }
 
+    fn of_kind(kind: DumpKind) -> Self {
+        // The header of an illumos dump is of one length.
+        let end = if kind == DumpKind::Illumos { FIRST_BYTES } else { 0 };
+        Self { kind: Some(kind), end, ..Self::default() }
+    }
+
     /// Reads it from the beginning of a stream, as far as it is there: without a name, which takes the notes.
     pub(super) fn of_beginning(bytes: &[u8]) -> io::Result<(Self, Passing)> {
-        let mut head = Self { kind: Some(kind(bytes)), ..Self::default() };
+        let mut head = Self::of_kind(kind(bytes));
         let notes = head.segments(&mut Cursor::new(bytes))?;
         let length = bytes.len() as u64;
         let parts: Vec<_> = if length < MAX_HEAD_BYTES {

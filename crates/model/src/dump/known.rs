@@ -7,6 +7,9 @@ use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
+/// The folder of all dumps, as Thoth knew it.
+pub(super) const FOLDER: &str = "/thoth/stor/thoth/";
+
 /// A dump in the form that Thoth's users know; what Thoth did not have stands at the end.
 #[derive(Debug, Serialize)]
 pub struct Known<'d> {
@@ -60,7 +63,7 @@ impl<'d> From<&'d Dump> for Known<'d> {
     fn from(dump: &'d Dump) -> Self {
         let facts = &dump.facts;
         // Where Thoth kept it; programs take the hash from here.
-        let name = format!("/thoth/stor/thoth/{}", dump.hash);
+        let name = format!("{FOLDER}{}", dump.hash);
         Self {
             dump: format!("{name}/{}", dump.name),
             name,

@@ -167,17 +167,18 @@ impl Attempt {
         if is_full {
             let words = format!("[what it asked for has more than {MAX_ASKED_BYTES} bytes, and is not heard]\n");
             output.remark(&words).await;
-            return None;
+            return Some(Asked { is_cut: true, ..Asked::default() });
         }
         let there = match &self.assignment.work {
             Work::Run { dump: Some(beside), .. } => beside.dump.properties.clone(),
             _ => BTreeMap::new(),
         };
         let Wanted { change, script, refused } = understand(&heard, &there);
+        let is_cut = !refused.is_empty();
         for why in refused {
             output.remark(&format!("[{why}]\n")).await;
         }
-        let mut asked = Asked { change, script: None };
+        let mut asked = Asked { change, script: None, is_cut };
         if dump_in.access == Access::ReadOnly && asked.change != DumpChange::default() {
             output.remark("[nothing is noted on the dump, which is only there to be read]\n").await;
             asked.change = DumpChange::default();

@@ -146,6 +146,7 @@ pub(crate) async fn finish(
     };
     // What others noted meanwhile may leave no room: then it has not done what it was there for.
     let fits = noted.zip(dump.as_ref()).is_none_or(|(asked, dump)| asked.change.apply(&dump.properties).is_ok());
+    let fits = fits && !asked.is_some_and(|asked| asked.is_cut);
     let is_well = fits && matches!(of.outcome, Some(Outcome::Exited { code: 0 }));
     if of.origin.kind == OriginKind::Analyzer {
         let Some(AnalyzerIn { name, version, .. }) = &beside.analyzer else { return Ok(()) };

@@ -39,7 +39,7 @@ pub(crate) async fn write(
         // What is no text can be found by the text that JSON has for it: nobody who looks says which it is.
         let (kind, number) = match leaf {
             Leaf::Truth(_) => ("truth", None),
-            Leaf::Number(number) => ("number", Some(sortable(number))),
+            Leaf::Number(ref number) => ("number", Some(sortable(number.as_f64().unwrap_or(f64::MAX)))),
             Leaf::Text(_) => ("text", None),
             Leaf::Empty => ("empty", None),
         };

@@ -1,7 +1,7 @@
 //! What is kept of dumps: content goes by rule, oldest first, and what is known of them stays, with when and why.
 //!
 //! A dump with a ticket keeps its content, and so does one whose property `pinned` is true. Of each signature the newest
-//! few keep theirs, besides those. A signature is looked at when something came to it or left it since (`is_due`), so a pass
+//! few keep theirs, besides those and besides dumps without a stack, which only have in common that nothing is known. A signature is looked at when something came to it or left it since (`is_due`), so a pass
 //! over a million quiet dumps costs nothing.
 
 use super::{locked, purge};
@@ -26,7 +26,9 @@ statements! {
     OLD_POSTGRES = "SELECT d.id FROM dump AS d WHERE d.manifest IS NOT NULL AND d.ticket IS NULL AND d.uploaded_at < $1 \
                     AND NOT EXISTS (SELECT 1 FROM dump_property AS p WHERE p.dump = d.id AND p.path = 'pinned' \
                     AND p.kind = 'truth' AND p.text = 'true') ORDER BY d.uploaded_at LIMIT $2 FOR UPDATE SKIP LOCKED";
+    /// Not those that say nothing of where they crashed: what they have in common is no defect.
     MANY = "SELECT d.id FROM dump AS d WHERE d.tenant = $1 AND d.signature = $2 AND d.manifest IS NOT NULL \
+            AND (d.stack IS NOT NULL OR d.signature_text NOT LIKE '%| no stack%') \
             AND d.ticket IS NULL AND NOT EXISTS (SELECT 1 FROM dump_property AS p WHERE p.dump = d.id \
             AND p.path = 'pinned' AND p.kind = 'truth' AND p.text = 'true') \
             ORDER BY d.uploaded_at DESC, d.id DESC LIMIT $3 OFFSET $4";

@@ -52,7 +52,7 @@ async fn study(store: &Store, whose: TenantId, dump: &Dump, again: bool) -> (Stu
 
 fn ticket(ticket: &str) -> Option<Asked> {
     let change = DumpChange { ticket: Some(Some(ticket.to_owned())), ..DumpChange::default() };
-    Some(Asked { change, script: None })
+    Some(Asked { change, ..Asked::default() })
 }
 
 /// Takes all that waits.

@@ -517,6 +517,9 @@ async fn content_goes_by_rule(fresh: &Fresh) {
     for hash in 0..6 {
         dumps.push(scene.dump(hash, "f", "abort | f", hash as i64).await);
     }
+    // Of these nothing is known that they had in common.
+    let mute =
+        [scene.dump(6, "?", "unknown | no stack in app", 6).await, scene.dump(7, "?", "unknown | no stack", 7).await];
     note(&scene.store, &dumps[0], json!({"ticket": "OS-1"})).await;
     note(&scene.store, &dumps[1], json!({"properties": {"pinned": true}})).await;
     note(&scene.store, &dumps[2], json!({"properties": {"pinned": "true"}})).await;
@@ -545,11 +548,15 @@ async fn content_goes_by_rule(fresh: &Fresh) {
     note(&scene.store, &dumps[0], json!({"ticket": null})).await;
     assert_eq!(scene.store.dumps_retain(few, at(102)).await.expect("a pass").dumps, 1);
     let old = DumpRetention { before: Some(at(1_000)), per_signature: None };
-    assert_eq!(scene.store.dumps_retain(old, at(1_001)).await.expect("a pass").dumps, 2);
+    assert_eq!(scene.store.dumps_retain(old, at(1_001)).await.expect("a pass").dumps, 4);
     assert_eq!((of(1).await.0, of(1).await.2), (true, None), "it is pinned");
     let fewer = DumpRetention { before: None, per_signature: Some(0) };
     scene.store.dumps_look_at_all().await.expect("is noted");
     assert_eq!(scene.store.dumps_retain(fewer, at(1_002)).await.expect("a pass").dumps, 0);
+    for dump in &mute {
+        let dump = scene.store.dump_get(DumpKey::Id(dump.id), everybody(scene.ours)).await.expect("is there");
+        assert_eq!(dump.purged.map(|purged| purged.why), Some(format!("it was uploaded before {}", at(1_000))));
+    }
     scene.check().await;
     // It comes again, and is what it was.
     let new = NewDump { manifest: digest("manifest again"), ..new(&format!("{gone:08x}")) };

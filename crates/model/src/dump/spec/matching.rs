@@ -96,7 +96,8 @@ fn property(dump: &Dump, path: &str, test: &Test) -> bool {
         let text = found(&leaf.text());
         match (test, leaf) {
             (Test::Amount(comparison, number), Leaf::Number(of)) => {
-                of.partial_cmp(number).is_some_and(|ordering| comparison.passes(ordering))
+                let ordering = of.as_f64().and_then(|of| of.partial_cmp(number));
+                ordering.is_some_and(|ordering| comparison.passes(ordering))
             }
             (Test::Text(comparison, with), _) => comparison.passes(text.cmp(&found(with))),
             (Test::Quoted(comparison, with), Leaf::Text(_)) => comparison.passes(text.cmp(&found(with))),

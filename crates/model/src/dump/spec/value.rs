@@ -3,9 +3,13 @@
 use super::field::kind_type;
 use super::glob::{Glob, Piece};
 use super::{Comparison, Condition, DumpName, Field, Term, Test, excerpt, moment, refuse};
+use crate::dump::known::FOLDER;
 use crate::dump::{Dump, DumpState};
 use crate::error::ApiError;
 use crate::report::{DumpKind, Severity};
+
+/// The least whole number that stands for another one too where it is a floating one.
+const INEXACT: u128 = 1 << 53;
 
 /// A value as it is written.
 enum Written {
@@ -109,11 +113,25 @@ fn read(field: &Field, comparison: Comparison, written: Written, raw: &str) -> R
             one(Test::Number(comparison, number))
         }
         Field::Hash => match written {
-            Written::Plain(text) if comparison == Comparison::Equal => match text.parse() {
-                Ok(id) => Ok(Condition::Named(vec![DumpName::Id(id)])),
-                Err(_) => one(Test::Text(comparison, text)),
-            },
+            Written::Plain(text) if comparison == Comparison::Equal => {
+                let name = text.strip_prefix(FOLDER).unwrap_or(&text);
+                match name.parse() {
+                    Ok(id) => Ok(Condition::Named(vec![DumpName::Id(id)])),
+                    Err(_) => one(Test::Text(comparison, name.to_owned())),
+                }
+            }
             written => text(field, comparison, written),
+        },
+        Field::File => match &written {
+            // A file's path, as Thoth knew it, names the dump that it is in.
+            Written::Plain(path)
+                if comparison == Comparison::Equal
+                    && let Some((hash, name)) = path.strip_prefix(FOLDER).and_then(|path| path.split_once('/')) =>
+            {
+                let equals = |field, text: &str| Condition::Field(field, Test::Text(comparison, text.to_owned()));
+                Ok(Condition::All(vec![equals(Field::Hash, hash), equals(Field::File, name)]))
+            }
+            _ => text(field, comparison, written),
         },
         Field::Property(_) => property(field, comparison, written),
         Field::Stack => {
@@ -140,6 +158,8 @@ fn property(field: &Field, comparison: Comparison, written: Written) -> Result<C
     Ok(match written {
         Written::Quoted(text) => one(Test::Quoted(comparison, text)),
         Written::Plain(text) => match (number(&text), comparison) {
+            // What counts less finely than this is not the same because it is near.
+            (Some(_), Comparison::Equal) if let Some(long) = long(&text) => one(Test::Text(comparison, long)),
             // Nobody who writes a number says whether it was noted as one.
             (Some(number), Comparison::Equal) => {
                 Condition::Any(vec![one(Test::Amount(comparison, number)), one(Test::Text(comparison, text))])
@@ -150,6 +170,12 @@ fn property(field: &Field, comparison: Comparison, written: Written) -> Result<C
         },
         written => return text(field, comparison, written),
     })
+}
+
+/// Returns a whole number of which a floating one does not have every digit, if a text is one.
+fn long(text: &str) -> Option<String> {
+    let number: i128 = text.parse().ok()?;
+    (number.unsigned_abs() >= INEXACT).then(|| number.to_string())
 }
 
 fn of_words<T: Copy, const N: usize>(
