@@ -21,6 +21,7 @@ mod login;
 mod migrate;
 mod node;
 mod output;
+mod progress;
 mod ps;
 mod quantity;
 mod registry;

@@ -183,6 +183,7 @@ fn fields(session: &mut Session, one: &Entity) -> anyhow::Result<()> {
     let output = &session.output;
     let (first, last) = (output.time(one.first_seen), output.time(one.last_seen));
     let fixed = one.fixed_at.map(|at| output.time(at));
+    let decided = one.decided.as_ref().map(|one| format!("{}, by {} {}", one.what, one.by, output.time(one.at)));
     session.output.fields(&[
         ("id", Some(one.id.to_string())),
         ("signature", Some(one.text.clone())),
@@ -193,6 +194,7 @@ fn fields(session: &mut Session, one: &Entity) -> anyhow::Result<()> {
         ("first seen", Some(first)),
         ("last seen", Some(last)),
         ("fixed", fixed),
+        ("decided", decided),
     ])?;
     Ok(())
 }

@@ -5,7 +5,7 @@
 //!   of notes. The text is JSON with the header's fields in the order of its C struct, numbers of 64 bits as `[high,low]`.
 //!   Registers and process numbers stand in the notes, so two dumps hardly share a name.
 //! - An illumos crash dump's is over its header of 8192 bytes, as they are. Thoth itself hashed how one version of Node
-//!   printed that header; such names stay findable only as aliases.
+//!   printed that header; such names stay findable where they are noted as a dump's `alias`.
 //!
 //! Everything is streamed: memory is bounded whatever the file says of itself. What is cut short is hashed as far as it
 //! goes. This is a name, not a proof of content; that is what digests are for.

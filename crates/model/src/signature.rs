@@ -9,8 +9,8 @@ pub mod similarity;
 
 pub use bucket::{
     MAX_ALIAS_CHAIN, MAX_REPRESENTATIVES, MAX_RULES_FILE_BYTES, MAX_SIGNED_AT_ONCE, MAX_SPLIT_DUMPS, MAX_TITLE_CHARS,
-    MergeInto, Moved, NewRules, Proposed, RulesFile, Signature, SignatureChange, SignatureInfo, SignatureQuery,
-    SignatureState, Signed, SignedAgain, SignedAmong, SignedQuery, SignedStack, SplitOff, StackSigned,
+    MergeInto, Moved, NewRules, Proposed, RulesFile, Signature, SignatureChange, SignatureDecided, SignatureInfo,
+    SignatureQuery, SignatureState, Signed, SignedAgain, SignedAmong, SignedQuery, SignedStack, SplitOff, StackSigned,
 };
 
 use crate::error::ApiError;

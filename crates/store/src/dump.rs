@@ -26,9 +26,7 @@ use crate::store::Store;
 use crate::transaction::{NewChange, Operation, Session, Tx};
 use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
-use model::dump::{
-    Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, DumpPurged, DumpSignature, MAX_HASH_CHARS, is_hash,
-};
+use model::dump::{Arrival, DumpArrived, DumpChange, DumpFacts, DumpFindings, DumpPurged, DumpSignature, is_hash};
 use model::{ApiError, Digest, Dump, DumpId, DumpState, ErrorKind, Execution, NewDump, Noun, TenantId};
 use std::collections::BTreeSet;
 
@@ -60,6 +58,12 @@ statements! {
     HASHED = concat!("SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.tenant = $1 AND d.hash = $2");
     PREFIXED = concat!(
         "SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.tenant = $1 AND d.hash >= $2 AND d.hash < $3 ORDER BY d.hash LIMIT 2"
+    );
+    /// By another name that somebody noted, in the place of the hash.
+    ALIASED = concat!(
+        "SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.tenant = $1 AND d.id IN (SELECT DISTINCT p.dump \
+         FROM dump_property AS p WHERE p.tenant = $1 AND p.path = 'alias' AND p.text >= $2 AND p.text < $3 LIMIT 2) \
+         ORDER BY d.id LIMIT 2"
     );
     LIST = concat!("SELECT ", columns!(), " FROM dump AS d ", stack!(), " WHERE d.tenant = $1 AND d.id < $2 ORDER BY d.id DESC LIMIT $3");
     REPLACE = "UPDATE dump SET digest = $1, size = $2, manifest = $3, kind = $4, is_truncated = $5, redaction = $6, \
@@ -191,14 +195,19 @@ async fn find(tx: &Tx<'_>, key: &DumpKey, taken: Taken) -> Result<Dump, StoreErr
         DumpKey::Hash(hash) => {
             // No digit of a hash sorts behind `f`.
             let (least, end) = (hash.as_str().into(), format!("{hash}g").into());
-            match &tx.rows(PREFIXED, &[taken.namespace.into(), least, end]).await?[..] {
+            let key = [taken.namespace.into(), least, end];
+            let mut found = tx.rows(PREFIXED, &key).await?;
+            let what = if found.is_empty() { "`alias`" } else { "hash" };
+            if found.is_empty() {
+                found = tx.rows(ALIASED, &key).await?;
+            }
+            match &found[..] {
                 [] => Err(missing(hash.clone())),
                 [one] => read(one),
-                _ if hash.len() == MAX_HASH_CHARS => Err(StoreError::Broken { column: 2, why: "stands twice" }),
                 _ => {
-                    let message = format!("more than one dump's hash begins with `{hash}`");
+                    let message = format!("more than one dump's {what} begins with `{hash}`");
                     let error = ApiError::new(ErrorKind::Conflict, "dump_ambiguous", message);
-                    Err(StoreError::Refused(Box::new(error.with_hint("name more digits of it"))))
+                    Err(StoreError::Refused(Box::new(error.with_hint("name more digits of it, or the dump's id"))))
                 }
             }
         }

@@ -91,6 +91,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration::shared(17, "dump reports", include_str!("migration/0017_dump_reports.sql")),
     Migration::shared(18, "removals", include_str!("migration/0018_removals.sql")),
     Migration::shared(19, "pack digests", include_str!("migration/0019_pack_digests.sql")),
+    Migration::shared(20, "signature decisions", include_str!("migration/0020_signature_decisions.sql")),
 ];
 
 const GROUND: Migration = Migration {

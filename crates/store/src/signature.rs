@@ -20,7 +20,9 @@ use crate::transaction::{NewChange, Operation, Tx};
 use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
 use model::signature::{Decision, Explanation};
-use model::signature::{MAX_ALIAS_CHAIN, MAX_REPRESENTATIVES, Signature, SignatureChange, SignatureState, Stack, Step};
+use model::signature::{
+    MAX_ALIAS_CHAIN, MAX_REPRESENTATIVES, Signature, SignatureChange, SignatureDecided, SignatureState, Stack, Step,
+};
 use model::{ApiError, DumpId, ErrorKind, Noun, SignatureId, TenantId};
 use std::str::FromStr;
 
@@ -28,11 +30,12 @@ use std::str::FromStr;
 macro_rules! columns {
     () => {
         "id, tenant, text, title, state, merged_into, dumps, first_seen, last_seen, fixed_at, created_at, stack, rules, \
-         height"
+         height, decided"
     };
 }
 
 statements! {
+    DECIDE = "UPDATE signature SET decided = $1 WHERE tenant = $2 AND id = $3";
     GET = concat!("SELECT ", columns!(), " FROM signature WHERE tenant = $1 AND id = $2");
     PREFIXED = concat!(
         "SELECT ", columns!(), " FROM signature WHERE tenant = $1 AND id >= $2 AND id < $3 ORDER BY id LIMIT 2"
@@ -91,8 +94,20 @@ pub(crate) fn read(row: &Row) -> Result<Kept, StoreError> {
         last_seen: row.time(8)?,
         fixed_at: row.maybe_time(9)?,
         created_at: row.time(10)?,
+        decided: row.maybe_json(14)?,
     };
     Ok(Kept { signature, stack: row.int(11)?, rules: row.text(12)?.to_owned(), height: row.count(13)? })
+}
+
+/// Keeps what was decided of a signature, in place of what was decided before.
+pub(crate) async fn decide(
+    tx: &Tx<'_>,
+    (tenant, id): (TenantId, SignatureId),
+    what: String,
+    (by, at): (&str, Timestamp),
+) -> Result<(), StoreError> {
+    let decided = SignatureDecided { what, by: by.to_owned(), at };
+    tx.execute(DECIDE, &[to_json(&decided).into(), tenant.into(), id.into()]).await.map(drop)
 }
 
 /// Notes a change of a signature's for the log.
@@ -387,6 +402,15 @@ impl Operation for SignatureAct {
             && rows.is_empty()
         {
             return Err(conflict(before.id, before.state, wanted));
+        }
+        let what = match (&self.act, before.merged_into) {
+            (Act::Title(_), _) => None,
+            (Act::Fix, _) => Some("its defect is said to be fixed".to_owned()),
+            (Act::Reopen, Some(whole)) => Some(format!("it stands by itself again, and is no part of `{whole}`")),
+            (Act::Reopen, None) => Some("its defect is said to be there after all".to_owned()),
+        };
+        if let Some(what) = what {
+            decide(tx, (self.tenant, before.id), what, (&self.by, self.at)).await?;
         }
         let after = again(tx, self.tenant, before.id).await?.signature;
         note(tx, &after, (&self.by, self.at));

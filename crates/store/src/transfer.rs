@@ -115,8 +115,8 @@ tables! {
          $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36";
     "signature" by "tenant, id" = [0, 1] > "$1, $2" limit "$3" from Text:
         "tenant, id, text, title, state, merged_into, stack, dumps, first_seen, last_seen, fixed_at, rules, height, \
-         is_due, created_at" =
-        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15";
+         is_due, created_at, decided" =
+        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16";
     "signature_alias" by "tenant, kind, name" = [0, 1, 2] > "$1, $2, $3" limit "$4" from Text:
         "tenant, kind, name, signature, made_by, at" = "$1, $2, $3, $4, $5, $6";
     "signed_stack" by "tenant, number" = [0, 1] > "$1, $2" limit "$3" from Mixed:

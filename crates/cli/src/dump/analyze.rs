@@ -8,9 +8,11 @@ use crate::execution::outcome_text;
 use crate::execution::transcript::{self, Next, Transcript, Until};
 use crate::exit::{Exit, Failure};
 use crate::output::Style;
+use crate::progress;
 use crate::session::Session;
 use clap::Args;
 use client::Client;
+use indicatif::ProgressBar;
 use model::analyzer::{MAX_STUDIES, NewStudies, NewStudy, Study, StudyState, check_name};
 use model::chunk::Content;
 use model::dump::query::Earnest;
@@ -131,7 +133,7 @@ impl Analyze {
         };
         let (mut count, mut jobs, since) = (Count::default(), Jobs::default(), Instant::now());
         let is_shown = !self.dry_run && !self.detach;
-        let mut left = dumps.into_iter();
+        let (of, mut left) = (dumps.len() as u64, dumps.into_iter());
         let mut tasks = VecDeque::new();
         loop {
             while tasks.len() <= MAX_AHEAD - MAX_STUDIES && left.len() > 0 {
@@ -143,7 +145,7 @@ impl Analyze {
             }
             let Some(task) = tasks.pop_front() else { break };
             if is_shown {
-                show(session, &task, &mut count).await?;
+                show(session, &task, &mut count, of).await?;
             } else {
                 self.name_one(session, &task, &mut count)?;
             }
@@ -197,6 +199,11 @@ impl Analyze {
 }
 
 impl Count {
+    /// Returns how many dumps are done with.
+    const fn all(&self) -> u64 {
+        self.studied + self.before + self.absent
+    }
+
     /// Counts a study that there is nothing to see of; tells whether it is one that there is.
     fn begun(&mut self, study: &Study) -> bool {
         match study.state {
@@ -242,7 +249,7 @@ fn wait_for(session: &Session, begun: &[Task]) -> Jobs {
 }
 
 /// Shows what a study writes, to its end, and how it ended.
-async fn show(session: &mut Session, task: &Task, count: &mut Count) -> anyhow::Result<()> {
+async fn show(session: &mut Session, task: &Task, count: &mut Count, of: u64) -> anyhow::Result<()> {
     let Task { hash, study } = task;
     let is_json = session.output.is_json();
     let has_begun = count.begun(study);
@@ -253,7 +260,7 @@ async fn show(session: &mut Session, task: &Task, count: &mut Count) -> anyhow::
         return Ok(());
     };
     let client = session.patient_client()?;
-    let (execution, output) = follow(session, &client, id).await?;
+    let (execution, output) = follow(session, &client, id, (count.all(), of)).await?;
     count.studied += 1;
     let is_well = matches!(execution.outcome, Some(Outcome::Exited { code: 0 }));
     count.failed += u64::from(!is_well);
@@ -272,16 +279,26 @@ async fn follow(
     session: &Session,
     client: &Client,
     id: ExecutionId,
+    far: (u64, u64),
 ) -> anyhow::Result<(Box<Execution>, Option<String>)> {
     let mut transcript = Transcript::new(client, id, None);
     let mut gathered = session.output.is_json().then(Vec::new);
+    // What has no end of line yet must not be drawn over.
+    let mut is_at_start = true;
     loop {
-        match transcript.next(Until::End).await? {
+        let bar = is_at_start.then(|| progress::counted(session, far, "dumps"));
+        let next = transcript.next(Until::End).await;
+        bar.inspect(ProgressBar::finish_and_clear);
+        match next? {
             Next::Chunks(chunks) => {
                 for chunk in &chunks {
                     match &mut gathered {
                         Some(gathered) => gathered.extend(content(client, chunk).await?),
-                        None => transcript::write(session, client, chunk, chunk.stream).await?,
+                        None => {
+                            transcript::write(session, client, chunk, chunk.stream).await?;
+                            is_at_start =
+                                matches!(&chunk.content, Content::Inline { bytes } if bytes.0.ends_with(b"\n"));
+                        }
                     }
                 }
             }

@@ -2,6 +2,7 @@
 
 use super::packing::Packing;
 use crate::exit::Exit;
+use crate::progress::doing;
 use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
@@ -28,7 +29,10 @@ impl Object {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Exit> {
         let mut exit = Exit::Ok;
         for path in &self.files {
-            match hash_of(path).await {
+            let reading = doing(session, "finding out what it is called");
+            let hashed = hash_of(path).await;
+            reading.finish_and_clear();
+            match hashed {
                 Ok(Hashed { hash, told, .. }) => {
                     told.into_iter().for_each(|told| session.output.say(&told));
                     match session.output.is_json() {

@@ -9,6 +9,7 @@
 
 use crate::exit::Exit;
 use crate::output::{Style, printable};
+use crate::progress::doing;
 use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
@@ -62,7 +63,10 @@ impl Packs {
                 None => found.away.push(path.display().to_string()),
             }
         }
-        let sent = send(&client, found).await?;
+        let bar = doing(session, "making packs, and sending what is missing");
+        let sent = send(&client, found).await;
+        bar.finish_and_clear();
+        let sent = sent?;
         if session.output.is_json() {
             session.output.json(&sent)?;
             return Ok(exit);
@@ -147,10 +151,12 @@ impl Came {
 
 /// Sends the packs of a dump's modules, and returns their names; that it does not work is said and no more.
 pub(super) async fn ship(session: &Session, client: &Client, path: &Path) -> Vec<PackName> {
+    let bar = doing(session, "sending what its stacks are walked by");
     let sent = match tokio::task::block_in_place(|| of_dump(path)) {
         Ok(modules) => send(client, modules).await,
         Err(error) => Err(error),
     };
+    bar.finish_and_clear();
     match sent {
         Ok(came) => {
             if !came.sent.is_empty() {

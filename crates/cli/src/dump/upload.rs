@@ -7,6 +7,7 @@ use super::parcels::send;
 use super::redaction::{LeftOut, left_out};
 use crate::blob::{bar, progress};
 use crate::exit::{Exit, Failure};
+use crate::progress::doing;
 use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
@@ -102,7 +103,10 @@ async fn from_file(
     }
     let file = File::open(path).with_context(cannot)?;
     let metadata = file.metadata()?;
-    let Hashed { hash, head, packing, told } = hash_of(path).await?;
+    let reading = doing(session, "finding out what it is called");
+    let hashed = hash_of(path).await;
+    reading.finish_and_clear();
+    let Hashed { hash, head, packing, told } = hashed?;
     told.into_iter().for_each(|told| session.output.say(&told));
     let name = &name.map_or_else(|| name_of(path, packing), str::to_owned);
     let size = metadata.len();

@@ -98,6 +98,20 @@ pub struct Signature {
     pub fixed_at: Option<Timestamp>,
     /// When it was made.
     pub created_at: Timestamp,
+    /// What was decided of it last, if anything was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided: Option<SignatureDecided>,
+}
+
+/// What was decided of a signature.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SignatureDecided {
+    /// What, and of what that follows.
+    pub what: String,
+    /// By whom; `quarry` if it follows from what came in.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// A signature, what it was made of, and why: what an analysis sends.

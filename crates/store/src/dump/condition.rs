@@ -14,9 +14,9 @@ use crate::value::{Value, to_json};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use model::TenantId;
 use model::dump::spec::{Comparison, Condition, DumpName, Field, Glob, Piece, Specification, Test};
 use model::dump::{MAX_HASH_CHARS, found};
+use model::{DumpId, TenantId};
 use std::fmt::Write;
 
 /// Different values of a column that a pattern is held against before the search; of more, each dump is looked at.
@@ -239,13 +239,20 @@ impl Preparation<'_> {
                         last => Condition::Any(ids.into_iter().chain(last).map(is_one).collect()),
                     }
                 }
-                Condition::Named(_) | Condition::Field(..) => condition.clone(),
+                Condition::Named(names) => {
+                    Condition::Named(self.ids(names).await?.into_iter().map(DumpName::Id).collect())
+                }
+                Condition::Field(..) => condition.clone(),
             })
         }
         .boxed()
     }
 
     async fn named(&self, names: &[DumpName]) -> Result<Leaf, StoreError> {
+        Ok(Leaf::Among("id", self.ids(names).await?.iter().map(ToString::to_string).collect()))
+    }
+
+    async fn ids(&self, names: &[DumpName]) -> Result<Vec<DumpId>, StoreError> {
         let taken = Taken { reach: Some(self.tenant), namespace: self.tenant };
         let mut ids = Vec::with_capacity(names.len());
         for name in names {
@@ -253,9 +260,9 @@ impl Preparation<'_> {
                 DumpName::Id(id) => DumpKey::Id(*id),
                 DumpName::Hash(hash) => DumpKey::Hash(hash.clone()),
             };
-            ids.push(find(self.tx, &key, taken).await?.id.to_string());
+            ids.push(find(self.tx, &key, taken).await?.id);
         }
-        Ok(Leaf::Among("id", ids))
+        Ok(ids)
     }
 
     async fn field(&self, field: &Field, test: &Test) -> Result<Leaf, StoreError> {
@@ -357,8 +364,8 @@ fn either(any: &[Condition]) -> Option<Leaf> {
     }
 }
 
-/// Returns a condition that names signatures by their whole ids, merged ones too, so that a dump alone tells whether it is
-/// met.
+/// Returns a condition that names dumps by their ids and signatures by their whole ones, merged ones too, so that a dump alone
+/// tells whether it is met.
 pub(super) async fn pinned(tx: &Tx<'_>, tenant: TenantId, condition: &Condition) -> Result<Condition, StoreError> {
     // Nothing in it depends on the time.
     Preparation { tx, tenant, now: Timestamp::UNIX_EPOCH }.pinned(condition).await
@@ -440,6 +447,8 @@ impl Leaf {
             Self::Among(column, _) => {
                 is_few(column) || is_own(column) || is_begun(column) || matches!(*column, "kind" | "state")
             }
+            // An index has numbers in another order than their digits.
+            Self::Fits("pid" | "size", _) => false,
             Self::Fits(column, _) => is_few(column) || is_own(column) || is_begun(column),
             Self::Compares(column, ..) => is_few(column) || is_own(column),
             // The indexes of the others leave out those that have no such thing.
@@ -541,6 +550,7 @@ impl Leaf {
                 text.push(&format!("{} {} ", name(column), comparison.as_str())).bind(value.clone());
             }
             Self::Fits(column, glob) if part == Part::Driver => write_fits(text, column, glob),
+            Self::Fits(column @ ("pid" | "size"), glob) => text.fits(&format!("cast({} AS text)", name(column)), glob),
             Self::Fits(column, glob) => text.fits(&name(column), glob),
             Self::Truncated(truth) => {
                 // A number in the text: the index has those that are, and a parameter could be anything.

@@ -3,7 +3,7 @@
 //! A dump that is analysed again leaves the signature that it was counted by and comes to the one that it has now; so
 //! nothing is counted twice. One that happened after its signature was said to be fixed reopens it.
 
-use super::{Kept, again, end, home, note};
+use super::{Kept, again, decide, end, home, note};
 use crate::error::StoreError;
 use crate::parcel::number;
 use crate::statement::statements;
@@ -16,7 +16,7 @@ use model::signature::{
     Explanation, MAX_CLASS_CHARS, MAX_KEY_CHARS, MAX_PROTO_KEYS, STACK_VERSION, SignatureState, SignatureText, Signed,
     Stack, StackFrame,
 };
-use model::{Dump, SignatureId, TenantId};
+use model::{Dump, DumpId, SignatureId, TenantId};
 
 /// Bytes of an explanation that a row keeps beside a stack's keys.
 pub(crate) const MAX_EXPLANATION_BYTES: usize = MAX_ROW_BYTES / 3;
@@ -68,7 +68,7 @@ pub(crate) async fn count(
         tx.execute(IS_SIGNED, &[stack.number.into(), dump.id.into()]).await?;
     }
     let happened = findings.facts.time.or(dump.facts.time);
-    let seen = Seen { happened, uploaded: dump.uploaded_at, at };
+    let seen = Seen { dump: dump.id, happened, uploaded: dump.uploaded_at, at };
     let new = NewSignature { tenant, id, text: &text, stack: stack.number, rules: &signed.signature.rules };
     let kept = new.count(tx, i64::from(!is_counted), &seen).await?;
     Ok(Some(DumpSignature { id: id.to_string(), text: kept.signature.text }))
@@ -86,6 +86,7 @@ async fn leave(tx: &Tx<'_>, dump: &Dump, stack: Option<i64>) -> Result<(), Store
 
 /// When a dump was seen.
 struct Seen {
+    dump: DumpId,
     happened: Option<Timestamp>,
     uploaded: Timestamp,
     at: Timestamp,
@@ -126,8 +127,11 @@ impl NewSignature<'_> {
         let kept = again(tx, self.tenant, self.id).await?;
         let fixed_at = kept.signature.fixed_at.filter(|_| kept.signature.state == SignatureState::Fixed);
         if fixed_at.is_some_and(|fixed_at| seen.is_after(fixed_at)) && !tx.write(REGRESS, &of).await?.is_empty() {
+            let (what, who) =
+                (format!("dump `{}` happened after it was said to be fixed", seen.dump), ("quarry", seen.at));
+            decide(tx, (self.tenant, self.id), what, who).await?;
             let kept = again(tx, self.tenant, self.id).await?;
-            note(tx, &kept.signature, ("quarry", seen.at));
+            note(tx, &kept.signature, who);
             return Ok(kept);
         }
         Ok(kept)

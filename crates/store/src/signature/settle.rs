@@ -4,7 +4,7 @@
 //! bounded, whoever begins them: the request that decided, or the controller after a server died. Meanwhile each dump is
 //! counted where it is, so the counts are right at every moment.
 
-use super::{Alias, Kept, SignatureKey, again, conflict, end, find, home, note, put_alias};
+use super::{Alias, Kept, SignatureKey, again, conflict, decide, end, find, home, note, put_alias};
 use crate::error::StoreError;
 use crate::signature::count::NewSignature;
 use crate::statement::statements;
@@ -121,6 +121,13 @@ impl Operation for SignatureMerge {
             return Err(StoreError::Again);
         }
         mark(tx, self.tenant, from.id).await?;
+        let who = (self.by.as_str(), self.at);
+        decide(tx, (self.tenant, from.id), format!("it is part of `{}`: they are one defect", self.into), who).await?;
+        let is_back = into.signature.state == SignatureState::Fixed
+            && into.signature.fixed_at.is_some_and(|fixed_at| fixed_at < from.last_seen);
+        let back = if is_back { "; that was seen after it was said to be fixed, so it is open again" } else { "" };
+        let what = format!("`{}` is part of it: they are one defect{back}", from.id);
+        decide(tx, (self.tenant, self.into), what, who).await?;
         let (from, into) = (again(tx, self.tenant, from.id).await?, again(tx, self.tenant, self.into).await?);
         note(tx, &from.signature, (&self.by, self.at));
         note(tx, &into.signature, (&self.by, self.at));
@@ -219,13 +226,14 @@ impl SignatureSplit {
             put_alias(tx, self.tenant, Alias::Shape(shape), id, (&self.by, self.at)).await?;
             tx.execute(MARK_SHAPE, &[self.tenant.into(), (*shape).into()]).await?;
         }
-        note(tx, &from.signature, (&self.by, self.at));
-        Ok(Moved {
-            from: from.signature.clone(),
-            into: again(tx, self.tenant, id).await?.signature,
-            dumps,
-            dry_run: false,
-        })
+        let who = (self.by.as_str(), self.at);
+        let (stacks, left) = (shapes.len(), from.signature.id);
+        let what = format!("{dumps} dumps of {stacks} stacks were split off it: they are `{id}`");
+        decide(tx, (self.tenant, left), what, who).await?;
+        decide(tx, (self.tenant, id), format!("it was split off `{left}`, with {stacks} of its stacks"), who).await?;
+        let from = again(tx, self.tenant, left).await?;
+        note(tx, &from.signature, who);
+        Ok(Moved { from: from.signature, into: again(tx, self.tenant, id).await?.signature, dumps, dry_run: false })
     }
 }
 

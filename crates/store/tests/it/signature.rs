@@ -171,6 +171,7 @@ async fn every_dump_is_counted_once(fresh: &Fresh) {
         last_seen: at(30),
         fixed_at: None,
         created_at: at(20),
+        decided: None,
     };
     assert_eq!(scene.get("abort | f").await, expected);
     scene.check().await;
@@ -304,6 +305,10 @@ async fn one_is_merged_and_taken_back(fresh: &Fresh) {
     let (part, whole) = (scene.get("abort | f").await, scene.get("abort | g").await);
     assert_eq!((part.state, part.merged_into, part.dumps), (SignatureState::Merged, Some(whole.id), 0));
     assert_eq!((whole.dumps, whole.first_seen, whole.last_seen), (4, at(10), at(40)));
+    let decided = |one: &Signature| one.decided.clone().map(|one| (one.what, one.by, one.at)).expect("is decided");
+    let words = |what: String, when| (what, "ann".to_owned(), at(when));
+    assert_eq!(decided(&part), words(format!("it is part of `{}`: they are one defect", whole.id), 50));
+    assert_eq!(decided(&whole), words(format!("`{}` is part of it: they are one defect", part.id), 50));
     assert_eq!(scene.of(&dumps[0]).await, (whole.id.to_string(), "abort | g".to_owned()));
     let said = |from: &str| format!("signature `{}` is merged, which does not lead to merged", id(from));
     refused(merge(&scene, "abort | f", "abort | h").await, &said("abort | f"));
@@ -331,7 +336,10 @@ async fn one_is_merged_and_taken_back(fresh: &Fresh) {
     // A fixed one that takes in what was seen after is not fixed.
     scene.store.signature_fix(key("abort | h"), scene.ours, ("ann", at(20))).await.expect("is fixed");
     merge(&scene, "abort | f", "abort | h").await.expect("is merged");
-    assert_eq!(scene.get("abort | h").await.state, SignatureState::Reopened);
+    let whole = scene.get("abort | h").await;
+    assert_eq!(whole.state, SignatureState::Reopened);
+    let back = "; that was seen after it was said to be fixed, so it is open again";
+    assert_eq!(decided(&whole), words(format!("`{}` is part of it: they are one defect{back}", part.id), 50));
     scene.settle().await;
     scene.store.close().await;
 }

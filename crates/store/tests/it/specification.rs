@@ -164,6 +164,9 @@ const LINES: &[&str] = &[
     "pid=101",
     "pid>120 pid<=140",
     "pid!=101",
+    "pid=1?4*",
+    "pid!=*1 size=1*",
+    "NOT ( pid=*2* OR cmd=java )",
     "pid=undefined",
     "size>50",
     "size<20 OR size=30",
@@ -425,6 +428,15 @@ async fn names_must_be_there(fresh: &Fresh) {
     {
         assert_eq!(find(line, ours).await.expect("is found"), count, "{line}");
     }
+    // By what is noted as another name of it, as long as no hash is meant.
+    note(&store, &made[2], json!({"properties": {"alias": ["01d1", "aa1"]}})).await;
+    note(&store, &made[1], json!({"properties": {"alias": "01d2"}})).await;
+    for (line, expected) in [("01d1", 2), ("01d2", 1), ("aa1", 0)] {
+        let found = store.dumps_find(asked(ours, line, 10)).await.expect("is found").0;
+        assert_eq!(found.iter().map(|dump| dump.id).collect::<Vec<_>>(), [made[expected].id], "{line}");
+    }
+    refused(find("01", ours).await, "more than one dump's `alias` begins with `01`");
+    refused(find("01d1", theirs).await, "dump `01d1` does not exist");
     refused(find("aa", ours).await, "more than one dump's hash begins with `aa`");
     refused(find("aa1 OR bb", ours).await, "dump `bb` does not exist");
     refused(find("aa1", theirs).await, "dump `aa1` does not exist");

@@ -59,6 +59,7 @@ fn passes(dump: &Dump, field: &Field, test: &Test, now: Timestamp) -> bool {
             texts.iter().filter_map(|text| text.as_str().map(str::to_owned)).collect()
         }
         Some(serde_json::Value::String(text)) => vec![text],
+        Some(serde_json::Value::Number(number)) => vec![number.to_string()],
         _ => Vec::new(),
     };
     match test {

@@ -108,6 +108,8 @@ fn read(field: &Field, comparison: Comparison, written: Written, raw: &str) -> R
                 _ => Err("it is `true` or `false`".to_owned()),
             }
         }
+        // The number as it is written.
+        Field::Pid | Field::Size if matches!(written, Written::Glob(_)) => text(field, comparison, written),
         Field::Pid | Field::Size => {
             let number = raw.parse().map_err(|_| "it takes a whole number".to_owned())?;
             one(Test::Number(comparison, number))
