@@ -54,7 +54,7 @@ async fn local(client: &Client, word: &str) -> anyhow::Result<Option<Selection>>
     let is_plain = !word.contains(['=', '<', '>']) && !is_keyword;
     let is_other = match is_name(word) {
         true => !is_file() || !matches!(there(client, word).await, Ok(None)),
-        false => !is_plain && !(word.contains('/') && is_file()),
+        false => !(is_plain || word.contains('/') && is_file()),
     };
     if is_other {
         return Ok(None);
