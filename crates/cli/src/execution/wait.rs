@@ -35,10 +35,12 @@ impl Wait {
         let mut open: BTreeSet<ExecutionId> = self.id.into_iter().collect();
         let is_one = open.len() == 1;
         let told = |exit| if is_one || exit == Exit::Ok { exit } else { Exit::Failed };
-        let Some(time) = self.timeout else { return wait(session, client, &mut open).await.map(told) };
-        let limit = time.unsigned_abs();
-        if let Ok(ended) = tokio::time::timeout(limit, wait(session, client, &mut open)).await {
-            return ended.map(told);
+        // However short the time is, what has ended already is told.
+        let (exit, head) = look(session, client, &mut open).await?;
+        let rest = wait(session, client, &mut open, head);
+        let Some(time) = self.timeout else { return rest.await.map(|rest| told(exit.or(rest))) };
+        if let Ok(rest) = tokio::time::timeout(time.unsigned_abs(), rest).await {
+            return rest.map(|rest| told(exit.or(rest)));
         }
         session.output.flush()?;
         let first = open.first().map(ToString::to_string).unwrap_or_default();
@@ -50,15 +52,29 @@ impl Wait {
     }
 }
 
-async fn wait(session: &mut Session, client: &Client, open: &mut BTreeSet<ExecutionId>) -> anyhow::Result<Exit> {
+/// Looks at all that are open; returns where the log stood before, since what ends after that is in the log.
+async fn look(session: &mut Session, client: &Client, open: &mut BTreeSet<ExecutionId>) -> anyhow::Result<(Exit, u64)> {
+    let (mut exit, head) = (Exit::Ok, client.head().await?);
+    for id in open.clone() {
+        exit = exit.or(take(session, open, &client.execution_get(id).await?)?);
+    }
+    Ok((exit, head))
+}
+
+/// Follows the log from where somebody has looked.
+async fn wait(
+    session: &mut Session,
+    client: &Client,
+    open: &mut BTreeSet<ExecutionId>,
+    mut head: u64,
+) -> anyhow::Result<Exit> {
     let mut exit = Exit::Ok;
     while !open.is_empty() {
-        // Where the log stands comes first: what ends after that is in the log.
-        let head = client.head().await?;
-        for id in open.clone() {
-            exit = exit.or(take(session, open, &client.execution_get(id).await?)?);
-        }
         exit = exit.or(follow(session, client, open, head).await?);
+        if !open.is_empty() {
+            let looked = look(session, client, open).await?;
+            (exit, head) = (exit.or(looked.0), looked.1);
+        }
     }
     Ok(exit)
 }

@@ -11,10 +11,10 @@ use crate::execution::verdict;
 use crate::exit::Exit;
 use crate::session::Session;
 use crate::signals::Signals;
-use client::Client;
+use client::{Client, ClientError};
 use futures_util::FutureExt;
 use futures_util::future::Fuse;
-use model::{Execution, ExecutionId, Outcome};
+use model::{ErrorKind, Execution, ExecutionId, Outcome};
 use std::io;
 use std::pin::pin;
 use tokio::sync::Notify;
@@ -71,7 +71,9 @@ impl Attendance<'_> {
                     cancel.set(self.client.execution_cancel(self.id).fuse());
                 }
                 cancelled = &mut cancel => {
-                    if let Err(error) = cancelled {
+                    if let Err(error) = cancelled
+                        && !is_over(&error)
+                    {
                         output.say(&format!("execution `{}` cannot be stopped: {error}", self.id));
                     }
                 }
@@ -103,7 +105,10 @@ impl Attendance<'_> {
             }
             Err(error) if is_closed(&error) => {
                 // A program whose reader has gone would be ended by that; so is this one.
-                self.client.execution_cancel(self.id).await?;
+                match self.client.execution_cancel(self.id).await {
+                    Err(error) if is_over(&error) => {}
+                    cancelled => drop(cancelled?),
+                }
                 Ok(End::Left(NOBODY_READS))
             }
             Err(error) => {
@@ -140,6 +145,11 @@ impl Attendance<'_> {
             self.output.output.say(&format!("standard input is not passed on any more: {error:#}"));
         }
     }
+}
+
+/// Tells whether what was to be stopped had ended before.
+fn is_over(error: &ClientError) -> bool {
+    error.api().is_some_and(|api| api.kind == ErrorKind::Conflict)
 }
 
 fn is_closed(error: &anyhow::Error) -> bool {
