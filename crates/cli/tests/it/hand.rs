@@ -253,6 +253,7 @@ fn later(hand: &Hand) {
     let ran = verb(&["logs", "-f", &id]);
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "out\n", "err\n"));
     assert_eq!(verb(&["wait", &id]).code, 4);
+    assert_eq!(verb(&["wait", &id, "--timeout", "0s"]).code, 4, "of what has ended no time is too short to say so");
     let again = verb(&["retry", &id]).out.trim().to_owned();
     assert_eq!(verb(&["wait", &again]).code, 4);
     assert_eq!(verb(&["wait", &id, &again]).code, 1);
