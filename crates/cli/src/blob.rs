@@ -3,14 +3,15 @@
 use crate::draft::{Draft, Readers};
 use crate::exit::{Exit, Failure};
 use crate::list::{ListArgs, list};
+use crate::progress::{bar, progress};
 use crate::quantity;
 use crate::session::Session;
 use crate::source;
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use client::blob::{ByteRange, Content, Progress};
+use client::blob::{ByteRange, Content};
 use client::{Client, ClientError};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use model::{Blob as Entity, Digest, PageQuery, Purpose};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -226,24 +227,6 @@ async fn put_content(client: &Client, content: &Content) -> Result<Digest, Clien
         client.blob_put_for(Purpose::Execution, digest, size, content, Arc::new(|_| {})).await?;
     }
     Ok(digest)
-}
-
-/// Returns a bar that shows how a transfer goes, where somebody looks.
-pub(crate) fn bar(session: &Session, size: Option<u64>) -> ProgressBar {
-    if !session.output.shows_progress() {
-        return ProgressBar::hidden();
-    }
-    let (bar, template) = match size {
-        Some(size) => (ProgressBar::new(size), "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left"),
-        None => (ProgressBar::no_length(), "{spinner} {bytes}, {bytes_per_sec}"),
-    };
-    bar.with_style(ProgressStyle::with_template(template).expect("the template is well-formed"))
-}
-
-/// Returns what moves the bar.
-pub(crate) fn progress(bar: &ProgressBar) -> Progress {
-    let bar = bar.clone();
-    Arc::new(move |bytes| bar.set_position(bytes))
 }
 
 impl Get {

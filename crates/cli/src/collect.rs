@@ -6,7 +6,6 @@
 
 mod candidate;
 
-use crate::blob::bar;
 use crate::dump::note::note_what_fits;
 use crate::dump::object::named;
 use crate::dump::packing::Packing;
@@ -16,6 +15,7 @@ use crate::dump::redaction::{LeftOut, left_out};
 use crate::dump::upload::{announce, is_as_full, there, told_by};
 use crate::exit::{Exit, Failure, Told};
 use crate::output::printable;
+use crate::progress::bar;
 use crate::quantity;
 use crate::session::Session;
 use anyhow::Context;

@@ -286,7 +286,7 @@ async fn follow(
     // What has no end of line yet must not be drawn over.
     let mut is_at_start = true;
     loop {
-        let bar = is_at_start.then(|| progress::counted(session, far, "dumps"));
+        let bar = is_at_start.then(|| progress::counted(session, far));
         let next = transcript.next(Until::End).await;
         bar.inspect(ProgressBar::finish_and_clear);
         match next? {

@@ -166,24 +166,20 @@ fn nobody_writes() -> bool {
 }
 
 async fn show(session: &mut Session, client: &Client, (name, version): (&str, Option<u32>)) -> anyhow::Result<Exit> {
-    let script = match version {
+    let (told, script) = match version {
         None => {
             let analyzer = client.analyzer_get(name).await?;
-            if session.output.is_json() {
-                session.output.json(&analyzer)?;
-                return Ok(Exit::Ok);
-            }
-            analyzer.script
+            (serde_json::to_value(&analyzer)?, analyzer.script)
         }
         Some(version) => {
             let version = find(client, name, version).await?;
-            if session.output.is_json() {
-                session.output.json(&version)?;
-                return Ok(Exit::Ok);
-            }
-            version.script
+            (serde_json::to_value(&version)?, version.script)
         }
     };
+    if session.output.is_json() {
+        session.output.json(&told)?;
+        return Ok(Exit::Ok);
+    }
     let mut reader = client.blob_get(script, None).await?;
     while let Some(piece) = reader.next().await? {
         session.output.bytes(&piece)?;

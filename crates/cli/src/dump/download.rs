@@ -1,10 +1,10 @@
 //! `quarry dump download`: a dump put together again on this side, with its holes, proved by its digest.
 
 use super::parcels::plain;
-use crate::blob::bar;
 use crate::draft::{Draft, Readers};
 use crate::exit::{Exit, Failure};
 use crate::output::printable;
+use crate::progress::bar;
 use crate::session::Session;
 use anyhow::Context;
 use clap::Args;

@@ -5,6 +5,7 @@ use super::{folder, show};
 use crate::blob;
 use crate::execution::recipe::variable;
 use crate::exit::{Exit, Failure};
+use crate::progress;
 use crate::session::Session;
 use crate::signals::Signals;
 use anyhow::Context;
@@ -136,8 +137,8 @@ async fn send_folder(session: &Session, client: &Client, path: &Path) -> anyhow:
     let reader = tokio::fs::File::from_std(std::fs::File::from(std::os::fd::OwnedFd::from(reader)));
     let folder = path.to_owned();
     let packing = tokio::task::spawn_blocking(move || folder::pack(&folder, std::io::BufWriter::new(writer)));
-    let bar = blob::bar(session, None);
-    let stored = client.blob_post_for(Purpose::Image, reader, blob::progress(&bar)).await;
+    let bar = progress::bar(session, None);
+    let stored = client.blob_post_for(Purpose::Image, reader, progress::progress(&bar)).await;
     bar.finish_and_clear();
     // What went wrong here explains what went wrong there.
     let packed = match packing.await? {

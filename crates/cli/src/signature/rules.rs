@@ -6,6 +6,7 @@
 
 use crate::dump::selection::meant;
 use crate::exit::{Exit, Failure};
+use crate::progress::counting;
 use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
@@ -13,7 +14,7 @@ use clap::builder::NonEmptyStringValueParser;
 use client::Client;
 use client::blob::Content;
 use dump::signature::{MAX_RULES_BYTES, Move, MoveKind, Moves, Rules, try_rules};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use model::dump::query::Selection;
 use model::signature::{MAX_SIGNED_AT_ONCE, NewRules, SignedAgain, SignedAmong, SignedQuery, SignedStack, StackSigned};
 use model::{Digest, Page, SignatureId};
@@ -152,15 +153,6 @@ impl About {
     }
 }
 
-/// Returns what shows how many dumps were looked at, on a terminal.
-fn bar(session: &Session, doing: &'static str) -> ProgressBar {
-    if !session.output.shows_progress() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{spinner} {msg}; dumps: {pos}, {elapsed}");
-    ProgressBar::no_length().with_style(style.expect("the template is well-formed")).with_message(doing)
-}
-
 /// Hands on every stack, page by page, and shows how many dumps they are of.
 async fn each(
     client: &Client,
@@ -218,7 +210,7 @@ impl TryRules {
             }
             about.of = Some(meant.of);
         }
-        let moves = try_out(&client, new.rules, &about, &bar(session, "asking both rules")).await?;
+        let moves = try_out(&client, new.rules, &about, &counting(session, "asking both rules")).await?;
         tell(session, &moves)
     }
 }
@@ -229,7 +221,7 @@ impl ApplyRules {
         let client = session.client()?;
         let new = self.file.as_deref().map(RulesText::read).transpose()?;
         let rules = new.as_ref().map_or_else(|| Rules::builtin().clone(), |new| new.rules.clone());
-        let moves = try_out(&client, rules.clone(), &About::default(), &bar(session, "asking both rules")).await?;
+        let moves = try_out(&client, rules.clone(), &About::default(), &counting(session, "asking both rules")).await?;
         if self.dry_run {
             return tell(session, &moves);
         }
@@ -243,7 +235,7 @@ impl ApplyRules {
             }
             None => drop(client.signature_rules_remove().await?),
         }
-        let bar = bar(session, "signing, in three rounds");
+        let bar = counting(session, "signing, in three rounds");
         let signed = sign(&client, &rules, &bar).await;
         bar.finish_and_clear();
         signed?;
