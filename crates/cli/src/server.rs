@@ -4,7 +4,7 @@
 
 use crate::draft::{Draft, Readers};
 use crate::exit::{Exit, Failure};
-use crate::inside::{Inside, InsideArgs};
+use crate::inside::InsideArgs;
 use crate::output::Output;
 use crate::session::Session;
 use clap::Args;
@@ -117,19 +117,14 @@ impl ServerArgs {
             return Err(error);
         }
         tracing::info!(address = %server.address, version = env!("CARGO_PKG_VERSION"), "ready");
-        let mut node = match inside {
+        let node = match inside {
             None => None,
             Some(inside) => Some(inside.start(&mut server, &data, self.token_file.as_deref()).await?),
         };
-        let mut broken = None;
         loop {
             tokio::select! {
                 _ = stop.recv() => break,
                 _ = interrupt.recv() => break,
-                error = broke(&mut node) => {
-                    broken = Some(error);
-                    break;
-                }
                 _ = reload.recv() => server.reload().await,
             }
         }
@@ -143,7 +138,7 @@ impl ServerArgs {
         tokio::select! {
             () = ending => {
                 tracing::info!("stopped");
-                broken.map_or(Ok(Exit::Ok), Err)
+                Ok(Exit::Ok)
             }
             _ = stop.recv() => Ok(Exit::Failed),
             _ = interrupt.recv() => Ok(Exit::Interrupted),
@@ -228,14 +223,6 @@ fn unwritable(file: &Path, error: &dyn std::fmt::Display) -> String {
 fn given_up(exit: Exit) -> Exit {
     tracing::info!("stopped before it was ready; what was not finished is begun again by the next start");
     exit
-}
-
-/// Waits until the node inside breaks, if there is one.
-async fn broke(node: &mut Option<Inside>) -> anyhow::Error {
-    match node {
-        Some(node) => node.broken().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Writes a token where only its owner can read it; the file is never there half-written or open to others.

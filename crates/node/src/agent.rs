@@ -14,7 +14,7 @@ use client::{Client, ClientError};
 use model::image::Platform;
 use model::{Network, NodeId, Offer};
 use sandbox::{SandboxError, Spawner};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
@@ -63,6 +63,8 @@ pub struct Agent {
     offer: Offer,
     notes: Vec<String>,
     joined: watch::Sender<Option<NodeId>>,
+    /// The folder is this node's while this is open.
+    claim: File,
 }
 
 impl Agent {
@@ -73,6 +75,9 @@ impl Agent {
         // What is mounted is named by whole paths.
         let state = fs::canonicalize(&settings.state).map_err(folder)?;
         let settings = Settings { state, ..settings };
+        let claim = settings
+            .claim()
+            .map_err(|source| NodeError::Folder { path: settings.state.display().to_string(), source })?;
         let folder = |source| NodeError::Folder { path: settings.state.display().to_string(), source };
         let mut hidden = settings.hidden.clone();
         hidden.push(settings.state.clone());
@@ -84,7 +89,9 @@ impl Agent {
             cells: settings.slots + settings.warm,
             hidden,
         };
-        let (spawner, events) = Spawner::start(&spawning)?;
+        // That of a node which was killed a moment ago may still be putting things away.
+        let starting = tokio::task::spawn_blocking(move || Spawner::start(&spawning));
+        let (spawner, events) = starting.await.map_err(|error| NodeError::Broken(error.to_string()))??;
         let sandboxes = Sandboxes::new(spawner, events);
         let unpack = sandbox::unpack::Settings {
             program: settings.helper.clone(),
@@ -104,7 +111,7 @@ impl Agent {
         let debuginfod = settings.debuginfod().map(Debuginfod::open).transpose()?;
         let shop =
             Arc::new(Shop { settings, sandboxes, runtimes, workers, cache, files, debuginfod, meters, networks });
-        Ok(Self { shop, client, id, offer, notes, joined: watch::Sender::new(None) })
+        Ok(Self { shop, client, id, offer, notes, joined: watch::Sender::new(None), claim })
     }
 
     /// Returns the node's id, which it keeps over restarts.
@@ -129,8 +136,10 @@ impl Agent {
 
     /// Joins, and works until told to stop or drained by the server.
     pub async fn run(self, stop: CancellationToken) -> Result<(), NodeError> {
-        let Self { shop, client, id, offer, joined, .. } = self;
-        Dispatcher::new(shop, client, id, offer, joined).run(stop).await
+        let Self { shop, client, id, offer, joined, claim, .. } = self;
+        let ended = Dispatcher::new(shop, client, id, offer, joined).run(stop).await;
+        drop(claim);
+        ended
     }
 }
 

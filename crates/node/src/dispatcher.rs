@@ -134,6 +134,8 @@ pub(crate) struct Dispatcher {
     /// Whether the time to finish is over.
     is_over: bool,
     has_left: bool,
+    /// What broke of its own, if anything did: then it gives back what it has, and ends with this.
+    broken: Option<NodeError>,
     joined: watch::Sender<Option<NodeId>>,
 }
 
@@ -178,6 +180,7 @@ impl Dispatcher {
             is_leaving: false,
             is_over: false,
             has_left: false,
+            broken: None,
             joined,
         }
     }
@@ -197,7 +200,7 @@ impl Dispatcher {
                 Some(ended) = self.attempts.join_next() => Event::Ended(Box::new(ended)),
                 Some(written) = self.said.recv(), if !self.outbox.is_full() => Event::Said(written),
                 () = stop.cancelled(), if self.stop_by.is_none() && !self.is_over => Event::Stop,
-                () = sandboxes.gone() => Event::SpawnerGone,
+                () = sandboxes.gone(), if self.broken.is_none() => Event::SpawnerGone,
                 _ = beat.tick() => Event::Beat,
                 _ = cool.tick() => Event::Cool,
                 () = shop.workers.due() => Event::Refill,
@@ -205,7 +208,7 @@ impl Dispatcher {
             self.handle(event)?;
         }
         self.shop.workers.clear();
-        Ok(())
+        self.broken.map_or(Ok(()), Err)
     }
 
     fn handle(&mut self, event: Event) -> Result<(), NodeError> {
@@ -226,7 +229,15 @@ impl Dispatcher {
                 self.stop_by = Some(Instant::now() + self.shop.settings.drain);
                 self.is_leaving = true;
             }
-            Event::SpawnerGone => return Err(NodeError::SpawnerGone),
+            Event::SpawnerGone => {
+                tracing::error!(
+                    running = self.running.len(),
+                    "the spawner of sandboxes died; what ran in them goes back"
+                );
+                self.abandon_all();
+                (self.is_leaving, self.is_over, self.stop_by) = (true, true, None);
+                self.broken = Some(NodeError::SpawnerGone);
+            }
         }
         Ok(())
     }

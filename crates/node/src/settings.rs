@@ -110,6 +110,16 @@ impl Settings {
         }
     }
 
+    /// Takes the folder for this node, for as long as the file is open.
+    pub(crate) fn claim(&self) -> io::Result<fs::File> {
+        let file = fs::File::options().create(true).write(true).truncate(false).open(self.state.join("lock"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(fs::TryLockError::WouldBlock) => Err(io::Error::other("another node works in it")),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
     /// Returns the node's id: the one in its folder, or a new one that is kept there.
     pub(crate) fn identity(&self) -> io::Result<NodeId> {
         fs::create_dir_all(&self.state)?;
@@ -179,6 +189,10 @@ mod tests {
         };
         let first = settings.identity().expect("an id");
         assert_eq!(settings.identity().expect("an id"), first);
+        let claim = settings.claim().expect("the folder is free");
+        assert!(settings.claim().is_err());
+        drop(claim);
+        settings.claim().expect("the folder is free again");
         fs::write(settings.state.join("id"), "nonsense").expect("written");
         assert!(settings.identity().is_err());
     }

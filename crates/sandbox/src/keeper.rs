@@ -39,6 +39,9 @@ const TURN_EVENTS: usize = 64;
 const MAX_BUILD: Duration = Duration::from_secs(30);
 /// How long one for which nobody waits may be kept by others' work.
 const MAX_BEHIND: Duration = Duration::from_millis(500);
+/// Where the kernel is told whom to kill when memory runs out, and what it is told of this process.
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+const OOM_ADJUSTMENT: i32 = -500;
 /// What wakes the loop, in the two lowest bits of a token.
 const CONTROL: u64 = 0;
 const ORDERS: u64 = 1;
@@ -59,6 +62,7 @@ pub fn main() -> ExitCode {
     system::use_huge_pages(0);
     lean::share_constants();
     descriptor::raise();
+    outlive();
     // Made here once, the filters are there in every process that this one makes.
     for profile in Profile::EVERY {
         seccomp::filter(profile);
@@ -70,6 +74,16 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(()) => ExitCode::FAILURE,
+    }
+}
+
+/// Asks the kernel to kill others first when memory runs out: all sandboxes of the node would go with this process.
+fn outlive() {
+    let is_better = std::fs::read_to_string(OOM_SCORE)
+        .is_ok_and(|now| now.trim().parse().is_ok_and(|now: i32| now <= OOM_ADJUSTMENT));
+    if !is_better {
+        // Only the superuser may; everybody else stands where their node does.
+        let _ = std::fs::write(OOM_SCORE, OOM_ADJUSTMENT.to_string());
     }
 }
 

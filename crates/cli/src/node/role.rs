@@ -71,7 +71,11 @@ impl Role {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let settings = self.settings()?;
         let (name, slots) = (settings.name.clone(), settings.slots);
-        let agent = Agent::open(settings, client.clone()).await.map_err(|error| explain(&error))?;
+        let agent = tokio::select! {
+            opened = Agent::open(settings, client.clone()) => opened.map_err(|error| explain(&error))?,
+            _ = terminate.recv() => return Ok(Exit::Ok),
+            _ = interrupt.recv() => return Ok(Exit::Interrupted),
+        };
         let label = session.output.err_style(Style::Doubtful, "note:");
         agent.notes().iter().for_each(|note| session.output.complain(&label, note));
         let (id, mut joined) = (agent.id(), agent.joined());

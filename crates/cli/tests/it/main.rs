@@ -16,6 +16,7 @@ mod execution;
 mod exit;
 mod hand;
 mod image;
+mod inside;
 mod interrupt;
 mod kill;
 mod life;

@@ -173,6 +173,11 @@ impl Server {
         kill_process(Pid::from_child(&self.child), signal).expect("is ours");
     }
 
+    /// Returns its id.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     /// Waits until it has ended, and returns how.
     pub(crate) fn wait(mut self) -> Ran {
         let code = code(self.child.wait().expect("ends"));
