@@ -1,7 +1,7 @@
 //! A shape: what an execution needs of a node, in one short text, so that a queue can be searched by it.
 //!
-//! Executions that need the same have the same text. Amounts are rounded up, a few steps to each doubling, so that odd
-//! numbers do not make a shape each. An offer is not: whoever fits has what was asked for.
+//! Executions that need the same have the same text. Amounts are rounded up to what machines are told apart by, so that odd
+//! bytes do not make a shape each; an offer is rounded alike, or a machine could not be asked for all that it has.
 
 use crate::error::ApiError;
 use crate::execution::{LimitSet, OriginKind, Recipe};
@@ -12,8 +12,8 @@ use crate::sandbox::{Access, Network, SandboxKind};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Bits of an amount that are told apart.
-const SIGNIFICANT_BITS: u32 = 6;
+/// What memory is asked for by.
+const MEMORY_UNIT_BYTES: u64 = 1 << 20;
 /// What processors are asked for by: a quarter of a core.
 const CPU_UNIT_MILLI: u64 = 250;
 
@@ -59,8 +59,8 @@ impl Shape {
             labels: sandbox.labels.clone(),
             mounts: sandbox.mounts.iter().map(|mount| format!("{}:{}", mount.source, word(mount.access))).collect(),
             demand: recipe.limits.demand,
-            memory_bytes: round(recipe.limits.memory_bytes, 1),
-            cpu_milli: round(recipe.limits.cpu_milli.into(), CPU_UNIT_MILLI),
+            memory_bytes: ceiling(recipe.limits.memory_bytes, MEMORY_UNIT_BYTES),
+            cpu_milli: ceiling(recipe.limits.cpu_milli.into(), CPU_UNIT_MILLI),
         }
     }
 
@@ -114,11 +114,11 @@ impl Offer {
         if !lacking.is_empty() {
             return Err(format!("cannot enforce a limit on {lacking}"));
         }
-        if shape.memory_bytes > self.memory_bytes {
-            return Err(format!("needs up to {} MiB of memory", shape.memory_bytes >> 20));
+        if shape.memory_bytes > ceiling(self.memory_bytes, MEMORY_UNIT_BYTES) {
+            return Err(format!("needs {} MiB of memory", shape.memory_bytes >> 20));
         }
-        if shape.cpu_milli > self.cpu_milli.into() {
-            return Err(format!("needs up to {} cores", shape.cpu_milli as f64 / 1000.0));
+        if shape.cpu_milli > ceiling(self.cpu_milli.into(), CPU_UNIT_MILLI) {
+            return Err(format!("needs {} cores", shape.cpu_milli as f64 / 1000.0));
         }
         Ok(())
     }
@@ -136,11 +136,9 @@ fn offered(option: &str) -> String {
     format!(" (offered by `quarry node {option}`)")
 }
 
-/// Rounds up to a number of units that is six bits and as many noughts as it takes.
-fn round(amount: u64, unit: u64) -> u64 {
-    let units = amount.div_ceil(unit);
-    let step = 1_u64 << units.max(1).ilog2().saturating_sub(SIGNIFICANT_BITS - 1);
-    units.div_ceil(step).saturating_mul(step).saturating_mul(unit)
+/// Rounds up to whole units.
+const fn ceiling(amount: u64, unit: u64) -> u64 {
+    amount.div_ceil(unit).saturating_mul(unit)
 }
 
 /// Tells whether a machine runs what is made for a platform. A machine that names no variant is asked for none.
@@ -237,24 +235,27 @@ mod tests {
         );
         check(&|shape| shape.demand = LimitSet::ALL, Some("cannot enforce a limit on cpu, pids, io"));
         check(&|shape| shape.memory_bytes = 3 << 30, None);
-        check(&|shape| shape.memory_bytes = 4 << 30, Some("needs up to 4096 MiB of memory"));
-        check(&|shape| shape.memory_bytes = (3 << 30) + (1 << 20), Some("needs up to 3073 MiB of memory"));
-        check(&|shape| shape.cpu_milli = 4_000, Some("needs up to 4 cores"));
+        check(&|shape| shape.memory_bytes = 4 << 30, Some("needs 4096 MiB of memory"));
+        check(&|shape| shape.memory_bytes = (3 << 30) + (1 << 20), Some("needs 3073 MiB of memory"));
+        check(&|shape| shape.cpu_milli = 4_000, Some("needs 4 cores"));
     }
 
     #[test]
-    fn amounts_are_rounded_up_in_few_steps() {
-        let check = |amount, unit, rounded| assert_eq!(round(amount, unit), rounded, "{amount} by {unit}");
-        check(0, 1, 0);
-        check(63, 1, 63);
-        check(65, 1, 66);
-        check(512 << 20, 1, 512 << 20);
-        check(23 << 30, 1, 23 << 30);
-        check(0, CPU_UNIT_MILLI, 0);
-        check(1, CPU_UNIT_MILLI, 250);
-        check(1_000, CPU_UNIT_MILLI, 1_000);
-        check(1_001, CPU_UNIT_MILLI, 1_250);
-        check(33_000, CPU_UNIT_MILLI, 33_000);
-        assert_eq!((1..1_u64 << 20).map(|amount| round(amount, 1)).collect::<BTreeSet<_>>().len(), 512);
+    fn a_machine_may_be_asked_for_all_that_it_has() {
+        let offer = |memory_bytes| Offer { memory_bytes, ..offer() };
+        let needs = |bytes| Shape { memory_bytes: ceiling(bytes, MEMORY_UNIT_BYTES), ..shape() };
+        // What `/proc/meminfo` tells is no whole number of MiB.
+        let all = 24_683_664 << 10;
+        for (bytes, fits) in
+            [(all, true), (24_100 << 20, true), (24_106 << 20, true), (24_107 << 20, false), (u64::MAX, false)]
+        {
+            assert_eq!(offer(all).fits(&needs(bytes)).is_ok(), fits, "{bytes}");
+        }
+        let check = |amount, rounded| assert_eq!(ceiling(amount, CPU_UNIT_MILLI), rounded, "{amount}");
+        check(0, 0);
+        check(1, 250);
+        check(1_000, 1_000);
+        check(1_001, 1_250);
+        check(65_000, 65_000);
     }
 }

@@ -15,6 +15,7 @@ mod filter;
 mod ground;
 mod minder;
 mod order;
+mod program;
 
 pub use minder::main;
 

@@ -5,6 +5,9 @@ use model::{Access, Limits, Network};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// Where programs are looked for when the order's environment does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// What a sandbox sees as `/`, beneath its own writable layer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Root {
@@ -83,6 +86,11 @@ pub struct Order {
 }
 
 impl Order {
+    /// Returns where programs without a folder are looked for.
+    pub(crate) fn path(&self) -> &str {
+        self.env.iter().rev().find(|(name, _)| name == "PATH").map_or(DEFAULT_PATH, |(_, value)| value)
+    }
+
     /// Returns the environment in the words that a program gets, for a user with this home.
     pub(crate) fn words(&self, home: &str) -> Vec<String> {
         let has_home = self.env.iter().any(|(name, _)| name == "HOME");

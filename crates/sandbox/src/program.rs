@@ -18,8 +18,6 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-/// Where programs are looked for when the order's environment does not say.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where nearly every program is, or finds what it is linked to; as the large distributions have it.
 #[cfg(target_arch = "x86_64")]
 const USUAL: [&CStr; 5] = [
@@ -194,10 +192,8 @@ fn execute(order: &Order, name: &str, command: &[CString], env: &[CString]) -> R
     if name.contains('/') {
         return Ok(execute_at(&command[0], command, env));
     }
-    let path =
-        order.env.iter().rev().find(|(name, _)| name == "PATH").map_or(DEFAULT_PATH, |(_, value)| value.as_str());
     let mut told = Errno::NOENT;
-    for folder in path.split(':') {
+    for folder in order.path().split(':') {
         let folder = if folder.is_empty() { "." } else { folder };
         let candidate =
             CString::new(format!("{folder}/{name}")).map_err(|_| refusal("`PATH` holds a NUL".to_owned()))?;

@@ -7,6 +7,7 @@ use crate::content::{BlobCreate, BlobGet, BlobList};
 use crate::database::Database;
 use crate::error::StoreError;
 use crate::execution::claim::SessionLose;
+use crate::execution::claim::Turns;
 use crate::execution::{
     ExecutionCancel, ExecutionCreate, ExecutionEnd, ExecutionFinish, ExecutionGet, ExecutionList, ExecutionsWaiting,
 };
@@ -87,6 +88,7 @@ struct Inner {
     feed: Arc<Feed>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    turns: Arc<Turns>,
     /// The writer's thread on SQLite; it ends with its connection and the lock on the folder in hand.
     thread: Mutex<Option<std::thread::JoinHandle<(rusqlite::Connection, File)>>>,
 }
@@ -148,7 +150,8 @@ impl Store {
         });
         tasks.close();
         let (writer, thread) = (Mutex::new(Some(writer)), Mutex::new(thread));
-        Ok(Self { inner: Arc::new(Inner { database, writer, feed, tasks, stop, thread }) })
+        let turns = Arc::default();
+        Ok(Self { inner: Arc::new(Inner { database, writer, feed, tasks, stop, turns, thread }) })
     }
 
     /// Takes nothing more in, writes what waits, and lets go of the database.
@@ -173,6 +176,11 @@ impl Store {
                 Err(error) => tracing::error!(%error, "the store is closed, but not as it should be"),
             }
         }
+    }
+
+    /// Returns whose turn it is among needs of which there are very many.
+    pub(crate) fn turns(&self) -> Arc<Turns> {
+        Arc::clone(&self.inner.turns)
     }
 
     /// Returns which engine is behind the store.

@@ -4,6 +4,7 @@ use crate::stub::run_with;
 use crate::system::{Engine, House, Server};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -34,6 +35,9 @@ impl Place {
         for name in ["sh", "cat", "sleep", "dd", "id"] {
             std::os::unix::fs::symlink("busybox", bin.join(name)).expect("is linked");
         }
+        let etc = house.home().join("root/etc");
+        std::fs::create_dir_all(&etc).expect("is made");
+        std::fs::write(etc.join("plain"), "no program").expect("is written");
         let mut place = Self { house, server, token, runtimes: Vec::new() };
         let root = place.house.home().join("root");
         place.expect(&["image", "import", "--name", "box", &root.to_string_lossy()], b"", 0);
@@ -116,6 +120,10 @@ fn a_program_in_another_runtime_is_as_one_run_by_hand() {
         assert!(err.contains("more time than its limit"), "{runtime}: {err}");
         let (_, err) = run(&["--net", "egress"], "true", b"", 125);
         assert!(err.contains(&format!("`{runtime}` has no network `egress`")), "{err}");
+        for (program, code) in [("absent", 127), ("/bin/absent", 127), ("/etc/plain", 126), ("/bin", 126)] {
+            let (_, err) = place.expect(&["run", "--runtime", runtime, "--image", "box", "--", program], b"", code);
+            assert!(err.contains(&format!("the runtime `{runtime}` could not run it")), "{program}: {err}");
+        }
         let own = format!("box:{runtime}");
         let root = place.house.home().join("root");
         let root = root.to_string_lossy();
@@ -125,6 +133,50 @@ fn a_program_in_another_runtime_is_as_one_run_by_hand() {
         let (kernel, _) = place.expect(&["run", "--image", &own, "--", "/bin/cat", "/proc/1/cmdline"], b"", 0);
         assert!(kernel.contains("/bin/cat"), "{runtime}: with our own engine the first process is init: {kernel}");
     }
+}
+
+#[test]
+fn a_runtime_that_broke_holds_its_node_back_and_what_it_refuses_does_not() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let house = House::new(Engine::Sqlite).expect("needs nothing");
+    let (program, works) = (house.home().join("odd"), house.home().join("works"));
+    let answer = "[ \"$1\" = --version ] && exec echo odd version 1";
+    let script = format!("#!/bin/sh\n[ -e {} ] && {answer}\nexit 1\n", works.display());
+    std::fs::write(&program, script).expect("is written");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("is set");
+    std::fs::write(&works, "").expect("is written");
+    let named = format!("odd={}", program.display());
+    let up = house.command_with(&["up", "--runtime", &named], &house.data());
+    let server = Server::begin(up, house.home()).expect("starts");
+    let (token, root) = (house.token(), house.home().join("root/bin"));
+    std::fs::create_dir_all(&root).expect("is made");
+    std::fs::copy("/bin/busybox", root.join("busybox")).expect("busybox is there");
+    let run = |args: &[&str], code: i32| {
+        let ran = server.run(&token, args);
+        assert_eq!(ran.code, code, "{args:?}: {ran:?}");
+        ran.out + &ran.err
+    };
+    run(&["image", "import", "--name", "box", &house.home().join("root").to_string_lossy()], 0);
+    let refused = |words: &str| {
+        // One more than the failures of its own after which a node is held back.
+        for _ in 0..6 {
+            let args = ["run", "--detach", "--runtime", "odd", "--image", "box", "--", "/bin/busybox", "true"];
+            let id = run(&args, 0);
+            let said = run(&["execution", "wait", id.trim()], 125);
+            assert!(said.contains(words), "{said}");
+            if run(&["node", "ls"], 0).contains("quarantined") {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(!refused("the runtime `odd` could not run it"), "it says no more than that it will not");
+    std::fs::remove_file(&works).expect("is there");
+    assert!(refused("the runtime `odd` is not offered"), "it does not answer any more");
+    run(&["node", "ls"], 0);
+    server.stop();
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use super::account::Account;
 use super::ground::Ground;
-use super::{Bundle, NOTE, Note, Sort, config, machine, order, put_away, refusal};
+use super::{Bundle, NOTE, Note, Runtime, Sort, config, machine, order, program, put_away, refusal};
 use crate::descriptor;
 use crate::event::{Fault, FaultKind, Status, Stop};
 use crate::message::{self, EndingText, MAX_MESSAGE_BYTES, Reply, Request};
@@ -290,8 +290,13 @@ impl Minder<'_> {
         }
     }
 
-    /// Returns why the runtime did not do what it was told, as it says itself.
+    /// Returns why the runtime did not do what it was told, as it says itself. The machine is to blame only if the runtime
+    /// does not even tell its version any more: by whatever else an image could hold nodes back for everybody.
     fn failure(&self, ground: &Ground) -> Fault {
+        let runtime = &self.bundle.runtime;
+        if let Err(cause) = Runtime::probe(&runtime.name, &runtime.program) {
+            return Fault { kind: FaultKind::Machine, cause };
+        }
         let text = fs::read(ground.bundle.join("log")).unwrap_or_default();
         let lines = text[text.len().saturating_sub(MAX_LOG_BYTES)..].split(|byte| *byte == b'\n').rev();
         let words = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
@@ -299,8 +304,8 @@ impl Minder<'_> {
             .filter(|word| matches!(word["level"].as_str(), Some("error" | "fatal")))
             .find_map(|word| Some(word["msg"].as_str()?.trim().to_owned()));
         let told = told.unwrap_or_else(|| "it does not say why".to_owned());
-        let name = &self.bundle.runtime.name;
-        Fault { kind: FaultKind::Order, cause: format!("the runtime `{name}` could not run it: {told}") }
+        let cause = format!("the runtime `{}` could not run it: {told}", runtime.name);
+        Fault { kind: program::blame(self.bundle, ground), cause }
     }
 }
 

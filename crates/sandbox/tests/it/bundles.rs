@@ -227,7 +227,7 @@ fn other_runtimes_run_programs() {
             assert_eq!(ending.status, Status::Exited(137), "{name}");
         }
         let fault = yard.run(&["/nothing"]).unwrap_err();
-        assert!(fault.kind == FaultKind::Order && fault.cause.contains("/nothing"), "{name}: {fault}");
+        assert!(fault.kind == FaultKind::NoProgram && fault.cause.contains("/nothing"), "{name}: {fault}");
         yard.user = "0";
         let (ending, told) = yard.run(&["/program", "make"]).unwrap();
         assert_eq!(ending.status, Status::Exited(0), "{name}: {told}");

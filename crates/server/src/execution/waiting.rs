@@ -4,9 +4,9 @@ use crate::app::App;
 use crate::error::Answer;
 use jiff::SignedDuration;
 use model::tenant::HOUSE;
-use model::{Execution, ExecutionState, Node, NodeState, Shape};
+use model::{Execution, ExecutionState, Node, NodeState};
 use std::collections::BTreeMap;
-use store::{MAX_SHAPES, TenantKey};
+use store::{MAX_SHAPES, Queue, TenantKey};
 
 /// How long an execution waits before anybody asks why.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(2);
@@ -40,9 +40,9 @@ pub(super) async fn cause(app: &App, execution: &Execution) -> Answer<Option<Str
     if fitting.is_empty() {
         return Ok(Some(tell(&reasons)));
     }
-    if is_out_of_reach(app, execution, shape.as_ref()).await? {
+    if is_crowded(app, execution).await? {
         let why = format!("its tenant's executions of its class have more than {MAX_SHAPES} different needs");
-        return Ok(Some(format!("{why}, and others of them come first")));
+        return Ok(Some(format!("{why}, which are looked at in turns")));
     }
     reasons = BTreeMap::new();
     for node in fitting {
@@ -51,11 +51,11 @@ pub(super) async fn cause(app: &App, execution: &Execution) -> Answer<Option<Str
     Ok(Some(tell(&reasons)))
 }
 
-/// Tells whether claims end before what needs this: so many other shapes of its tenant and class come first.
-async fn is_out_of_reach(app: &App, execution: &Execution, shape: Option<&Shape>) -> Answer<bool> {
-    let mut queues = app.store.queue_list().await?;
-    queues.retain(|queue| (queue.tenant, queue.class) == (execution.tenant, execution.class));
-    Ok(queues.len() as u64 >= MAX_SHAPES && queues.iter().all(|queue| queue.shape.as_ref() != shape))
+/// Tells whether claims do not look at all that its tenant has waiting in its class.
+async fn is_crowded(app: &App, execution: &Execution) -> Answer<bool> {
+    let queues = app.store.queue_list().await?;
+    let is_beside = |queue: &&Queue| (queue.tenant, queue.class) == (execution.tenant, execution.class);
+    Ok(queues.iter().filter(is_beside).count() as u64 > MAX_SHAPES)
 }
 
 /// Says why a node that fits takes nothing.

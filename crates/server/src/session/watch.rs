@@ -42,7 +42,7 @@ async fn pass(app: &App) -> Result<(), StoreError> {
     app.sessions.forget_silent(now);
     retire(app).await?;
     app.sessions.touch_stopping(&app.store.cancelling_list().await?);
-    let queues = app.store.queue_list().await?;
+    let queues = app.store.queue_turn().await?;
     app.sessions.serve(&queues);
     Ok(())
 }

@@ -181,7 +181,7 @@ async fn what_claims_do_not_come_to_is_told_so(place: &Place) {
     before(MAX_SHAPES).await;
     assert_eq!(
         why().await,
-        "its tenant's executions of its class have more than 256 different needs, and others of them come first"
+        "its tenant's executions of its class have more than 256 different needs, which are looked at in turns"
     );
     app.stop().await;
 }

@@ -16,9 +16,10 @@ use jiff::Timestamp;
 use model::limits::{MAX_CLAIM, MAX_LOSSES};
 use model::{Class, Execution, ExecutionId, ExecutionState, Lease, Offer, Outcome, SessionId, Shape, TenantId};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Shapes of one tenant and class that a claim looks at, the first of them by their texts; whoever asks for more waits behind
-/// their own until some of these are served.
+/// Shapes of one tenant and class that a claim looks at: the first of them by their texts, and, where there are more, as many
+/// of the others, which take turns.
 pub const MAX_SHAPES: u64 = 256;
 
 statements! {
@@ -44,6 +45,16 @@ statements! {
             FROM queue WHERE shape IS NOT NULL AND step < $1 \
         ) \
         SELECT class, tenant, shape FROM queue WHERE shape IS NOT NULL ORDER BY class, tenant, shape";
+    /// More shapes of one tenant and class, behind the one that is named.
+    MORE = "WITH RECURSIVE queue (shape, step) AS ( \
+            SELECT (SELECT min(shape) FROM execution WHERE ready = 1 AND class = $1 AND tenant = $2 AND shape > $3), \
+                cast(1 AS bigint) \
+            UNION ALL \
+            SELECT (SELECT min(execution.shape) FROM execution WHERE ready = 1 AND class = $1 AND tenant = $2 \
+                AND execution.shape > queue.shape), step + 1 \
+            FROM queue WHERE shape IS NOT NULL AND step < $4 \
+        ) \
+        SELECT shape FROM queue WHERE shape IS NOT NULL";
     BUSY = "SELECT tenant, count(*) FROM execution WHERE session IS NOT NULL GROUP BY tenant";
     READY_SQLITE = "SELECT id, created_at FROM execution WHERE ready = 1 AND class = $1 AND tenant = $2 AND shape = $3 \
                     ORDER BY created_at, id LIMIT $4";
@@ -102,9 +113,12 @@ pub struct Queue {
 impl Queue {
     fn read(row: &Row) -> Result<Self, StoreError> {
         let class = usize::try_from(row.count(0)?).ok().and_then(|rank| Class::ALL.get(rank).copied());
-        let text = row.text(2)?.to_owned();
         let class = class.ok_or(StoreError::Broken { column: 0, why: "is no class" })?;
-        Ok(Self { class, tenant: row.parsed(1)?, shape: Shape::parse(&text), text })
+        Self::new((class, row.parsed(1)?), row.text(2)?)
+    }
+
+    fn new((class, tenant): (Class, TenantId), text: &str) -> Result<Self, StoreError> {
+        Ok(Self { class, tenant, shape: Shape::parse(text), text: text.to_owned() })
     }
 
     /// Tells whether a node that offers this, and serves this tenant alone if one is named, may take from it.
@@ -114,14 +128,54 @@ impl Queue {
     }
 }
 
-/// Returns every queue that has something ready.
-pub(crate) async fn queues(tx: &Tx<'_>) -> Result<Vec<Queue>, StoreError> {
-    tx.rows(QUEUES, &[MAX_SHAPES.into()]).await?.iter().map(Queue::read).collect()
+/// Behind which shape those come whose turn it is, of each tenant and class that has more than a claim looks at.
+#[derive(Debug, Default)]
+pub(crate) struct Turns(Mutex<HashMap<(Class, TenantId), String>>);
+
+impl Turns {
+    fn behind(&self, last: &Queue) -> String {
+        let turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let behind = turns.get(&(last.class, last.tenant)).filter(|behind| **behind > last.text);
+        behind.unwrap_or(&last.text).clone()
+    }
+
+    /// Goes on to those behind the ones that were looked at, or back to the first.
+    fn go_on(&self, seen: &[Queue]) {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.clear();
+        for group in groups(seen).filter(|group| group.len() as u64 == MAX_SHAPES * 2) {
+            turns.extend(group.last().map(|last| ((last.class, last.tenant), last.text.clone())));
+        }
+    }
+}
+
+/// Returns the queues of each tenant and class.
+fn groups(queues: &[Queue]) -> impl Iterator<Item = &[Queue]> {
+    queues.chunk_by(|one, other| (one.class, one.tenant) == (other.class, other.tenant))
+}
+
+/// Returns every queue that has something ready; of those who have very many, those whose turn it is.
+pub(crate) async fn queues(tx: &Tx<'_>, turns: &Turns) -> Result<Vec<Queue>, StoreError> {
+    let rows = tx.rows(QUEUES, &[MAX_SHAPES.into()]).await?;
+    let mut queues: Vec<_> = rows.iter().map(Queue::read).collect::<Result<_, _>>()?;
+    let full = groups(&queues).filter(|group| group.len() as u64 == MAX_SHAPES).filter_map(<[_]>::last);
+    let more = try_join_all(full.map(async |last| {
+        let values = [last.class.rank().into(), last.tenant.into(), turns.behind(last).into(), MAX_SHAPES.into()];
+        let rows = tx.rows(MORE, &values).await?;
+        rows.iter().map(|row| Queue::new((last.class, last.tenant), row.text(0)?)).collect::<Result<Vec<_>, _>>()
+    }));
+    let more = more.await?;
+    if !more.is_empty() {
+        queues.extend(more.into_iter().flatten());
+        queues.sort_by_key(|queue| (queue.class, queue.tenant));
+    }
+    Ok(queues)
 }
 
 /// Takes executions for a node.
 pub(crate) struct ExecutionClaim {
     pub(crate) claim: Claim,
+    pub(crate) turns: Arc<Turns>,
     pub(crate) at: Timestamp,
 }
 
@@ -129,7 +183,7 @@ impl Operation for ExecutionClaim {
     type Answer = Vec<Execution>;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Vec<Execution>, StoreError> {
-        claim(tx, &self.claim, queues(tx).await?, self.at).await
+        claim(tx, &self.claim, queues(tx, &self.turns).await?, self.at).await
     }
 }
 
@@ -245,13 +299,15 @@ async fn take(tx: &Tx<'_>, lease: Lease, id: ExecutionId, at: Timestamp) -> Resu
 }
 
 /// Finds every queue that has something ready.
-struct QueueList;
+struct QueueList {
+    turns: Arc<Turns>,
+}
 
 impl Operation for QueueList {
     type Answer = Vec<Queue>;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Vec<Queue>, StoreError> {
-        queues(tx).await
+        queues(tx, &self.turns).await
     }
 }
 
@@ -341,11 +397,18 @@ impl Store {
 
     /// Gives a node as many executions as it asks for, of those that it can serve.
     pub async fn execution_claim_for(&self, claim: Claim, at: Timestamp) -> Result<Vec<Execution>, StoreError> {
-        self.write(ExecutionClaim { claim, at }).await
+        self.write(ExecutionClaim { claim, turns: self.turns(), at }).await
     }
 
-    /// Returns every queue that has something ready.
+    /// Returns every queue that has something ready; of those who have very many, those whose turn it is.
     pub async fn queue_list(&self) -> Result<Vec<Queue>, StoreError> {
-        self.read(QueueList).await
+        self.read(QueueList { turns: self.turns() }).await
+    }
+
+    /// Gives the others their turn, and returns what `queue_list` would. Claims look at these until this is called again.
+    pub async fn queue_turn(&self) -> Result<Vec<Queue>, StoreError> {
+        let turns = self.turns();
+        turns.go_on(&self.queue_list().await?);
+        self.queue_list().await
     }
 }

@@ -8,7 +8,7 @@ use crate::analyzer::study;
 use crate::chunk::Appender;
 use crate::dump::{DumpLeft, analysis};
 use crate::error::StoreError;
-use crate::execution::claim::{Claim, Queue, claim, queues};
+use crate::execution::claim::{Claim, Queue, Turns, claim, queues};
 use crate::execution::{self, ExecutionEnd, ExecutionFinish};
 use crate::postgres;
 use crate::statement::statements;
@@ -26,6 +26,7 @@ use model::{
     OriginKind, SessionId, Shape, Sync, TenantId,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Sessions that one pass looks at.
 const MAX_EXPIRED: u32 = 256;
@@ -124,6 +125,7 @@ impl StoreError {
 #[derive(Clone, Debug)]
 pub struct Exchange {
     report: Report,
+    turns: Arc<Turns>,
 }
 
 /// What came of what a node said.
@@ -222,7 +224,7 @@ impl Exchange {
         if sync.leaving {
             return Ok(Seen::default());
         }
-        let queues = async { if sync.free > 0 { queues(tx).await } else { Ok(Vec::new()) } };
+        let queues = async { if sync.free > 0 { queues(tx, &self.turns).await } else { Ok(Vec::new()) } };
         futures_util::try_join!(held(tx, sync.session), queues)
     }
 
@@ -497,7 +499,7 @@ impl Operation for ShapeGet {
 impl Store {
     /// Hears what a node says and tells it what to do, in one transaction.
     pub async fn node_exchange(&self, report: Report) -> Result<Heard, StoreError> {
-        self.write(Exchange { report: Report { sync: report.sync.fitted(), ..report } }).await
+        self.write(Exchange { report: Report { sync: report.sync.fitted(), ..report }, turns: self.turns() }).await
     }
 
     /// Renews a node's lease, and tells how it stands.

@@ -15,7 +15,7 @@ use model::{
     SetUpFault, Stream, Sync, TenantId, Usage,
 };
 use std::collections::BTreeMap;
-use store::{Assigned, ImageKey, Report, Store, StoreError, random};
+use store::{Assigned, ImageKey, MAX_SHAPES, Report, Store, StoreError, random};
 
 on_both_engines!(
     hears_a_report_as_one,
@@ -25,6 +25,7 @@ on_both_engines!(
     never_gives_to_a_session_that_is_gone,
     gives_only_what_fits,
     passes_over_what_nobody_serves,
+    comes_to_every_need,
     finishes_an_image_with_its_execution,
     keeps_a_log_within_its_limit,
     links_a_dump_that_is_there,
@@ -307,7 +308,7 @@ async fn gives_only_what_fits(fresh: &Fresh) {
     let heard = store.node_exchange(said).await.expect("is heard");
     assert_eq!(heard.assigned.iter().map(|one| one.execution.id).collect::<Vec<_>>(), [foreign.id]);
     let shape = store.execution_shape(large.id).await.expect("reads").flatten().expect("waits");
-    assert_eq!(node.offer.fits(&shape), Err("needs up to 65536 MiB of memory".to_owned()));
+    assert_eq!(node.offer.fits(&shape), Err("needs 65536 MiB of memory".to_owned()));
     store.close().await;
 }
 
@@ -325,6 +326,37 @@ async fn passes_over_what_nobody_serves(fresh: &Fresh) {
     assert_eq!(store.queue_list().await.expect("queues").len(), 2);
     let heard = store.node_exchange(report(&node, ours, 9_001)).await.expect("is heard");
     assert_eq!(heard.assigned[0].execution.id, good.id);
+    store.close().await;
+}
+
+/// Who has more needs waiting than a claim looks at is served all the same: those behind take turns.
+async fn comes_to_every_need(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    let odd = |number: u32| {
+        let limits = model::Limits { memory_bytes: u64::from(100_000 + number) << 20, ..Default::default() };
+        NewExecution { limits, ..execution(number.into()) }
+    };
+    let news: Vec<_> = (0..MAX_SHAPES as u32 * 3 + 10).map(odd).collect();
+    join_all(news.iter().map(|new| accepted(&store, new, ours, 1))).await;
+    // By its text it comes last.
+    let limits = model::Limits { memory_bytes: 1_099 << 20, ..Default::default() };
+    let good = NewExecution { limits, ..execution(9_000) };
+    accepted(&store, &good, ours, 9_000).await;
+    let (mut seen, mut has) = (Vec::new(), Vec::new());
+    for turn in 0..4 {
+        let queues = store.queue_turn().await.expect("queues");
+        assert_eq!(store.queue_list().await.expect("queues"), queues, "claims see the same until the next turn");
+        let mut said = report(&node, ours, 9_001 + turn);
+        said.sync.held.clone_from(&has);
+        let heard = store.node_exchange(said).await.expect("is heard");
+        has.extend(heard.assigned.iter().map(held));
+        seen.push((queues.len(), heard.assigned.iter().map(|one| one.execution.id).collect::<Vec<_>>()));
+    }
+    let few = MAX_SHAPES as usize;
+    let (none, found) = (Vec::new(), vec![good.id]);
+    assert_eq!(seen, [(few * 2, none.clone()), (few + 11, found), (few * 2, none.clone()), (few * 2, none)]);
     store.close().await;
 }
 
