@@ -73,7 +73,7 @@ enum Verb {
         #[arg(long)]
         wait: bool,
     },
-    /// Removes nodes that are lost or have left
+    /// Removes nodes that are lost, and forgets those that have left
     #[command(after_help = "Example:\n  quarry node rm builder-3")]
     Rm {
         /// Which ones, by name or id

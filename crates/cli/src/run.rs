@@ -17,7 +17,7 @@ use crate::signals::Signals;
 use attendance::{Attendance, End};
 use clap::{Args, ValueEnum};
 use client::Client;
-use model::{Execution, ExecutionId, NewExecution};
+use model::{Execution, ExecutionId, ImageId, NewExecution};
 use std::io::{self, IsTerminal};
 use terminal::Terminal;
 
@@ -203,6 +203,8 @@ async fn provide(
 ) -> anyhow::Result<Option<Exit>> {
     let is_wanted = match pull {
         Pull::Never => false,
+        // It names what is here, or nothing.
+        _ if image.parse::<ImageId>().is_ok() || image.starts_with("sha256:") => false,
         Pull::Always => true,
         Pull::Missing => match signals.during(pull::is_missing(client, image)).await {
             Ok(is_missing) => is_missing?,

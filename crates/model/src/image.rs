@@ -7,6 +7,7 @@ use crate::digest::Digest;
 use crate::error::ApiError;
 use crate::id::{ExecutionId, ImageId, TenantId};
 use crate::limits::{MAX_IMAGE_CHARS, MAX_LAYERS, MAX_NAME_CHARS, MAX_ROW_BYTES};
+use crate::reference::Reference;
 use crate::sandbox::runtime_check;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -332,9 +333,10 @@ impl NewImage {
             return refuse("runtime", why);
         }
         match &self.source {
-            ImageSource::Registry { reference, .. } if !good(reference) => {
-                refuse("source.reference", format!("must have 1 to {MAX_IMAGE_CHARS} plain characters without spaces"))
-            }
+            ImageSource::Registry { reference, .. } => reference
+                .parse::<Reference>()
+                .map(drop)
+                .map_err(|error| ApiError::invalid("image_invalid", error.to_string())),
             ImageSource::Archive { reference: Some(reference), .. } if !good(reference) => {
                 refuse("source.reference", format!("must have 1 to {MAX_IMAGE_CHARS} plain characters without spaces"))
             }
@@ -344,7 +346,7 @@ impl NewImage {
             {
                 refuse("source.config", format!("must have at most {MAX_ROW_BYTES} bytes"))
             }
-            ImageSource::Registry { .. } | ImageSource::Archive { .. } => Ok(()),
+            ImageSource::Archive { .. } => Ok(()),
         }
     }
 

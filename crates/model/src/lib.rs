@@ -23,6 +23,7 @@ pub mod pack;
 pub mod page;
 pub mod parcel;
 pub mod permission;
+pub mod reference;
 pub mod report;
 pub mod sandbox;
 pub mod shape;
@@ -48,6 +49,7 @@ pub use image::{
 pub use node::{NewNode, Node, NodeQuery, NodeState, Offer, Sync, SyncAnswer};
 pub use page::{Page, PageQuery};
 pub use permission::{Role, Scope};
+pub use reference::{Reference, ReferenceError};
 pub use report::{DumpKind, Report, Severity};
 pub use sandbox::{Access, Mount, Network, OWN_RUNTIME, Sandbox, SandboxKind};
 pub use shape::Shape;

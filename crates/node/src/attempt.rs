@@ -526,6 +526,8 @@ struct Outside {
 /// Says a step of the making of an image in one line, the same for all of its bytes but each tenth.
 fn line(step: Step) -> String {
     match step {
+        Step::Asking { host } => format!("asking registry `{host}`"),
+        Step::Again { why, tried, tries } => format!("{why}; trying again, {} of {tries}", tried + 1),
         Step::Fetching { layer, layers, bytes, bytes_total } => {
             let tenths = bytes.saturating_mul(10).checked_div(bytes_total).unwrap_or(0).min(10);
             format!("layer {layer} of {layers}: {}% of {bytes_total} bytes", tenths * 10)

@@ -49,12 +49,20 @@ pub enum CacheError {
         cause: BlobFault,
     },
     /// An archive could not be unpacked.
-    #[error("{} cannot be unpacked: {source}", titled(layer))]
+    #[error("{} cannot be unpacked: {cause}", titled(layer))]
     Unpack {
         /// Which layer, by its diff id; or `the archive`.
         layer: String,
         /// Why.
-        source: UnpackError,
+        cause: UnpackError,
+    },
+    /// A layer is more than this node may keep of all of them.
+    #[error("{} has files of more than {budget} bytes, and this node keeps no more (`--cache`)", titled(layer))]
+    Large {
+        /// Which layer, by its diff id; or `the archive`.
+        layer: String,
+        /// Bytes that the cache may hold.
+        budget: u64,
     },
     /// A layer is not what its image says it is.
     #[error("an image lied about a layer: asked {asked}, got {found}")]
@@ -83,12 +91,12 @@ pub enum CacheError {
         layer: String,
     },
     /// The machine failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     Machine {
         /// What was being done.
         what: String,
         /// Why it failed.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -97,14 +105,14 @@ impl CacheError {
     pub const fn is_machine(&self) -> bool {
         match self {
             Self::Full { .. } | Self::Machine { .. } | Self::Budget { .. } => true,
-            Self::Unpack { source, .. } => matches!(source, UnpackError::Machine(_) | UnpackError::Full),
-            Self::Manifest(_) | Self::Fetch { .. } | Self::Lied { .. } => false,
+            Self::Unpack { cause, .. } => matches!(cause, UnpackError::Machine(_) | UnpackError::Full),
+            Self::Manifest(_) | Self::Fetch { .. } | Self::Large { .. } | Self::Lied { .. } => false,
         }
     }
 
     pub(crate) fn machine(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
-        move |source| Self::Machine { what, source }
+        move |cause| Self::Machine { what, cause }
     }
 }
 
@@ -279,12 +287,12 @@ impl Cache {
     /// Unpacks an archive into a folder without a place. A full disk is answered by removing what nobody uses, once.
     pub(crate) async fn unpack(&self, file: &Path, packing: Packing, layer: &str) -> Result<Fresh, CacheError> {
         let first = self.unpack_once(file, packing, layer).await;
-        if !matches!(&first, Err(CacheError::Unpack { source: UnpackError::Full, .. })) {
+        if !matches!(&first, Err(CacheError::Unpack { cause: UnpackError::Full, .. })) {
             return first;
         }
         self.make_room().await?;
         match self.unpack_once(file, packing, layer).await {
-            Err(CacheError::Unpack { source: UnpackError::Full, layer }) => Err(CacheError::Full { layer }),
+            Err(CacheError::Unpack { cause: UnpackError::Full, layer }) => Err(CacheError::Full { layer }),
             second => second,
         }
     }
@@ -299,7 +307,7 @@ impl Cache {
             settings.bytes_max = settings.bytes_max.min(inner.settings.budget_bytes);
             // Who was given up before this thread began is not to find anything later.
             if is_stopped.load(Ordering::Relaxed) {
-                return Err(CacheError::Unpack { layer, source: UnpackError::Stopped });
+                return Err(CacheError::Unpack { layer, cause: UnpackError::Stopped });
             }
             let input =
                 File::open(&file).map_err(CacheError::machine(format!("`{}` cannot be read", file.display())))?;
@@ -310,8 +318,12 @@ impl Cache {
                 Ok(unpacked) if !is_stopped.load(Ordering::Relaxed) => Ok(Fresh { folder, unpacked }),
                 other => {
                     shelf::remove(&folder).map_err(CacheError::machine("a broken layer cannot be removed"))?;
-                    let source = other.err().unwrap_or(UnpackError::Stopped);
-                    Err(CacheError::Unpack { layer, source })
+                    Err(match other.err().unwrap_or(UnpackError::Stopped) {
+                        UnpackError::Large(most) if most < inner.settings.unpack.bytes_max => {
+                            CacheError::Large { layer, budget: most }
+                        }
+                        cause => CacheError::Unpack { layer, cause },
+                    })
                 }
             }
         });
@@ -420,6 +432,6 @@ async fn blocking<T: Send + 'static>(
     let done = spawn_blocking(work).await;
     done.map_err(|error| CacheError::Machine {
         what: "work on the cache was lost".to_owned(),
-        source: io::Error::other(error),
+        cause: io::Error::other(error),
     })?
 }

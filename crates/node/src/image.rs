@@ -8,20 +8,18 @@
 mod archive;
 mod document;
 mod reach;
-mod reference;
 mod registry;
 
 pub(crate) use reach::Reach;
 pub use reach::{AllowedRegistry, Authorities, Registries};
-pub use reference::{Reference, ReferenceError};
 pub use registry::{Patience, RegistryError};
 
 use crate::cache::{Cache, CacheError, Lease, is_full};
 use crate::scratch::Scratch;
 use archive::{Contents, Hashed};
 use document::{Configuration, Document};
-use model::Digest;
 use model::image::{ArchiveKind, ImageConfig, ImageOrder, ImageSource, Layer, Manifest, Packing, Platform};
+use model::{Digest, Reference, ReferenceError};
 use registry::{Registry, Wanted};
 use sandbox::unpack::UnpackError;
 use std::error::Error;
@@ -43,8 +41,22 @@ pub trait Blobs: Send + Sync {
 }
 
 /// What is being done, for whoever looks on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// A registry is asked what the image is.
+    Asking {
+        /// Which registry.
+        host: String,
+    },
+    /// A registry is asked the same once more.
+    Again {
+        /// What came of it before.
+        why: String,
+        /// How often it was asked in vain.
+        tried: u32,
+        /// How often it is asked at most.
+        tries: u32,
+    },
     /// A layer, or the archive, arrives.
     Fetching {
         /// Which layer, from 1.
@@ -102,12 +114,12 @@ pub enum ImageError {
         cause: BlobFault,
     },
     /// The machine failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     Machine {
         /// What was being done.
         what: &'static str,
         /// Why it failed.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -121,8 +133,8 @@ impl ImageError {
         }
     }
 
-    const fn machine(what: &'static str, source: io::Error) -> Self {
-        Self::Machine { what, source }
+    const fn machine(what: &'static str, cause: io::Error) -> Self {
+        Self::Machine { what, cause }
     }
 }
 
@@ -174,8 +186,9 @@ struct Ready<'a> {
 impl<B: Blobs> Making<'_, B> {
     async fn pull(&self, reference: &str, platform: Option<&Platform>) -> Result<Manifest, ImageError> {
         let reference: Reference = reference.parse()?;
-        let registry =
-            Registry::new(&reference, self.order.credential.as_ref(), self.order.plain_http, self.registries)?;
+        let shown = (self.order.credential.as_ref(), self.order.plain_http);
+        let registry = Registry::new(&reference, shown, self.registries, self.progress)?;
+        (self.progress)(Step::Asking { host: reference.host().to_owned() });
         let wanted = platform.cloned().unwrap_or_else(document::own_platform);
         let (mut text, digest) = registry.manifest(reference.version()).await?;
         let mut is_chosen = false;
@@ -271,12 +284,18 @@ impl<B: Blobs> Making<'_, B> {
         (self.progress)(Step::Unpacking { layer: 1, layers: 1 });
         let fresh =
             self.cache.unpack(file.path(), whole.packing, "the archive").await.map_err(|error| match error {
-                CacheError::Unpack { source: UnpackError::Archive(why), .. } => ImageError::Archive(why),
+                CacheError::Unpack { cause: cause @ (UnpackError::Archive(_) | UnpackError::Large(_)), .. } => {
+                    ImageError::Archive(cause.to_string())
+                }
                 error => ImageError::Cache(error),
             })?;
         let folder = fresh.folder.clone();
         let contents = blocking(move || archive::look(&folder, kind, reference.as_deref())).await;
         match contents {
+            Ok(Contents::Root) if fresh.unpacked.entries == 0 => {
+                self.cache.discard(fresh).await?;
+                Err(ImageError::Archive("there is nothing in it".to_owned()))
+            }
             Ok(Contents::Root) => {
                 let diff_id = fresh.unpacked.diff_id.clone();
                 let lease = self.cache.keep(fresh, blob, None).await?;

@@ -92,6 +92,9 @@ pub enum UnpackError {
     /// The archive is at fault.
     #[error("{0}")]
     Archive(String),
+    /// The archive holds more than it may.
+    #[error("its files have more than {0} bytes")]
+    Large(u64),
     /// The disk is full.
     #[error("the disk is full")]
     Full,

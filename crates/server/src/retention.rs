@@ -1,5 +1,5 @@
 //! The controller of the old ends: it drops the changes that are older or more than the configuration keeps, the
-//! executions that ended before, with what was theirs alone, the content of dumps by its rules, and packs that none of those
+//! executions that ended before, with what was theirs alone, images and nodes that are long gone, the content of dumps by its rules, and packs that none of those
 //! needs that are left. What a decision about signatures has left to be moved, it moves.
 //!
 //! Two servers may run it at once; each step is guarded in the store, and bounded. Bytes that nobody has any more are
@@ -25,6 +25,8 @@ pub(crate) async fn run(store: Store, config: RetentionConfig, clock: Clock, sto
         let of_log = tell_log(store.log_retain(retention, now).await);
         let before = now.checked_sub(age).unwrap_or(Timestamp::MIN);
         let of_executions = tell_executions(store.executions_retain(before, now).await);
+        tell_forgotten("images", store.images_retain(before, now).await);
+        tell_forgotten("nodes", store.nodes_retain(before, now).await);
         if !is_looked_at {
             is_looked_at = store.dumps_look_at_all().await.is_ok();
         }
@@ -78,6 +80,15 @@ fn tell_executions(done: Result<Removed, StoreError>) -> bool {
             tracing::warn!(error = error.chain(), "old executions could not be removed");
             false
         }
+    }
+}
+
+/// Says what was forgotten of images or nodes.
+fn tell_forgotten(what: &str, done: Result<u64, StoreError>) {
+    match done {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, what, "forgot what has been gone for long"),
+        Err(error) => tracing::warn!(error = error.chain(), what, "what has been gone for long could not be forgotten"),
     }
 }
 

@@ -16,9 +16,14 @@ use jiff::Timestamp;
 use model::image::is_sha256;
 use model::{
     ApiError, Class, ErrorKind, Execution, Image, ImageId, ImageQuery, ImageSource, ImageState, Input, Limits,
-    Manifest, NewExecution, NewImage, Noun, Origin, OriginKind, Outcome, Sandbox, Shape, TenantId,
+    Manifest, NewExecution, NewImage, Noun, Origin, OriginKind, Outcome, Reference, Sandbox, Shape, TenantId,
 };
 use std::sync::Arc;
+
+/// The last word of the log on an image.
+const REMOVED: &str = "removed";
+/// Images that one transaction forgets.
+const MAX_FORGOTTEN: u64 = 256;
 
 /// The columns of an image, in the order in which [`read`] takes them.
 macro_rules! columns {
@@ -59,6 +64,12 @@ statements! {
         "UPDATE image SET state = 'failed', cause = $1, ended_at = $2 WHERE id = $3 AND state = 'importing' RETURNING ",
         columns!()
     );
+    /// What is gone keeps its row as long as it has its manifest: something may still wait for that.
+    FORGET_OLD = concat!(
+        "DELETE FROM image WHERE id IN (SELECT id FROM image \
+         WHERE (state = 'failed' OR (state = 'gone' AND manifest IS NULL)) AND coalesce(ended_at, created_at) < $1 \
+         ORDER BY id LIMIT $2) RETURNING ", columns!()
+    );
     REMOVE = concat!(
         "UPDATE image SET state = 'gone' WHERE id = $1 AND state IN ('ready', 'failed') RETURNING ", columns!()
     );
@@ -81,12 +92,16 @@ pub(crate) fn read(row: &Row) -> Result<Image, StoreError> {
 }
 
 fn note(tx: &Tx<'_>, image: &Image, at: Timestamp, by: &str) {
+    note_as(tx, image, image.state.as_str(), at, by);
+}
+
+fn note_as(tx: &Tx<'_>, image: &Image, state: &'static str, at: Timestamp, by: &str) {
     tx.change(NewChange {
         at,
         tenant: image.tenant,
         noun: Noun::Image,
         id: image.id.to_string(),
-        state: image.state.as_str(),
+        state,
         by: by.to_owned(),
         body: to_json(image),
     });
@@ -228,6 +243,11 @@ impl Operation for ImageCreate {
     }
 }
 
+/// Tells whether a text names an image by what it has here alone, and never in a registry.
+fn is_named_here(name: &str) -> bool {
+    name.parse::<ImageId>().is_ok() || name.starts_with("sha256:")
+}
+
 fn same_key(image: &Image) -> (TenantId, &String, &ImageSource, model::ExecutionId) {
     (image.tenant, &image.name, &image.source, image.execution)
 }
@@ -335,6 +355,24 @@ impl Operation for ImageList {
     }
 }
 
+/// Forgets images that came to nothing, or are gone and emptied, as far as one transaction goes.
+struct ImagesForget {
+    before: Timestamp,
+    now: Timestamp,
+}
+
+impl Operation for ImagesForget {
+    type Answer = u64;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<u64, StoreError> {
+        let rows = tx.write(FORGET_OLD, &[self.before.into(), MAX_FORGOTTEN.into()]).await?;
+        for row in &rows {
+            note_as(tx, &read(row)?, REMOVED, self.now, "quarry");
+        }
+        Ok(rows.len() as u64)
+    }
+}
+
 /// Removes an image. Its row stays for those who run in it.
 struct ImageRemove {
     id: ImageId,
@@ -378,6 +416,12 @@ impl Store {
         self.write(ImageCreate { new, tenant, by: by.to_owned(), at }).await
     }
 
+    /// Forgets images that ended before an instant, without a manifest that anybody could need, as far as one pass goes;
+    /// tells how many.
+    pub async fn images_retain(&self, before: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
+        self.write(ImagesForget { before, now }).await
+    }
+
     /// Returns an image by its id, or the newest of a tenant by its name or digest, one that is ready before any other.
     pub async fn image_get(
         &self,
@@ -401,7 +445,10 @@ impl Store {
                 ErrorKind::NotFound,
                 "image_not_found",
                 format!("image `{name}` does not exist"),
-                format!("`quarry image pull {name}` fetches it from its registry"),
+                match name.parse::<Reference>() {
+                    Ok(_) if !is_named_here(name) => format!("`quarry image pull {name}` fetches it from its registry"),
+                    _ => "`quarry image ls` lists those that can be used".to_owned(),
+                },
             ),
             Err(error) => Err(error),
             Ok(image) if image.state == ImageState::Ready => Ok(image),

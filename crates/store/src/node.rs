@@ -15,6 +15,11 @@ use jiff::{SignedDuration, Timestamp};
 use model::node::{Hold, HoldKind};
 use model::{Execution, NewNode, Node, NodeId, NodeQuery, NodeState, Noun, TenantId};
 
+/// The last word of the log on a node.
+const REMOVED: &str = "removed";
+/// Nodes that one transaction forgets.
+const MAX_FORGOTTEN: u64 = 256;
+
 /// The columns of a node, in the order in which [`read`] takes them.
 macro_rules! columns {
     () => {
@@ -25,6 +30,10 @@ macro_rules! columns {
 statements! {
     GET = concat!("SELECT ", columns!(), " FROM node WHERE id = $1");
     NAMED = concat!("SELECT ", columns!(), " FROM node WHERE tenant = $1 AND name = $2 AND state <> 'gone'");
+    /// The last of those that have left under this name.
+    NAMED_GONE = concat!(
+        "SELECT ", columns!(), " FROM node WHERE tenant = $1 AND name = $2 AND state = 'gone' ORDER BY id DESC LIMIT 1"
+    );
     LIST = concat!(
         "SELECT ", columns!(), " FROM node WHERE id < $1 AND state <> 'gone' AND (tenant = $2 OR $2 = '') \
          ORDER BY id DESC LIMIT $3"
@@ -49,6 +58,12 @@ statements! {
     );
     HOLD = concat!("UPDATE node SET hold = $1 WHERE id = $2 RETURNING ", columns!());
     HOLD_FREE = concat!("UPDATE node SET hold = $1 WHERE id = $2 AND hold IS NULL RETURNING ", columns!());
+    FORGET = concat!("DELETE FROM node WHERE id = $1 AND state = 'gone' RETURNING ", columns!());
+    /// What a user said of a node stays until it is heard of again.
+    FORGET_OLD = concat!(
+        "DELETE FROM node WHERE state = 'gone' AND id IN (SELECT id FROM node WHERE state = 'gone' AND hold IS NULL \
+         AND coalesce(joined_at, created_at) < $1 ORDER BY id LIMIT $2) RETURNING ", columns!()
+    );
     OPEN = "INSERT INTO session (id, node, expires_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
     SHUT = "DELETE FROM session WHERE id = $1";
     BUSY = "SELECT count(*) FROM execution WHERE session = $1";
@@ -73,12 +88,16 @@ pub(crate) fn read(row: &Row) -> Result<Node, StoreError> {
 }
 
 pub(crate) fn note(tx: &Tx<'_>, node: &Node, at: Timestamp, by: &str) {
+    note_as(tx, node, node.state.as_str(), at, by);
+}
+
+fn note_as(tx: &Tx<'_>, node: &Node, state: &'static str, at: Timestamp, by: &str) {
     tx.change(NewChange {
         at,
         tenant: node.tenant,
         noun: Noun::Node,
         id: node.id.to_string(),
-        state: node.state.as_str(),
+        state,
         by: by.to_owned(),
         body: to_json(node),
     });
@@ -278,7 +297,11 @@ impl NodeGet {
         let (found, name) = match &self.key {
             NodeKey::Id(id) => (get(tx, *id).await?, id.to_string()),
             NodeKey::Name(name) => {
-                let row = tx.row(NAMED, &[self.namespace.into(), name.as_str().into()]).await?;
+                let values = [self.namespace.into(), name.as_str().into()];
+                let row = match tx.row(NAMED, &values).await? {
+                    None => tx.row(NAMED_GONE, &values).await?,
+                    row => row,
+                };
                 (row.as_ref().map(read).transpose()?, name.clone())
             }
         };
@@ -344,6 +367,24 @@ impl Operation for NodesLiving {
     }
 }
 
+/// Forgets nodes that have left long ago, as far as one transaction goes.
+struct NodesForget {
+    before: Timestamp,
+    now: Timestamp,
+}
+
+impl Operation for NodesForget {
+    type Answer = u64;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<u64, StoreError> {
+        let rows = tx.write(FORGET_OLD, &[self.before.into(), MAX_FORGOTTEN.into()]).await?;
+        for row in &rows {
+            note_as(tx, &read(row)?, REMOVED, self.now, "quarry");
+        }
+        Ok(rows.len() as u64)
+    }
+}
+
 /// What is to be done with a node.
 enum Order {
     Hold(HoldKind, String),
@@ -370,11 +411,14 @@ impl Operation for NodeOrder {
                 let same = node.hold.as_ref().is_some_and(|old| old.kind == *kind && old.cause == *cause);
                 if same { node } else { hold(tx, node.id, Some(&new), (self.at, &self.by)).await? }
             }
-            Order::Lift if node.hold.is_none() => node,
+            Order::Lift if node.hold.is_none() => match node.state {
+                NodeState::Draining | NodeState::Gone => return Err(self.no_way_back(&node)),
+                NodeState::Joining | NodeState::Ready | NodeState::Lost => node,
+            },
             Order::Lift => hold(tx, node.id, None, (self.at, &self.by)).await?,
             Order::Drain if node.state == NodeState::Draining => node,
             Order::Drain => self.go(tx, &node, NodeState::Draining).await?,
-            Order::Remove if node.state == NodeState::Gone => node,
+            Order::Remove if node.state == NodeState::Gone => self.forget(tx, &node).await?,
             Order::Remove if node.state != NodeState::Lost => return Err(self.refusal(&node, NodeState::Gone)),
             Order::Remove => self.go(tx, &node, NodeState::Gone).await?,
         };
@@ -385,6 +429,20 @@ impl Operation for NodeOrder {
 impl NodeOrder {
     async fn go(&self, tx: &Tx<'_>, node: &Node, to: NodeState) -> Result<Node, StoreError> {
         go(tx, node.id, to, self.at, &self.by).await?.ok_or_else(|| self.refusal(node, to))
+    }
+
+    /// Forgets a node that has left.
+    async fn forget(&self, tx: &Tx<'_>, node: &Node) -> Result<Node, StoreError> {
+        let row = tx.write(FORGET, &[node.id.into()]).await?.pop();
+        let forgotten = row.as_ref().map(read).transpose()?.ok_or_else(|| self.refusal(node, NodeState::Gone))?;
+        note_as(tx, &forgotten, REMOVED, self.at, &self.by);
+        Ok(forgotten)
+    }
+
+    fn no_way_back(&self, node: &Node) -> StoreError {
+        let state = node.state.as_str();
+        let what = format!("node `{}` is {state}, and nothing holds it back", node.name);
+        StoreError::conflict(&format!("node_{state}"), what, "start it again, and it joins and takes work")
     }
 
     fn refusal(&self, node: &Node, wanted: NodeState) -> StoreError {
@@ -409,7 +467,12 @@ impl Store {
         Ok((node, is_new, lost))
     }
 
-    /// Returns one node, by its id or by its name in a tenant.
+    /// Forgets nodes that joined last before an instant and have left since, as far as one pass goes; tells how many.
+    pub async fn nodes_retain(&self, before: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
+        self.write(NodesForget { before, now }).await
+    }
+
+    /// Returns one node, by its id or by its name in a tenant: a living one, or the last that has left.
     pub async fn node_get(
         &self,
         key: NodeKey,

@@ -340,9 +340,12 @@ fn a_drained_node_ends_by_itself_and_what_waits_says_why() {
     let id = ran.out.split(' ').next().expect("is one").to_owned();
     let Hand { node, server, token, house: _house } = hand;
     assert_eq!(node.wait(), Some(0));
-    // Its name is free for another one, so it goes by its id.
-    let ran = server.run(&token, &["node", "rm", &id]);
-    assert_eq!(ran.code, 0, "{ran:?}");
+    let ran = server.run(&token, &["node", "uncordon", "hand"]);
+    assert!(ran.code == 3 && ran.err.contains("start it again"), "{ran:?}");
+    for (name, code) in [("hand", 0), ("hand", 2), (id.as_str(), 2)] {
+        let ran = server.run(&token, &["node", "rm", name]);
+        assert_eq!(ran.code, code, "{ran:?}");
+    }
 }
 
 #[test]

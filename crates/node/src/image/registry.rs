@@ -11,8 +11,9 @@ mod challenge;
 mod fetch;
 
 use super::reach::{Reach, Registries};
-use super::reference::Reference;
+use super::{Progress, Step};
 use challenge::Challenge;
+use model::Reference;
 use model::image::Credential;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Client, Response, StatusCode, Url};
@@ -123,6 +124,13 @@ pub enum RegistryError {
     Write(#[source] std::io::Error),
 }
 
+impl RegistryError {
+    /// Tells whether another try may go better.
+    const fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Stalled { .. })
+    }
+}
+
 /// One repository of a registry.
 pub(super) struct Registry<'a> {
     http: Client,
@@ -132,6 +140,7 @@ pub(super) struct Registry<'a> {
     credential: Option<&'a Credential>,
     is_plain: bool,
     patience: Patience,
+    progress: &'a Progress<'a>,
     reach: Reach,
     /// What to show, once the registry has said what it wants to see.
     shown: Mutex<Option<HeaderValue>>,
@@ -154,9 +163,9 @@ struct RefusalEntry {
 impl<'a> Registry<'a> {
     pub(super) fn new(
         reference: &Reference,
-        credential: Option<&'a Credential>,
-        plain_http: bool,
+        (credential, plain_http): (Option<&'a Credential>, bool),
         registries: &Registries,
+        progress: &'a Progress<'a>,
     ) -> Result<Self, RegistryError> {
         let host = reference.host().to_owned();
         let address = if host == "docker.io" { "registry-1.docker.io" } else { &host };
@@ -182,7 +191,18 @@ impl<'a> Registry<'a> {
         let http = builder.build().map_err(|error| odd(format!("cannot be spoken to: {}", innermost(&error))))?;
         let repository = reference.repository().to_owned();
         let patience = registries.patience;
-        Ok(Self { http, base, host, repository, credential, is_plain, patience, reach, shown: Mutex::default() })
+        Ok(Self {
+            http,
+            base,
+            host,
+            repository,
+            credential,
+            is_plain,
+            patience,
+            progress,
+            reach,
+            shown: Mutex::default(),
+        })
     }
 
     pub(super) fn odd(&self, what: impl Into<String>) -> RegistryError {
@@ -226,13 +246,7 @@ impl<'a> Registry<'a> {
             let headers = response.headers().clone();
             match self.body(response, MAX_MANIFEST_BYTES, what).await {
                 Ok(text) => return Ok((text, headers)),
-                Err(error @ (RegistryError::Unreachable { .. } | RegistryError::Stalled { .. })) => {
-                    tried += 1;
-                    if tried >= self.patience.tries {
-                        return Err(error);
-                    }
-                    self.pause(tried, None).await;
-                }
+                Err(error) if error.may_pass() => self.again(&mut tried, error, None).await?,
                 Err(error) => return Err(error),
             }
         }
@@ -274,14 +288,10 @@ impl<'a> Registry<'a> {
                     }
                     (error, wait)
                 }
-                Err(error @ (RegistryError::Unreachable { .. } | RegistryError::Stalled { .. })) => (error, None),
+                Err(error) if error.may_pass() => (error, None),
                 Err(error) => return Err(error),
             };
-            tried += 1;
-            if tried >= self.patience.tries {
-                return Err(error);
-            }
-            self.pause(tried, wait).await;
+            self.again(&mut tried, error, wait).await?;
         }
     }
 
@@ -363,11 +373,7 @@ impl<'a> Registry<'a> {
                 Ok(Ok(response)) if response.status().is_server_error() => self.refusal(response, what).await,
                 Ok(Ok(response)) => return Err(self.refusal(response, what).await),
             };
-            tried += 1;
-            if tried >= self.patience.tries {
-                return Err(error);
-            }
-            self.pause(tried, None).await;
+            self.again(&mut tried, error, None).await?;
         };
         #[derive(Deserialize)]
         struct Answer {
@@ -408,8 +414,16 @@ impl<'a> Registry<'a> {
         RegistryError::Unreachable { host: self.host.clone(), cause: innermost(error) }
     }
 
-    async fn pause(&self, tried: u32, wait: Option<Duration>) {
-        sleep(wait.unwrap_or_else(|| self.patience.pause * 2_u32.saturating_pow(tried.saturating_sub(1)))).await;
+    /// Counts a try that came to nothing; says so, and waits until the next, or gives up with this error.
+    async fn again(&self, tried: &mut u32, error: RegistryError, wait: Option<Duration>) -> Result<(), RegistryError> {
+        *tried += 1;
+        let tries = self.patience.tries;
+        if *tried >= tries {
+            return Err(error);
+        }
+        (self.progress)(Step::Again { why: error.to_string(), tried: *tried, tries });
+        sleep(wait.unwrap_or_else(|| self.patience.pause * 2_u32.saturating_pow(*tried - 1))).await;
+        Ok(())
     }
 }
 

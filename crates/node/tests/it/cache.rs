@@ -122,8 +122,9 @@ async fn what_is_used_least_goes_first_and_what_is_used_stays() {
     drop((held, next, last));
     cache.layers(&images[2], &shop).await.expect("there is room again");
     match cache.layers(&image(&shop, "huge", 400_000), &shop).await {
-        Err(CacheError::Unpack { source, .. }) => {
-            assert_eq!(source.to_string(), "its files have more than 350000 bytes");
+        Err(error @ CacheError::Large { .. }) => {
+            let told = "has files of more than 350000 bytes, and this node keeps no more (`--cache`)";
+            assert!(error.to_string().ends_with(told) && !error.is_machine(), "{error}");
         }
         other => panic!("{other:?}"),
     }

@@ -38,7 +38,7 @@ pub(super) fn unpack(input: impl Read + 'static, task: &Task) -> Result<Unpacked
         if entry.kind == Kind::File {
             layer.bytes = layer.bytes.saturating_add(entry.size);
             if layer.bytes > task.bytes_max {
-                return Err(UnpackError::Archive(format!("its files have more than {} bytes", task.bytes_max)));
+                return Err(UnpackError::Large(task.bytes_max));
             }
         }
         layer.write(&mut archive, &entry)?;

@@ -26,6 +26,7 @@ on_both_engines!(
     gives_only_what_fits,
     passes_over_what_nobody_serves,
     comes_to_every_need,
+    forgets_what_is_long_gone,
     finishes_an_image_with_its_execution,
     keeps_a_log_within_its_limit,
     links_a_dump_that_is_there,
@@ -397,6 +398,49 @@ async fn finishes_an_image_with_its_execution(fresh: &Fresh) {
     let image = store.image_get(ImageKey::Id(gone.id), None, ours).await.expect("is there");
     assert_eq!((image.state, image.cause.as_deref()), (ImageState::Failed, Some("its execution was cancelled")));
     check_replay(&store, &fresh.raw().await).await;
+    store.close().await;
+}
+
+/// What is gone, and what came to nothing, is forgotten once it is as old as executions may grow, or when a user says so.
+async fn forgets_what_is_long_gone(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let leave = async |node: &NewNode, ms| {
+        let mut said = report(node, ours, ms);
+        (said.sync.free, said.sync.leaving) = (0, true);
+        store.node_exchange(said).await.expect("is heard");
+    };
+    let (old, held) = (join(&store, ours, "old", 0).await, join(&store, ours, "held", 1).await);
+    let (stays, young) = (join(&store, ours, "stays", 2).await, join(&store, ours, "young", 500).await);
+    for node in [&old, &held, &young] {
+        leave(node, 600).await;
+    }
+    let found = store.node_get("held".into(), None, ours).await.expect("is found by its name, although it has left");
+    store.node_hold(&found, (model::node::HoldKind::Cordon, "slow".to_owned()), "ann", at(601)).await.expect("is held");
+    let gone = store.node_get("young".into(), None, ours).await.expect("is there");
+    let refusal = store.node_lift(&gone, "ann", at(602)).await.expect_err("has left");
+    assert!(refusal.to_string().contains("node `young` is gone"), "{refusal}");
+    let image = new_image(3);
+    store.image_create(image.clone(), ours, "ann", at(3)).await.expect("is asked for");
+    store.execution_cancel(image.execution, None, "ann", at(4)).await.expect("stops");
+    let is_image = async || store.image_get(ImageKey::Id(image.id), None, ours).await.is_ok();
+    let nodes = async || {
+        let mut there = Vec::new();
+        for node in [&old, &held, &young, &stays] {
+            there.push(store.node_get(node.id.to_string().as_str().into(), None, ours).await.is_ok());
+        }
+        there
+    };
+    assert_eq!((store.nodes_retain(at(0), at(700)).await.expect("looks"), nodes().await), (0, vec![true; 4]));
+    assert_eq!((store.images_retain(at(4), at(700)).await.expect("looks"), is_image().await), (0, true));
+    assert_eq!(store.nodes_retain(at(400), at(701)).await.expect("forgets"), 1);
+    assert_eq!(nodes().await, [false, true, true, true]);
+    assert_eq!((store.images_retain(at(400), at(701)).await.expect("forgets"), is_image().await), (1, false));
+    store.node_remove(&gone, "ann", at(702)).await.expect("is forgotten");
+    assert_eq!(nodes().await, [false, true, false, true]);
+    let words = fresh.raw().await.texts("SELECT noun, state FROM change WHERE state = 'removed' ORDER BY seq").await;
+    assert_eq!(words, [["node", "removed"], ["image", "removed"], ["node", "removed"]]);
+    join(&store, ours, "young", 800).await;
     store.close().await;
 }
 

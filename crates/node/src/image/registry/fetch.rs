@@ -50,26 +50,19 @@ impl Registry<'_> {
                 Ok(response) => self.take(response, wanted, &mut part, came).await,
                 Err(error) => return Err(error),
             };
-            match broken {
+            let error = match broken {
                 // An end that came badly after the last byte is an end.
                 _ if part.bytes == wanted.bytes => break,
                 // It ended early and says that this is all: once more, in case somebody between us cut it off.
-                Ok(()) if tried + 1 >= self.patience.tries => {
-                    let found = part.bytes;
-                    return Err(self.odd(format!("sent {found} bytes of a layer that has {}", wanted.bytes)));
-                }
-                Err(error @ (RegistryError::Unreachable { .. } | RegistryError::Stalled { .. })) => {
-                    if tried + 1 >= self.patience.tries {
-                        return Err(error);
-                    }
-                }
-                Ok(()) => {}
+                Ok(()) => self.odd(format!("sent {} bytes of a layer that has {}", part.bytes, wanted.bytes)),
+                Err(error) if error.may_pass() => error,
                 Err(error) => return Err(error),
-            }
+            };
             // Who gets further may try again; a registry that drips is held back by the execution's own time.
-            tried = if part.bytes > furthest { 0 } else { tried + 1 };
-            furthest = furthest.max(part.bytes);
-            self.pause(tried.max(1), None).await;
+            if part.bytes > furthest {
+                (tried, furthest) = (0, part.bytes);
+            }
+            self.again(&mut tried, error, None).await?;
         }
         part.file.flush().await.map_err(RegistryError::Write)?;
         self.compare(Some(wanted.digest), named(&part.sha256.finalize()))?;

@@ -1,7 +1,7 @@
 //! References: what people call an image in a registry, and what that means in full.
 
-use model::image::is_sha256;
-use model::limits::MAX_IMAGE_CHARS;
+use crate::image::is_sha256;
+use crate::limits::MAX_IMAGE_CHARS;
 use std::fmt;
 use std::str::FromStr;
 
