@@ -38,6 +38,9 @@ enum Pull {
 /// cannot be executed, 125 if it never began for another reason. With --json, the last line of standard error is the
 /// execution as it ended.
 ///
+/// Command, environment, mounts and files have at most 16 KiB of words together; what is longer goes in by --file or standard
+/// input.
+///
 /// Options of this command stand before the program; whatever stands behind it is the program's own. What keeps an execution
 /// from being made at all, such as a server that is not there, ends as it does with other commands (`quarry --help`).
 ///

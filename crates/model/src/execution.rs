@@ -57,7 +57,9 @@ impl ExecutionState {
             Self::Queued | Self::Cancelling => &[Self::Running],
             Self::Running => &[Self::Queued],
             // The work may end before the order to stop arrives; what happened is what we record.
-            Self::Succeeded | Self::Failed => &[Self::Running, Self::Cancelling],
+            Self::Succeeded => &[Self::Running, Self::Cancelling],
+            // What no node could take for too long fails where it waits.
+            Self::Failed => &[Self::Running, Self::Cancelling, Self::Queued],
             Self::Cancelled => &[Self::Queued, Self::Cancelling],
             Self::Quarantined => &[Self::Running],
         }
@@ -630,6 +632,7 @@ pub struct ExecutionQuery {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::{Access, Mount};
 
     fn new() -> NewExecution {
         NewExecution {
@@ -686,6 +689,10 @@ mod tests {
         check(&|new| new.image = Some(String::new()), "image");
         check(&|new| drop(new.env.insert("A=B".to_owned(), String::new())), "env");
         check(&|new| new.input = Input::Text { text: "x".repeat(MAX_ROW_BYTES) }, "command, env, sandbox and input");
+        let mount =
+            |target: &str| Mount { source: "/data".to_owned(), target: target.to_owned(), access: Access::ReadOnly };
+        check(&|new| new.sandbox.mounts = vec![mount("/a"), mount("//a/./")], "sandbox.mounts");
+        check(&|new| new.sandbox.mounts = vec![mount("//")], "sandbox.mounts");
         check(&|new| new.limits.memory_bytes = 0, "limits.memory_bytes");
         check(&|new| new.limits.pids = 0, "limits.pids");
         check(&|new| new.limits.wall_ms = MAX_WALL_MS + 1, "limits.wall_ms");

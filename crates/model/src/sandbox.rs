@@ -7,7 +7,7 @@ use crate::limits::{
     MAX_PATH_BYTES,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use utoipa::ToSchema;
 
 /// What sort of sandbox it is.
@@ -188,6 +188,7 @@ impl Sandbox {
         for file in &self.files {
             check_path("sandbox.files", &file.target)?;
         }
+        self.check_targets()?;
         if self.egress.len() > MAX_EGRESS_RULES || self.egress.iter().any(|rule| !is_word(rule, 255)) {
             return Err(("sandbox.egress", format!("must be at most {MAX_EGRESS_RULES} rules without spaces")));
         }
@@ -210,6 +211,23 @@ impl Sandbox {
             return Err(("sandbox.terminal", "must have at least one row and one column".to_owned()));
         }
         check_labels("sandbox.labels", &self.labels)
+    }
+
+    /// Refuses two things in one place, of which only one would be seen, and one in place of everything.
+    fn check_targets(&self) -> Result<(), (&'static str, String)> {
+        let mounts = self.mounts.iter().map(|mount| ("sandbox.mounts", &mount.target));
+        let files = self.files.iter().map(|file| ("sandbox.files", &file.target));
+        let mut there = BTreeSet::new();
+        for (field, target) in mounts.chain(files) {
+            let parts: Vec<_> = target.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+            if parts.is_empty() {
+                return Err((field, "must be seen at a place beneath `/`".to_owned()));
+            }
+            if !there.insert(parts) {
+                return Err((field, format!("would hide each other: `{target}` is named twice")));
+            }
+        }
+        Ok(())
     }
 
     /// Returns how many bytes its words take in a row.

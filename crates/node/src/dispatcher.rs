@@ -15,7 +15,7 @@ use crate::sandboxes::boot_ms;
 use crate::worker::COOLING;
 use client::{Client, ClientError, Retry};
 use model::node::{Assignment, Held, Sync, SyncAnswer, Used, Written};
-use model::{ExecutionId, NewNode, Node, NodeId, NodeState, Offer, SessionId};
+use model::{ExecutionId, NewNode, Node, NodeId, NodeState, Offer, Outcome, SessionId};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -479,7 +479,8 @@ impl Dispatcher {
                     self.trouble = Some(format!("{MAX_FAILURES} set-ups failed in a row; the last: {cause}"));
                 }
             }
-            None if ended.finished.is_some() => self.failures = 0,
+            // What was refused before it began proves nothing about the machine.
+            None if ended.finished.as_ref().is_some_and(|finished| has_begun(&finished.outcome)) => self.failures = 0,
             None => {}
         }
         if let Some(finished) = ended.finished {
@@ -542,4 +543,9 @@ impl Dispatcher {
         }
         Ok(())
     }
+}
+
+/// Tells whether something ran before it came to this.
+const fn has_begun(outcome: &Outcome) -> bool {
+    !matches!(outcome, Outcome::SetUpFailed { .. } | Outcome::Cancelled | Outcome::NodesLost { .. })
 }

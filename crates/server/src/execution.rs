@@ -1,7 +1,7 @@
 //! Routes of executions: make, list, look, cancel, retry.
 
 pub(crate) mod core;
-mod waiting;
+pub(crate) mod waiting;
 
 use crate::app::App;
 use crate::body::{Asked, Body, Made, Named, TenantQuery};

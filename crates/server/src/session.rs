@@ -5,6 +5,7 @@
 //! words do not fit what is known. A new execution wakes one node that it fits, not all of them. What other servers do
 //! is found by [`watch`], once a second.
 
+mod unserved;
 pub(crate) mod watch;
 
 use jiff::{SignedDuration, Timestamp};
@@ -328,6 +329,11 @@ impl Sessions {
         for queue in queues {
             inner.wake(|entry| queue.suits(&entry.node.offer, entry.serves), None, usize::MAX);
         }
+    }
+
+    /// Tells whether a queue suits any of the nodes that this server knows.
+    pub(crate) fn suits(&self, queue: &Queue) -> bool {
+        self.lock().entries.values().any(|entry| queue.suits(&entry.node.offer, entry.serves))
     }
 
     /// Has a session's node told what has happened to it.

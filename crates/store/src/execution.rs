@@ -4,6 +4,7 @@ pub(crate) mod claim;
 pub(crate) mod lane;
 pub(crate) mod retention;
 pub(crate) mod retry;
+pub(crate) mod unserved;
 
 use crate::bulk::{Insert, Kind};
 use crate::dump::DumpLeft;
@@ -106,11 +107,12 @@ pub(crate) fn read(row: &Row) -> Result<Execution, StoreError> {
     })
 }
 
-/// Returns the two states from which a move is legal, the only one twice where there is but one.
+/// Returns the two states from which a move is legal, the only one twice where there is but one. Where there are more, what
+/// makes those moves names their source itself.
 pub(crate) fn sources(to: ExecutionState) -> [Value; 2] {
     let from = to.reachable_from();
-    let [first, last] = [from.first(), from.last()].map(|state| state.expect("every state can be reached"));
-    [first.as_str().into(), last.as_str().into()]
+    let first = from.first().expect("every state can be reached");
+    [first, from.get(1).unwrap_or(first)].map(|state| state.as_str().into())
 }
 
 /// Notes an execution's move for the log.

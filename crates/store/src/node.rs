@@ -43,6 +43,7 @@ statements! {
          ORDER BY id DESC LIMIT $4"
     );
     LIVING = concat!("SELECT ", columns!(), " FROM node WHERE session IS NOT NULL ORDER BY id LIMIT 20000");
+    EXPECTED = concat!("SELECT ", columns!(), " FROM node WHERE state <> 'gone' ORDER BY id LIMIT 20000");
     INSERT = "INSERT INTO node (id, tenant, name, state, session, offer, created_by, created_at, joined_at) \
               VALUES ($1, $2, $3, 'joining', $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING";
     REJOIN = concat!(
@@ -356,14 +357,23 @@ impl Operation for NodeList {
     }
 }
 
-/// Finds the nodes that have a session, for those who explain why nobody takes an execution.
-struct NodesLiving;
+/// Finds nodes for those who explain why nobody takes an execution.
+enum NodesServing {
+    /// Those that have a session.
+    Living,
+    /// Those that have not left: the lost ones may come back.
+    Expected,
+}
 
-impl Operation for NodesLiving {
+impl Operation for NodesServing {
     type Answer = Vec<Node>;
 
     async fn run(&self, tx: &Tx<'_>) -> Result<Vec<Node>, StoreError> {
-        tx.rows(LIVING, &[]).await?.iter().map(read).collect()
+        let sql = match self {
+            Self::Living => LIVING,
+            Self::Expected => EXPECTED,
+        };
+        tx.rows(sql, &[]).await?.iter().map(read).collect()
     }
 }
 
@@ -494,7 +504,12 @@ impl Store {
 
     /// Returns every node that has a session.
     pub async fn nodes_living(&self) -> Result<Vec<Node>, StoreError> {
-        self.read(NodesLiving).await
+        self.read(NodesServing::Living).await
+    }
+
+    /// Returns every node that has not left, the lost ones too.
+    pub async fn nodes_expected(&self) -> Result<Vec<Node>, StoreError> {
+        self.read(NodesServing::Expected).await
     }
 
     /// Keeps a node from taking anything new.

@@ -59,6 +59,7 @@ pub fn statements_of(engine: Engine) -> impl Iterator<Item = (&'static str, &'st
         crate::execution::lane::STATEMENTS,
         crate::execution::retention::STATEMENTS,
         crate::execution::retry::STATEMENTS,
+        crate::execution::unserved::STATEMENTS,
         crate::chunk::STATEMENTS,
         crate::image::STATEMENTS,
         crate::image::garbage::STATEMENTS,

@@ -82,7 +82,10 @@ pub(super) async fn send(
         })?;
         let file = File { target: format!("{FOLDER}/{name}"), source: path.clone(), is_usual: true };
         new.command[0].clone_from(&file.target);
-        notes.push(place((session, client), new, &file).await?);
+        // Who names the program among the files as well means it once.
+        if !files.iter().any(|named| named.target == file.target) {
+            notes.push(place((session, client), new, &file).await?);
+        }
     }
     for file in &files {
         notes.push(place((session, client), new, file).await?);

@@ -463,5 +463,22 @@ fn a_real_house_makes_images_and_runs_in_them() {
         check(&["image", "inspect", name], b"", 2);
     }
     assert!(check(&["image", "gc"], b"", 0).out.contains("MiB"));
+    // What names no image, here or anywhere, is told at once and leaves nothing.
+    let failed = || check(&["image", "ls", "--state", "failed"], b"", 0).out.lines().count();
+    let before = failed();
+    let nobody = format!("sha256:{}", "0".repeat(64));
+    for (image, code, why) in [
+        ("img_00000000000000000000000001", 2, "image `img_00000000000000000000000001` does not exist"),
+        (nobody.as_str(), 2, "does not exist"),
+        ("UPPER:1", 64, "capital letters"),
+        ("tools@sha256:zz", 64, "a digest that is not"),
+    ] {
+        let refused = check(&["run", "--image", image, "--", "sh"], b"", code).err;
+        assert!(refused.contains(why) && !refused.contains("image pull"), "{refused}");
+    }
+    check(&["image", "pull", "UPPER:1"], b"", 64);
+    assert_eq!(failed(), before);
+    let empty = check(&["image", "import", "--name", "zeros", "-"], &[0; 10_240], 1);
+    assert!(empty.err.contains("there is nothing in it"), "{}", empty.err);
     server.stop();
 }

@@ -90,6 +90,20 @@ fn a_spawner_that_dies_costs_the_house_nothing() {
 }
 
 #[test]
+fn what_no_node_can_take_fails_with_its_cause_when_its_time_is_over() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let house = House::new(Engine::Sqlite).expect("needs nothing").with(&["--set", "node.unserved_max=2s"]);
+    let whole = Whole { server: begin(&house), token: house.token(), house };
+    let ran = whole.run("run --memory 900G -- true");
+    let cause = "error: never began: no node could take it for 2s: 1 node: needs 921600 MiB of memory\n";
+    assert!(ran.code == 125 && ran.err.contains(cause), "{ran:?}");
+    assert_eq!(whole.done("run -- echo well"), "well\n");
+    whole.server.stop();
+}
+
+#[test]
 fn a_node_inside_that_was_drained_is_back_with_the_next_start() {
     let Some(whole) = Whole::open() else { return };
     assert_eq!(whole.done("run -- echo before"), "before\n");

@@ -90,7 +90,7 @@ impl User {
         let [error] = errors.as_slice() else { panic!("{args:?} has not one error: {}", ran.err) };
         assert!(error.contains("could not be made: ") && error.contains(why), "`{error}` does not say `{why}`");
         self.is_well();
-        (*error).to_owned()
+        ran.err.clone()
     }
 
     /// Makes sure that the node takes work.
@@ -218,6 +218,8 @@ fn a_registry_that_lies_or_breaks_off_is_one_clear_error() {
         let host = liar(blobs.clone(), manifest.clone(), fault);
         let error = user.fails(&["image", "pull", &format!("{host}/a")], why);
         assert!(error.contains(&format!("registry `{host}`")), "{error}");
+        let is_told = error.contains("; trying again, 2 of 5\n") && error.contains("; trying again, 5 of 5\n");
+        assert_eq!(is_told, !matches!(fault, Fault::Lies), "{error}");
     }
     assert!(user.does(&["image", "ls", "--state", "failed"], b"", 0).out.lines().count() >= 3);
     user.server.stop();

@@ -76,6 +76,8 @@ const MIN_CHANGES_AGE: Duration = Duration::from_secs(60);
 const MAX_CHANGES_AGE: Duration = Duration::from_secs(3650 * 24 * 3600);
 const MIN_CHANGES_BYTES: Bytes = Bytes::new(1 << 20);
 const MAX_CHANGES_BYTES: Bytes = Bytes::new(1 << 50);
+const MIN_UNSERVED: Duration = Duration::from_secs(1);
+const MAX_UNSERVED: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const MIN_LEASE: Duration = Duration::from_secs(2);
 const MAX_LEASE: Duration = Duration::from_secs(600);
 const MAX_RATE: f64 = 1e9;
@@ -180,6 +182,8 @@ section! {
         pub lease: Duration = Duration::from_secs(30), in MIN_LEASE..=MAX_LEASE;
         /// The age at which a node is drained, counted from its start; never when unset.
         pub max_age: Option<Duration> = None;
+        /// How long an execution may wait that no node could take, although there are nodes; then it fails and says why.
+        pub unserved_max: Duration = Duration::from_secs(3600), in MIN_UNSERVED..=MAX_UNSERVED;
     }
 }
 

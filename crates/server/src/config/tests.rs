@@ -186,6 +186,7 @@ fn show_masks_and_tells_origins() {
     retention.dumps_kept      = ""                                # default
     node.lease                = "30s"                             # default
     node.max_age              = ""                                # default
+    node.unserved_max         = "1h"                              # default
     rate.per_second           = 10.0                              # quarry.toml:20
     rate.burst                = 20.5                              # quarry.toml:21
     rate.anonymous_per_second = 20.0                              # default

@@ -75,7 +75,7 @@ fn held_by(node: &Node) -> String {
 }
 
 /// Puts reasons together, the most frequent first.
-fn tell(reasons: &BTreeMap<String, usize>) -> String {
+pub(crate) fn tell(reasons: &BTreeMap<String, usize>) -> String {
     let mut told: Vec<_> = reasons.iter().collect();
     told.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     let one = |(reason, count): &(&String, &usize)| {

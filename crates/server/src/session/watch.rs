@@ -1,7 +1,9 @@
-//! The pass behind the bells, once a second: leases that ran out, what other servers did, nodes that grew too old.
+//! The pass behind the bells, once a second: leases that ran out, what other servers did, nodes that grew too old,
+//! what no node could take.
 //!
 //! Several servers may run it at once: each step is guarded in the store.
 
+use super::unserved::Unserved;
 use crate::app::App;
 use crate::image;
 use jiff::SignedDuration;
@@ -12,14 +14,18 @@ use store::StoreError;
 
 /// How often to look.
 const EVERY: Duration = Duration::from_secs(1);
+/// How many passes go by between two looks at what no node could take.
+const UNSERVED_EVERY: u32 = 5;
 /// How many passes go by between two looks at content that is to be removed.
 const REMOVALS_EVERY: u32 = 60;
 
 /// Runs until told to stop.
 pub(crate) async fn run(app: App) {
     let mut passes: u32 = 0;
+    let mut unserved = Unserved::default();
     loop {
-        if let Err(error) = pass(&app).await {
+        let is_turn = passes.is_multiple_of(UNSERVED_EVERY);
+        if let Err(error) = pass(&app, is_turn.then_some(&mut unserved)).await {
             tracing::warn!(error = error.chain(), "nodes could not be looked after");
         }
         if passes.is_multiple_of(REMOVALS_EVERY) {
@@ -32,7 +38,7 @@ pub(crate) async fn run(app: App) {
     }
 }
 
-async fn pass(app: &App) -> Result<(), StoreError> {
+async fn pass(app: &App, unserved: Option<&mut Unserved>) -> Result<(), StoreError> {
     let now = app.clock.now();
     for (session, lost) in app.store.sessions_expire(now).await? {
         tracing::info!(%session, executions = lost.len(), "a node has fallen silent; what it held goes back");
@@ -44,6 +50,9 @@ async fn pass(app: &App) -> Result<(), StoreError> {
     app.sessions.touch_stopping(&app.store.cancelling_list().await?);
     let queues = app.store.queue_turn().await?;
     app.sessions.serve(&queues);
+    if let Some(unserved) = unserved {
+        unserved.look(app, &queues).await?;
+    }
     Ok(())
 }
 

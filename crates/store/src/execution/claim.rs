@@ -110,7 +110,18 @@ pub struct Queue {
     text: String,
 }
 
+impl std::hash::Hash for Queue {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.class, self.tenant, &self.text).hash(state);
+    }
+}
+
 impl Queue {
+    /// Returns what the rows of its executions have in common: class, tenant and shape.
+    pub(crate) fn values(&self) -> [Value; 3] {
+        [self.class.rank().into(), self.tenant.into(), self.text.as_str().into()]
+    }
+
     fn read(row: &Row) -> Result<Self, StoreError> {
         let class = usize::try_from(row.count(0)?).ok().and_then(|rank| Class::ALL.get(rank).copied());
         let class = class.ok_or(StoreError::Broken { column: 0, why: "is no class" })?;

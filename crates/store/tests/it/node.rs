@@ -27,6 +27,7 @@ on_both_engines!(
     passes_over_what_nobody_serves,
     comes_to_every_need,
     forgets_what_is_long_gone,
+    gives_up_what_nobody_serves,
     finishes_an_image_with_its_execution,
     keeps_a_log_within_its_limit,
     links_a_dump_that_is_there,
@@ -397,6 +398,38 @@ async fn finishes_an_image_with_its_execution(fresh: &Fresh) {
     store.execution_cancel(gone.execution, None, "ann", at(41)).await.expect("stops");
     let image = store.image_get(ImageKey::Id(gone.id), None, ours).await.expect("is there");
     assert_eq!((image.state, image.cause.as_deref()), (ImageState::Failed, Some("its execution was cancelled")));
+    check_replay(&store, &fresh.raw().await).await;
+    store.close().await;
+}
+
+/// What nobody serves is given up when its time is over, and nothing else is; whoever waits behind it in its lane goes on.
+async fn gives_up_what_nobody_serves(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let limits = model::Limits { memory_bytes: 64 << 30, ..Default::default() };
+    let large = |ms| NewExecution { limits, ..laned(ms, "lane") };
+    let (old, next, young, other) = (large(1), large(2), NewExecution { limits, ..execution(50) }, execution(3));
+    for (new, ms) in [(&old, 1), (&next, 2), (&young, 50), (&other, 3)] {
+        accepted(&store, new, ours, ms).await;
+    }
+    let queues = store.queue_list().await.expect("queues");
+    let queue = queues.iter().find(|queue| queue.shape.as_ref().is_some_and(|shape| shape.memory_bytes > 1 << 35));
+    let give_up = async |before| {
+        let queue = queue.expect("it waits");
+        let failed = store.executions_give_up(queue, at(before), "no node has that".to_owned(), at(60)).await;
+        failed.expect("looks").iter().map(|failed| (failed.id, failed.state)).collect::<Vec<_>>()
+    };
+    assert_eq!(give_up(1).await, []);
+    assert_eq!(give_up(40).await, [(old.id, ExecutionState::Failed)]);
+    assert_eq!(give_up(40).await, [(next.id, ExecutionState::Failed)]);
+    assert_eq!(give_up(40).await, []);
+    let found = store.execution_get(old.id, None).await.expect("is there");
+    let cause = "no node has that".to_owned();
+    assert_eq!(found.outcome, Some(Outcome::SetUpFailed { cause, fault: SetUpFault::Refused }));
+    for waits in [&young, &other] {
+        let state = store.execution_get(waits.id, None).await.expect("is there").state;
+        assert_eq!(state, ExecutionState::Queued);
+    }
     check_replay(&store, &fresh.raw().await).await;
     store.close().await;
 }

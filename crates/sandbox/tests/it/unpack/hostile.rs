@@ -13,7 +13,8 @@ fn refused(name: &str, archive: &[u8], why: &str) {
 
 fn refused_packed(name: &str, archive: &[u8], packing: Packing, why: &str) {
     match Room::new().unpack(archive, packing) {
-        Err(UnpackError::Archive(found)) => {
+        Err(error @ (UnpackError::Archive(_) | UnpackError::Large(_))) => {
+            let found = error.to_string();
             assert!(found.contains(why), "{name}: `{found}` does not say `{why}`");
             assert!(found.len() < 600 && !found.contains('\n'), "{name}: {found:?} is no clear sentence");
         }
