@@ -236,7 +236,7 @@ fn show(session: &mut Session, node: &Entity) -> anyhow::Result<Exit> {
         ("name", Some(node.name.clone())),
         ("state", Some(node.state.as_str().to_owned())),
         ("hold", node.hold.as_ref().map(|hold| format!("{}, since {}", hold_text(hold), output.time(hold.at)))),
-        ("busy", busy.or_else(|| Some(format!("of {}", offer.slots)))),
+        ("busy", busy),
         ("machine", Some(machine)),
         ("version", Some(offer.version.clone())),
         ("sandboxes", some(offer.kinds.iter().map(|kind| kind.as_str().to_owned()).collect())),

@@ -217,8 +217,9 @@ async fn provide(
     if !is_wanted {
         return Ok(None);
     }
+    let request = pull::request(pull::Pulled::of(image))?;
     session.output.say(&format!("pulling image `{image}`"));
-    let made = pull::make((session, client), &pull::request(pull::Pulled::of(image))?, signals).await?;
+    let made = pull::make((session, client), &request, signals).await?;
     Ok(made.err())
 }
 
