@@ -20,6 +20,8 @@ use model::{
 };
 use std::sync::Arc;
 
+/// Why an image is gone whose place a newer one has taken that is the same.
+const REPLACED: &str = "the same image was made again";
 /// The last word of the log on an image.
 const REMOVED: &str = "removed";
 /// Images that one transaction forgets.
@@ -64,11 +66,22 @@ statements! {
         "UPDATE image SET state = 'failed', cause = $1, ended_at = $2 WHERE id = $3 AND state = 'importing' RETURNING ",
         columns!()
     );
-    /// What is gone keeps its row as long as it has its manifest: something may still wait for that.
+    /// What something still waits for, or runs in, keeps its row.
     FORGET_OLD = concat!(
         "DELETE FROM image WHERE id IN (SELECT id FROM image \
-         WHERE (state = 'failed' OR (state = 'gone' AND manifest IS NULL)) AND coalesce(ended_at, created_at) < $1 \
+         WHERE state IN ('failed', 'gone') AND coalesce(ended_at, created_at) < $1 \
+         AND NOT EXISTS (SELECT 1 FROM execution WHERE execution.tenant = image.tenant \
+             AND execution.image_id = image.id AND execution.ended_at IS NULL) \
          ORDER BY id LIMIT $2) RETURNING ", columns!()
+    );
+    REPLACE = concat!(
+        "UPDATE image SET state = 'gone', cause = $1 WHERE tenant = $2 AND name = $3 AND digest = $4 AND id < $5 \
+         AND state = 'ready' AND manifest = $6 RETURNING ", columns!()
+    );
+    /// What took the place of one that was replaced, as long as that has its manifest.
+    SUCCESSOR = concat!(
+        "SELECT ", columns!(), " FROM image WHERE tenant = $1 AND state = 'ready' AND digest = $2 AND manifest = $3 \
+         ORDER BY id DESC LIMIT 1"
     );
     REMOVE = concat!(
         "UPDATE image SET state = 'gone' WHERE id = $1 AND state IN ('ready', 'failed') RETURNING ", columns!()
@@ -273,8 +286,27 @@ pub(crate) async fn finish(
         }
         Err(cause) => tx.write(FAIL, &[cause.into(), at.into(), id.into()]).await?,
     };
-    if let Some(row) = moved.first() {
-        note(tx, &read(row)?, at, by);
+    let Some(row) = moved.first() else { return Ok(()) };
+    let image = read(row)?;
+    note(tx, &image, at, by);
+    if let Some(manifest) = image.manifest.as_ref().filter(|_| image.state == ImageState::Ready) {
+        replace(tx, &image, manifest, (at, by)).await?;
+    }
+    Ok(())
+}
+
+/// Removes older images that this one is the same as, name and all: whoever pulls again and again has one.
+async fn replace(tx: &Tx<'_>, new: &Image, manifest: &Manifest, (at, by): (Timestamp, &str)) -> Result<(), StoreError> {
+    let values = [
+        REPLACED.into(),
+        new.tenant.into(),
+        new.name.as_str().into(),
+        manifest.digest.as_str().into(),
+        new.id.into(),
+        to_json(manifest).into(),
+    ];
+    for row in tx.write(REPLACE, &values).await? {
+        note(tx, &read(&row)?, at, by);
     }
     Ok(())
 }
@@ -355,7 +387,23 @@ impl Operation for ImageList {
     }
 }
 
-/// Forgets images that came to nothing, or are gone and emptied, as far as one transaction goes.
+/// Finds the image that took the place of one that was replaced, for those who name that by its id.
+struct ImageSuccessor {
+    replaced: Image,
+}
+
+impl Operation for ImageSuccessor {
+    type Answer = Option<Image>;
+
+    async fn run(&self, tx: &Tx<'_>) -> Result<Option<Image>, StoreError> {
+        let Some(manifest) = &self.replaced.manifest else { return Ok(None) };
+        let values = [self.replaced.tenant.into(), manifest.digest.as_str().into(), to_json(manifest).into()];
+        let row = tx.row(SUCCESSOR, &values).await?;
+        row.as_ref().map(read).transpose()
+    }
+}
+
+/// Forgets images that came to nothing or are gone, as far as one transaction goes.
 struct ImagesForget {
     before: Timestamp,
     now: Timestamp,
@@ -416,8 +464,8 @@ impl Store {
         self.write(ImageCreate { new, tenant, by: by.to_owned(), at }).await
     }
 
-    /// Forgets images that ended before an instant, without a manifest that anybody could need, as far as one pass goes;
-    /// tells how many.
+    /// Forgets images that were made, or failed, before an instant and are gone, and that nothing runs in or waits for, as far
+    /// as one pass goes; tells how many.
     pub async fn images_retain(&self, before: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
         self.write(ImagesForget { before, now }).await
     }
@@ -440,7 +488,15 @@ impl Store {
         let refuse = |kind, code: &str, message: String, hint: String| {
             Err(StoreError::Refused(Box::new(ApiError::new(kind, code, message).with_hint(hint))))
         };
-        match self.read(find).await {
+        let mut found = self.read(find).await;
+        if let Ok(image) = &found
+            && image.state == ImageState::Gone
+            && image.cause.as_deref() == Some(REPLACED)
+            && let Some(successor) = self.read(ImageSuccessor { replaced: image.clone() }).await?
+        {
+            found = Ok(successor);
+        }
+        match found {
             Err(StoreError::NotFound { .. }) => refuse(
                 ErrorKind::NotFound,
                 "image_not_found",

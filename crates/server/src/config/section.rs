@@ -164,7 +164,7 @@ section! {
         /// The oldest changes are dropped when all together take more than this.
         pub changes_bytes: Bytes = Bytes::new(4 << 30), in MIN_CHANGES_BYTES..=MAX_CHANGES_BYTES;
         /// Executions that ended longer ago than this go, with their logs and their input; what a user stored by hand, and
-        /// dumps, stay.
+        /// dumps, stay. Images that failed or are gone, and nodes that have left, are forgotten as late.
         pub executions_age: Duration = Duration::from_secs(90 * 24 * 3600), in MIN_CHANGES_AGE..=MAX_CHANGES_AGE;
         /// The content of dumps that were uploaded longer ago than this goes; all of it stays when unset. Dumps with a
         /// ticket, and those whose property `pinned` is true, keep theirs. Unwind packs that no dump with content needs

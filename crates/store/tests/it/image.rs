@@ -16,6 +16,7 @@ on_both_engines!(
     keeps_a_foreign_cause,
     lists_by_name_and_state,
     frees_what_nobody_needs_and_nothing_else,
+    takes_the_place_of_what_is_the_same,
     spares_what_is_in_the_making,
     gives_nobody_content_that_is_being_removed,
 );
@@ -72,6 +73,26 @@ async fn make(store: &Store, whose: TenantId, node: &NewNode, made: Manifest, ms
     let new = new_image(ms);
     let held = begin(store, whose, node, &new, ms).await;
     end(store, whose, node, (&new, held), Some(made), ms).await
+}
+
+/// The same, while the node holds something else.
+async fn make_beside(
+    store: &Store,
+    whose: TenantId,
+    node: &NewNode,
+    (made, other): (Manifest, model::node::Held),
+    ms: i64,
+) -> Image {
+    let new = new_image(ms);
+    store.image_create(new.clone(), whose, "ann", at(ms)).await.expect("is asked for");
+    let mut said = report(node, whose, ms);
+    said.sync.held = vec![other];
+    let heard = store.node_exchange(said).await.expect("is heard");
+    let mut done = finished(node, whose, held(&heard.assigned[0]), ms);
+    done.sync.held = vec![other];
+    done.sync.finished[0].manifest = Some(made);
+    assert_eq!(store.node_exchange(done).await.expect("is heard").refused, []);
+    store.image_get(ImageKey::Id(new.id), None, whose).await.expect("is there")
 }
 
 /// Drops what is not needed; returns how many that were, and says what of some blobs is left.
@@ -194,6 +215,43 @@ async fn frees_what_nobody_needs_and_nothing_else(fresh: &Fresh) {
     // The other tenant's own clearing ends it.
     assert_eq!(gc(&store, theirs, 2 * HOUR).await.blobs, 1);
     assert!(store.removal_list(at(2 * HOUR)).await.expect("lists").contains(&blob(4).digest));
+    store.close().await;
+}
+
+/// An image that is pulled again and again is there once; whoever named an older one by its id means the newest.
+async fn takes_the_place_of_what_is_the_same(fresh: &Fresh) {
+    let store = fresh.open().await;
+    let ours = tenant(&store, "ours").await;
+    let node = join(&store, ours, "one", 0).await;
+    for number in [1, 2] {
+        store_for(Purpose::Image, number, 0, &store, ours).await;
+    }
+    let first = make(&store, ours, &node, made_of(&[1]), 10).await;
+    let waits = NewExecution { image: Some("box".to_owned()), ..execution(20) };
+    store.execution_accept_in(&waits, &first, ("ann", at(20)), || {}).await.expect("is accepted");
+    let heard = store.node_exchange(report(&node, ours, 20)).await.expect("is heard");
+    let runs = held(&heard.assigned[0]);
+    let other = make_beside(&store, ours, &node, (made_of(&[2]), runs), 30).await;
+    let second = make_beside(&store, ours, &node, (made_of(&[1]), runs), 40).await;
+    let state = async |id| store.image_get(ImageKey::Id(id), None, ours).await.map(|image| (image.state, image.cause));
+    let why = Some("the same image was made again".to_owned());
+    assert_eq!(state(first.id).await.expect("is there"), (ImageState::Gone, why));
+    assert_eq!(state(other.id).await.expect("is there"), (ImageState::Ready, None), "it only has the same name");
+    for name in ["box".to_owned(), first.id.to_string(), second.id.to_string()] {
+        assert_eq!(store.image_resolve(&name, ours).await.expect("is ready").id, second.id, "{name}");
+    }
+    // What runs in it keeps it, however old it is.
+    assert_eq!(store.images_retain(at(HOUR), at(2 * HOUR)).await.expect("looks"), 0);
+    assert_eq!(gc(&store, ours, 2 * HOUR).await, ImageFreed::default());
+    store.node_exchange(finished(&node, ours, runs, 50)).await.expect("is heard");
+    assert_eq!(gc(&store, ours, 2 * HOUR).await, ImageFreed::default(), "what took its place needs the same");
+    assert!(store.image_resolve(&first.id.to_string(), ours).await.is_err(), "it was cleared away");
+    assert_eq!(store.images_retain(at(HOUR), at(2 * HOUR)).await.expect("forgets"), 1);
+    assert!(state(first.id).await.is_err());
+    // Who was removed by a user has no successor.
+    store.image_remove(other.id, None, "ann", at(60)).await.expect("is removed");
+    make(&store, ours, &node, made_of(&[2]), 70).await;
+    assert!(store.image_resolve(&other.id.to_string(), ours).await.is_err());
     store.close().await;
 }
 
