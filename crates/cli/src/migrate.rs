@@ -5,11 +5,12 @@
 //! broke off is simply begun again. Nothing is taken away from the folder that is moved.
 
 use crate::exit::{Exit, Failure};
+use crate::progress;
 use crate::server::{PlaceArgs, explain, explain_at};
 use crate::session::Session;
 use clap::Args;
 use futures_util::TryStreamExt;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use jiff::Timestamp;
 use server::config::{Config, Database};
 use server::log::{Log, LogOutput};
@@ -148,9 +149,7 @@ async fn copy(
     target: &Store,
     config: &Config,
 ) -> anyhow::Result<(u64, Summary)> {
-    let bar = if session.output.shows_progress() { ProgressBar::no_length() } else { ProgressBar::hidden() };
-    let bar =
-        bar.with_style(ProgressStyle::with_template("{spinner} {msg} {pos}").expect("the template is well-formed"));
+    let bar = progress::moving(session);
     let blobs = copy_blobs(&bar, from, config).await?;
     let summary = store::transfer(source, target, |progress| {
         bar.set_message(progress.table);

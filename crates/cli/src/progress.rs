@@ -45,6 +45,11 @@ pub(crate) fn counting(session: &Session, what: &'static str) -> ProgressBar {
     shown(session, ProgressBar::no_length(), "{spinner} {msg}; dumps: {pos}, {elapsed}").with_message(what)
 }
 
+/// Returns what shows how far a database has been moved: whoever moves it says of which table how many rows.
+pub(crate) fn moving(session: &Session) -> ProgressBar {
+    shown(session, ProgressBar::no_length(), "{spinner} {msg} {pos}")
+}
+
 fn shown(session: &Session, bar: ProgressBar, template: &str) -> ProgressBar {
     match session.output.shows_progress() {
         true => bar.with_style(ProgressStyle::with_template(template).expect("the template is well-formed")),

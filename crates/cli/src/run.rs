@@ -17,7 +17,8 @@ use crate::signals::Signals;
 use attendance::{Attendance, End};
 use clap::{Args, ValueEnum};
 use client::Client;
-use model::{Execution, ExecutionId, ImageId, NewExecution};
+use model::image::is_named_here;
+use model::{Execution, ExecutionId, NewExecution};
 use std::io::{self, IsTerminal};
 use terminal::Terminal;
 
@@ -207,7 +208,7 @@ async fn provide(
     let is_wanted = match pull {
         Pull::Never => false,
         // It names what is here, or nothing.
-        _ if image.parse::<ImageId>().is_ok() || image.starts_with("sha256:") => false,
+        _ if is_named_here(image) => false,
         Pull::Always => true,
         Pull::Missing => match signals.during(pull::is_missing(client, image)).await {
             Ok(is_missing) => is_missing?,

@@ -167,6 +167,11 @@ impl Manifest {
     }
 }
 
+/// Tells whether a text names an image by what it has here alone, an id or a digest, and never in a registry.
+pub fn is_named_here(text: &str) -> bool {
+    text.parse::<ImageId>().is_ok() || text.starts_with("sha256:")
+}
+
 /// Tells whether a text is `sha256:` and 64 lower-case hexadecimal digits, so that it can be part of a path.
 pub fn is_sha256(text: &str) -> bool {
     text.strip_prefix("sha256:").is_some_and(|hex| {
@@ -224,14 +229,7 @@ impl ImageSource {
     /// Returns the host of the registry that is asked, as a credential for it is stored: in lower case.
     pub fn host(&self) -> Option<String> {
         let Self::Registry { reference, .. } = self else { return None };
-        let first = reference.split_once('/').map(|(first, _)| first);
-        // A first part that could be no host is a part of the name, in the registry that everybody means.
-        Some(
-            first
-                .filter(|host| host.contains(['.', ':']) || *host == "localhost")
-                .unwrap_or("docker.io")
-                .to_ascii_lowercase(),
-        )
+        Some(reference.parse::<Reference>().ok()?.host().to_ascii_lowercase())
     }
 }
 

@@ -13,7 +13,7 @@ use crate::store::Store;
 use crate::transaction::{NewChange, Operation, Tx};
 use crate::value::{Row, Value, to_json};
 use jiff::Timestamp;
-use model::image::is_sha256;
+use model::image::{is_named_here, is_sha256};
 use model::{
     ApiError, Class, ErrorKind, Execution, Image, ImageId, ImageQuery, ImageSource, ImageState, Input, Limits,
     Manifest, NewExecution, NewImage, Noun, Origin, OriginKind, Outcome, Reference, Sandbox, Shape, TenantId,
@@ -254,11 +254,6 @@ impl Operation for ImageCreate {
         note(tx, &image, self.at, &self.by);
         Ok((image, Some(execution)))
     }
-}
-
-/// Tells whether a text names an image by what it has here alone, and never in a registry.
-fn is_named_here(name: &str) -> bool {
-    name.parse::<ImageId>().is_ok() || name.starts_with("sha256:")
 }
 
 fn same_key(image: &Image) -> (TenantId, &String, &ImageSource, model::ExecutionId) {

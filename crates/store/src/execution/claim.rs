@@ -254,11 +254,9 @@ async fn take_first(
     lease: Lease,
     at: Timestamp,
 ) -> Result<Vec<Execution>, StoreError> {
-    let Queue { class, tenant, text, .. } = queue;
     let [first, last] = sources(ExecutionState::Running);
-    let whose = [class.rank().into(), (*tenant).into(), text.into(), Value::from(slots as u64)];
-    let moves = [lease.node.into(), lease.session.into(), at.into(), first, last];
-    let values: Vec<_> = whose.into_iter().chain(moves).collect();
+    let moves = [Value::from(slots as u64), lease.node.into(), lease.session.into(), at.into(), first, last];
+    let values: Vec<_> = queue.values().into_iter().chain(moves).collect();
     let mut taken: Vec<_> = tx.write(TAKE_FIRST_POSTGRES, &values).await?.iter().map(read).collect::<Result<_, _>>()?;
     taken.sort_unstable_by_key(|execution| (execution.created_at, execution.id));
     Ok(taken)
@@ -276,9 +274,8 @@ async fn choose(
         Session::Postgres(_) => READY_POSTGRES,
     };
     let found = try_join_all(queues.iter().map(async |queue| {
-        let Queue { class, tenant, text, .. } = queue;
-        let values = [class.rank().into(), (*tenant).into(), text.into(), Value::from(slots as u64)];
-        tx.rows(ready, &values).await
+        let [class, tenant, text] = queue.values();
+        tx.rows(ready, &[class, tenant, text, Value::from(slots as u64)]).await
     }));
     let mut ages: BTreeMap<TenantId, Vec<(Timestamp, ExecutionId)>> = BTreeMap::new();
     for (queue, rows) in queues.iter().zip(found.await?) {
